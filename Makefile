@@ -1,0 +1,43 @@
+# Everything runs from a fresh clone with python3 (3.11 or newer) and make. Each target first makes or refreshes .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test lint conformance bench format clean
+
+help:
+	@echo "make demo         a whole mesh on this machine: canary, crash, ejection, lost control plane (about 40 s)"
+	@echo "make test         every check and test, on each supported Python of this machine"
+	@echo "make lint         the static checks alone"
+	@echo "make conformance  the same cases through a real Envoy and through meshlib"
+	@echo "make bench        the benchmark: one interleaved run, ratios to httpx, aiohttp and Envoy"
+	@echo "make format       rewrite the sources in the project's format"
+	@echo "make clean        remove environments and caches"
+
+demo:
+	@$(PYTHON) -m scripts.env --for demo
+	@$(RUN) -m meshlib.cli demo
+
+test:
+	@$(PYTHON) -m scripts.env --for dev
+	@$(RUN) -m scripts.test_pythons
+
+lint:
+	@$(PYTHON) -m scripts.env --for dev
+	@$(RUN) -m scripts.test_pythons --only-checks
+
+conformance:
+	@$(PYTHON) -m scripts.env --for dev
+	@$(RUN) -m conformance --json conformance/results.json
+
+bench:
+	@$(PYTHON) -m scripts.env --for dev
+	@$(RUN) -m benchmarks --json benchmarks/results.json
+
+format:
+	@$(PYTHON) -m scripts.env --for dev
+	@$(RUN) -m ruff check --fix-only --quiet .
+	@$(RUN) -m ruff format .
+
+clean:
+	rm -rf .venv .venv-3.* .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

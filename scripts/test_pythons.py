@@ -1,0 +1,177 @@
+"""`make test`: every check and every test, on each supported Python of this machine.
+
+Two lanes run side by side. The first, with the Python that runs this script, does the static checks and the tests;
+the second makes an environment for each other supported Python and runs the tests there. The conformance suite
+compares times with a real Envoy's, so it runs last and alone. A failed step shows its output; the last line has the
+totals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.env import ROOT, SetupFailed, ensure
+from scripts.pythons import SUPPORTED, find
+
+STEP_LIMIT = 600.0
+"""Seconds after which a step counts as failed."""
+
+CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ruff check", ("-m", "ruff", "check", "--quiet", ".")),
+    ("ruff format", ("-m", "ruff", "format", "--check", "--quiet", ".")),
+    ("mypy --strict", ("-m", "mypy")),
+    (
+        "import contracts",
+        ("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"),
+    ),
+    ("descriptor set is up to date", ("scripts/build_descriptors.py", "--check")),
+)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the closing line says. Static checks count as one each, like tests."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    broken: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, passed: int, failed: int, skipped: int) -> None:
+        with self.lock:
+            self.passed += passed
+            self.failed += failed
+            self.skipped += skipped
+
+    def say(self, name: str, verdict: str, seconds: float, output: str = "") -> None:
+        with self.lock:
+            print(f"{verdict:<6} {name} ({seconds:.0f} s)", flush=True)
+            if verdict == "FAILED":
+                self.broken.append(name)
+                print(output.rstrip(), flush=True)
+
+
+def _run(command: Sequence[str]) -> tuple[int, str, float]:
+    """Exit code, combined output, seconds. A step that outlives STEP_LIMIT is ended and gets exit code 124."""
+    begun = time.monotonic()
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=STEP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            return 124, f"{output}\nended after {STEP_LIMIT:.0f} s", time.monotonic() - begun
+    return process.returncode, output, time.monotonic() - begun
+
+
+def check(name: str, python: str, arguments: Sequence[str], totals: Totals) -> None:
+    """Run one check that passes with exit code 0."""
+    code, output, seconds = _run([python, *arguments])
+    totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
+    totals.say(name, "ok" if code == 0 else "FAILED", seconds, output)
+
+
+def _read_totals(report: Path) -> tuple[int, int, int] | None:
+    """(passed, failed, skipped) of a JUnit report, None when there is none or it is cut off."""
+    try:
+        suites = list(ET.parse(report).getroot().iter("testsuite"))
+    except (OSError, ET.ParseError):
+        return None
+    tests, failures, errors, skipped = (
+        sum(int(suite.get(name, "0")) for suite in suites)
+        for name in ("tests", "failures", "errors", "skipped")
+    )
+    return max(tests - failures - errors - skipped, 0), failures + errors, skipped
+
+
+def run_tests(name: str, python: str, arguments: Sequence[str], totals: Totals) -> None:
+    """Run pytest with ``python`` and add what its report says."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        code, output, seconds = _run(
+            [python, "-m", "pytest", "-q", "--no-header", f"--junitxml={report}", *arguments]
+        )
+        counts = _read_totals(report)
+    passed, failed, skipped = counts if counts is not None else (0, 1, 0)
+    if code != 0:
+        failed = max(failed, 1)
+    totals.add(passed, failed, skipped)
+    totals.say(
+        f"{name}: {passed} passed, {failed} failed, {skipped} skipped",
+        "FAILED" if failed else "ok",
+        seconds,
+        output,
+    )
+
+
+def _main_lane(totals: Totals) -> None:
+    for name, arguments in CHECKS:
+        check(name, sys.executable, arguments, totals)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    run_tests(f"tests on Python {version}", sys.executable, (), totals)
+
+
+def _other_lane(totals: Totals, versions: Sequence[str]) -> None:
+    for version in versions:
+        name = f"tests on Python {version}"
+        python = find(version)
+        if python is None:
+            totals.add(passed=0, failed=0, skipped=1)
+            totals.say(f"{name}: not on this machine", "skip", 0.0)
+            continue
+        try:
+            interpreter = ensure(ROOT / f".venv-{version}", purpose="dev", python=python)
+        except SetupFailed as error:
+            totals.add(passed=0, failed=1, skipped=0)
+            totals.say(name, "FAILED", 0.0, str(error))
+            continue
+        run_tests(name, str(interpreter), ("-m", "not packaging"), totals)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.test_pythons", description="Run every check and test."
+    )
+    parser.add_argument("--only-checks", action="store_true", help="the static checks, no tests")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    totals = Totals()
+    if options.only_checks:
+        for name, arguments in CHECKS:
+            check(name, sys.executable, arguments, totals)
+    else:
+        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+        others = [version for version in SUPPORTED if version != running]
+        lanes: list[Callable[[], None]] = [lambda: _main_lane(totals), lambda: _other_lane(totals, others)]
+        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
+            for done in [pool.submit(lane) for lane in lanes]:
+                done.result()
+        check("conformance with a real Envoy", sys.executable, ("-m", "conformance"), totals)
+    if totals.broken:
+        print("failed: " + "; ".join(totals.broken))
+    print(
+        f"{totals.passed} passed, {totals.failed} failed, {totals.skipped} skipped in {time.monotonic() - begun:.0f} s"
+    )
+    return 1 if totals.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Rules for every test: nothing may be left behind, and property-based tests give the same answer each time."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+GRACE = 3.0
+"""Seconds that threads and sockets of a closed object may take to end (grpc closes its sockets in the background)."""
+
+hypothesis.settings.register_profile(
+    "meshlib",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("meshlib")
+
+# grpc starts one poller for asyncio at first use and keeps it until the process ends; its core keeps its own wake-up
+# descriptors in the same way. (asyncio loops hold an event poll too; an unclosed loop shows by its socket pair.)
+_LASTING_THREADS = ("_poll_wrapper",)
+_LASTING_DESCRIPTORS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/dev/null", "/dev/urandom")
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    threads: frozenset[threading.Thread]
+    descriptors: frozenset[tuple[int, str]]
+    children: frozenset[int]
+
+
+def _descriptors() -> Iterator[tuple[int, str]]:
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names only, a thousand times a run
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+        except OSError:
+            continue  # the descriptor of this very listing
+        if not target.startswith(_LASTING_DESCRIPTORS):
+            yield int(name), target
+
+
+def _children() -> Iterator[int]:
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            yield from map(int, (task / "children").read_text().split())
+        except OSError:
+            continue
+
+
+def _held() -> _Held:
+    return _Held(
+        threads=frozenset(
+            thread
+            for thread in threading.enumerate()
+            if not any(name in thread.name for name in _LASTING_THREADS)
+        ),
+        descriptors=frozenset(_descriptors()),
+        children=frozenset(_children()),
+    )
+
+
+def _describe(before: _Held, after: _Held) -> list[str]:
+    return [
+        *(f"thread {thread.name}" for thread in after.threads - before.threads),
+        *(
+            f"descriptor {number} -> {target}"
+            for number, target in sorted(after.descriptors - before.descriptors)
+        ),
+        *(f"child process {pid}" for pid in sorted(after.children - before.children)),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread, a socket, a file descriptor or a child process.
+
+    A test that uses a server of a wider scope, whose workers start on demand, says so: ``@pytest.mark.shared_workers``.
+    """
+    if request.node.get_closest_marker("shared_workers") is not None:
+        yield
+        return
+    before = _held()
+    yield
+    left = _describe(before, _held())
+    if not left:
+        return
+    gc.collect()
+    limit = time.monotonic() + GRACE
+    while (left := _describe(before, _held())) and time.monotonic() < limit:
+        time.sleep(0.01)
+    if left:
+        pytest.fail("the test left behind: " + ", ".join(left), pytrace=False)
