@@ -99,11 +99,12 @@ def test_threads_that_come_first_together_get_the_same_classes() -> None:
     code = """
 import sys, threading
 from meshlib import proto
+from meshlib.proto.pool import pool
 sys.setswitchinterval(1e-6)
 barrier, seen = threading.Barrier(8), []
 def first():
     barrier.wait()
-    seen.append((proto.pool(), proto.message("envoy.config.cluster.v3.Cluster")))
+    seen.append((pool(), proto.message("envoy.config.cluster.v3.Cluster")))
 threads = [threading.Thread(target=first) for _ in range(8)]
 [t.start() for t in threads]; [t.join() for t in threads]
 assert len({id(p) for p, _ in seen}) == 1 and len({id(c) for _, c in seen}) == 1, seen
