@@ -1,0 +1,1 @@
+"""From a cluster to an endpoint: priorities, localities, panic, policies, outlier detection."""

@@ -1,0 +1,1 @@
+"""Timeouts, retries, limits and breakers as pure state machines: time and randomness are arguments."""

@@ -1,0 +1,140 @@
+"""Cluster and its policies (config.cluster.v3). Durations are seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from meshlib.resources.endpoint import ClusterLoadAssignment
+
+__all__ = [
+    "CircuitBreakers",
+    "Cluster",
+    "DiscoveryType",
+    "HttpProtocol",
+    "LbPolicy",
+    "LeastRequestConfig",
+    "LocalityLbConfig",
+    "OutlierDetection",
+    "RandomConfig",
+    "RoundRobinConfig",
+    "Thresholds",
+]
+
+
+class DiscoveryType(Enum):
+    """Where the endpoints come from."""
+
+    STATIC = 0
+    STRICT_DNS = 1
+    LOGICAL_DNS = 2
+    EDS = 3
+
+
+class HttpProtocol(Enum):
+    """What is spoken to the endpoints (extensions.upstreams.http.v3.HttpProtocolOptions, or http2_protocol_options)."""
+
+    HTTP1 = "http/1.1"
+    HTTP2 = "h2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRobinConfig:
+    """ROUND_ROBIN, by weight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastRequestConfig:
+    """LEAST_REQUEST. choice_count: how many random hosts are compared (default 2).
+
+    active_request_bias: exponent of weight / (active + 1) ** bias, used when the weights differ; None is 1.0. An explicit
+    bias forces the weighted mode (Envoy 1.40).
+    """
+
+    choice_count: int = 2
+    active_request_bias: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomConfig:
+    """RANDOM: uniform, weights are ignored."""
+
+
+LbPolicy = RoundRobinConfig | LeastRequestConfig | RandomConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalityLbConfig:
+    """common_lb_config and what goes with it. Percentages are 0 .. 100.
+
+    locality_weighted: locality_weighted_lb_config is set (or the policy is wrr_locality).
+    """
+
+    healthy_panic_threshold: float = 50.0
+    fail_traffic_on_panic: bool = False
+    locality_weighted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """circuit_breakers.thresholds for one priority. track_remaining only adds gauges."""
+
+    max_connections: int = 1024
+    max_pending_requests: int = 1024
+    max_requests: int = 1024
+    max_retries: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitBreakers:
+    """The limits of both routing priorities."""
+
+    default: Thresholds = Thresholds()
+    high: Thresholds = Thresholds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlierDetection:
+    """config.cluster.v3.OutlierDetection as far as it is in force here: consecutive_5xx.
+
+    max_ejection_percent 10 means that a cluster of fewer than ten endpoints never ejects any (unless
+    always_eject_one_host). max_ejection_time None is max(300, base_ejection_time).
+    """
+
+    consecutive_5xx: int = 5
+    enforcing_consecutive_5xx: int = 100
+    interval: float = 10.0
+    base_ejection_time: float = 30.0
+    max_ejection_time: float = 300.0
+    max_ejection_time_jitter: float = 0.0
+    max_ejection_percent: int = 10
+    always_eject_one_host: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """config.cluster.v3.Cluster.
+
+    eds_service_name: the ClusterLoadAssignment to ask for, the cluster's own name when not given; empty unless EDS.
+    load_assignment: the endpoints of STATIC, STRICT_DNS (hostnames to resolve) and LOGICAL_DNS (exactly one hostname).
+    outlier_detection: None means that no endpoint is ever ejected. idle_timeout: of a pooled connection, None for never.
+    max_requests_per_connection: 0 is no limit.
+    """
+
+    name: str
+    discovery: DiscoveryType
+    eds_service_name: str = ""
+    load_assignment: ClusterLoadAssignment | None = None
+    lb_policy: LbPolicy = RoundRobinConfig()
+    locality: LocalityLbConfig = LocalityLbConfig()
+    connect_timeout: float = 5.0
+    protocol: HttpProtocol = HttpProtocol.HTTP1
+    circuit_breakers: CircuitBreakers = CircuitBreakers()
+    outlier_detection: OutlierDetection | None = None
+    idle_timeout: float | None = 3600.0
+    max_requests_per_connection: int = 0
+    max_stream_duration: float | None = None
+    dns_refresh_rate: float = 5.0
+    respect_dns_ttl: bool = False
+    dns_ipv4_only: bool = False
+    dns_ipv6_only: bool = False

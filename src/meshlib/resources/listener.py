@@ -1,0 +1,63 @@
+"""Listener and the HttpConnectionManager in it (config.listener.v3, extensions.filters.network.http_connection_manager.v3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from meshlib.resources.route import RouteConfiguration
+
+__all__ = ["HttpConnectionManager", "HttpFilter", "Listener", "RouterConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterConfig:
+    """extensions.filters.http.router.v3.Router, the last filter of every chain."""
+
+    suppress_envoy_headers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFilter:
+    """One filter of the HTTP filter chain, in order. config is the filter's own validated dataclass."""
+
+    name: str
+    type_url: str
+    config: Any
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConnectionManager:
+    """What meshlib uses of the HttpConnectionManager. Exactly one of route_config_name (RDS) and route_config is set.
+
+    http_filters: never empty, the router is last. Durations in seconds; None is "not given", 0 is none.
+    use_remote_address and internal_addresses decide, as in Envoy, whether the caller is internal.
+    """
+
+    route_config_name: str | None = None
+    route_config: RouteConfiguration | None = None
+    http_filters: tuple[HttpFilter, ...]
+    stat_prefix: str = ""
+    max_stream_duration: float | None = None
+    stream_idle_timeout: float = 300.0
+    request_timeout: float | None = None
+    generate_request_id: bool = True
+    preserve_external_request_id: bool = False
+    always_set_request_id_in_response: bool = False
+    strip_any_host_port: bool = False
+    strip_matching_host_port: bool = False
+    strip_trailing_host_dot: bool = False
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """config.listener.v3.Listener. The HttpConnectionManager of `api_listener`, or of the socket listener's filter chain.
+
+    per_connection_buffer_limit_bytes: how much of a request body is kept for a retry.
+    """
+
+    name: str
+    http: HttpConnectionManager
+    per_connection_buffer_limit_bytes: int = 1024 * 1024

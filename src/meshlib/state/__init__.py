@@ -1,0 +1,10 @@
+"""What outlives a snapshot: permits, active counts, ejections and queues, by cluster and by (cluster, address)."""
+
+from __future__ import annotations
+
+from meshlib.state.cluster import Admission, ClusterState, Permits
+from meshlib.state.endpoint import EndpointState
+from meshlib.state.store import StateStore
+from meshlib.state.waiter import Waiter
+
+__all__ = ["Admission", "ClusterState", "EndpointState", "Permits", "StateStore", "Waiter"]

@@ -1,0 +1,256 @@
+"""Permits of a cluster: how many connections, pending requests, requests and retries may exist at once.
+
+The rules are Envoy's, for each routing priority (DEFAULT, HIGH):
+
+- A request that finds a free connection needs a *request* permit.
+- A request that finds none is *pending* until it has one. It needs a pending permit, also while its own connection opens,
+  so `max_pending_requests: 0` fails the first request.
+- It may open a connection while `max_connections` is not reached, and always when its endpoint has none. Otherwise it
+  waits in its endpoint's queue. A returned connection goes to the head of that queue.
+- A retry holds a *retry* permit from the moment it is scheduled until its attempt is over.
+
+Permits change under one lock for each cluster: an unlocked `+=` with a call inside loses updates. Nothing here blocks or
+calls out while the lock is held. A finalizer must not take a lock (its own thread may hold it), so abandoned calls append
+what they hold to `abandoned`, and the next call gives it back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+from meshlib.resources.cluster import CircuitBreakers, Cluster, Thresholds
+from meshlib.resources.route import Priority
+from meshlib.state.endpoint import EndpointState
+from meshlib.state.waiter import Waiter
+from meshlib.stats import Registry
+
+__all__ = ["Admission", "ClusterState", "Permits"]
+
+
+class Admission(Enum):
+    """The answer to a request that found no free connection."""
+
+    CONNECT = "connect"
+    WAIT = "wait"
+    OVERFLOW = "overflow"
+
+
+class Permits:
+    """The counts of one priority and their limits."""
+
+    __slots__ = (
+        "connections",
+        "max_connections",
+        "max_pending",
+        "max_requests",
+        "max_retries",
+        "pending",
+        "requests",
+        "retries",
+    )
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.pending = 0
+        self.requests = 0
+        self.retries = 0
+        self.limit(Thresholds())
+
+    def limit(self, thresholds: Thresholds) -> None:
+        """Set the limits; what is held beyond a lowered limit stays until it is returned."""
+        self.max_connections = thresholds.max_connections
+        self.max_pending = thresholds.max_pending_requests
+        self.max_requests = thresholds.max_requests
+        self.max_retries = thresholds.max_retries
+
+
+class ClusterStats:
+    """The cluster's counters, bound once. Names as in Envoy: `cluster.<name>.<attribute>`."""
+
+    __slots__ = (
+        "ejections_active",
+        "ejections_enforced_total",
+        "ejections_overflow",
+        "lb_healthy_panic",
+        "rq_2xx",
+        "rq_3xx",
+        "rq_4xx",
+        "rq_5xx",
+        "upstream_cx_connect_fail",
+        "upstream_cx_connect_timeout",
+        "upstream_cx_overflow",
+        "upstream_cx_total",
+        "upstream_rq_active_overflow",
+        "upstream_rq_completed",
+        "upstream_rq_pending_overflow",
+        "upstream_rq_per_try_timeout",
+        "upstream_rq_retry",
+        "upstream_rq_retry_limit_exceeded",
+        "upstream_rq_retry_overflow",
+        "upstream_rq_retry_success",
+        "upstream_rq_rx_reset",
+        "upstream_rq_time",
+        "upstream_rq_timeout",
+        "upstream_rq_total",
+    )
+
+    def __init__(self, name: str, registry: Registry) -> None:
+        prefix = f"cluster.{name}."
+        counter = registry.counter
+        self.upstream_rq_total = counter(prefix + "upstream_rq_total")
+        self.upstream_rq_completed = counter(prefix + "upstream_rq_completed")
+        self.rq_2xx = counter(prefix + "upstream_rq_2xx")
+        self.rq_3xx = counter(prefix + "upstream_rq_3xx")
+        self.rq_4xx = counter(prefix + "upstream_rq_4xx")
+        self.rq_5xx = counter(prefix + "upstream_rq_5xx")
+        self.upstream_rq_timeout = counter(prefix + "upstream_rq_timeout")
+        self.upstream_rq_per_try_timeout = counter(prefix + "upstream_rq_per_try_timeout")
+        self.upstream_rq_rx_reset = counter(prefix + "upstream_rq_rx_reset")
+        self.upstream_rq_pending_overflow = counter(prefix + "upstream_rq_pending_overflow")
+        self.upstream_rq_active_overflow = counter(prefix + "upstream_rq_active_overflow")
+        self.upstream_rq_retry = counter(prefix + "upstream_rq_retry")
+        self.upstream_rq_retry_success = counter(prefix + "upstream_rq_retry_success")
+        self.upstream_rq_retry_overflow = counter(prefix + "upstream_rq_retry_overflow")
+        self.upstream_rq_retry_limit_exceeded = counter(prefix + "upstream_rq_retry_limit_exceeded")
+        self.upstream_cx_total = counter(prefix + "upstream_cx_total")
+        self.upstream_cx_overflow = counter(prefix + "upstream_cx_overflow")
+        self.upstream_cx_connect_fail = counter(prefix + "upstream_cx_connect_fail")
+        self.upstream_cx_connect_timeout = counter(prefix + "upstream_cx_connect_timeout")
+        self.lb_healthy_panic = counter(prefix + "lb_healthy_panic")
+        self.ejections_enforced_total = counter(prefix + "outlier_detection.ejections_enforced_total")
+        self.ejections_overflow = counter(prefix + "outlier_detection.ejections_overflow")
+        self.ejections_active = registry.gauge(prefix + "outlier_detection.ejections_active")
+        self.upstream_rq_time = registry.histogram(prefix + "upstream_rq_time")
+
+
+class ClusterState:
+    """Everything about a cluster that configuration pushes do not reset."""
+
+    __slots__ = ("abandoned", "default", "endpoints", "high", "lock", "name", "stats")
+
+    def __init__(self, name: str, registry: Registry) -> None:
+        self.name = name
+        self.lock = threading.Lock()
+        self.default = Permits()
+        self.high = Permits()
+        self.endpoints: dict[str, EndpointState] = {}
+        self.stats = ClusterStats(name, registry)
+        self.abandoned: deque[Callable[[], None]] = deque()
+
+    def configure(self, cluster: Cluster) -> None:
+        """Take over the limits of a new version of the cluster."""
+        self.limit(cluster.circuit_breakers)
+
+    def limit(self, breakers: CircuitBreakers) -> None:
+        with self.lock:
+            self.default.limit(breakers.default)
+            self.high.limit(breakers.high)
+
+    def permits(self, priority: Priority) -> Permits:
+        return self.high if priority is Priority.HIGH else self.default
+
+    def endpoint(self, key: str, address: str, port: int, hostname: str = "") -> EndpointState:
+        """The state of the endpoint, made at its first use; a known one keeps all but its hostname."""
+        known = self.endpoints.get(key)
+        if known is None:
+            with self.lock:
+                known = self.endpoints.setdefault(key, EndpointState(key, address, port, hostname))
+        if known.hostname != hostname:
+            known.hostname = hostname
+        return known
+
+    def take_request(self, endpoint: EndpointState, permits: Permits) -> bool:
+        """Take the permit of a request that is about to be sent."""
+        with self.lock:
+            if permits.requests >= permits.max_requests:
+                return False
+            permits.requests += 1
+            endpoint.active += 1
+        return True
+
+    def return_request(self, endpoint: EndpointState, permits: Permits) -> None:
+        with self.lock:
+            permits.requests -= 1
+            endpoint.active -= 1
+
+    def take_retry(self, permits: Permits) -> bool:
+        with self.lock:
+            if permits.retries >= permits.max_retries:
+                return False
+            permits.retries += 1
+        return True
+
+    def return_retry(self, permits: Permits) -> None:
+        with self.lock:
+            permits.retries -= 1
+
+    def admit(self, endpoint: EndpointState, permits: Permits, waiter: Waiter) -> Admission:
+        """A request found no free connection: may it open one, does it wait in line, or is it too much?
+
+        CONNECT and WAIT hold a pending permit until `end_pending`; CONNECT also counts the connection that is about to
+        be opened, until `connection_closed`.
+        """
+        with self.lock:
+            if permits.pending >= permits.max_pending:
+                return Admission.OVERFLOW
+            permits.pending += 1
+            if permits.connections < permits.max_connections or endpoint.connections == 0:
+                permits.connections += 1
+                endpoint.connections += 1
+                return Admission.CONNECT
+            self.stats.upstream_cx_overflow.value += 1
+            endpoint.waiters.append(waiter)
+            return Admission.WAIT
+
+    def end_pending(self, permits: Permits) -> None:
+        with self.lock:
+            permits.pending -= 1
+
+    def withdraw(self, endpoint: EndpointState, waiter: Waiter) -> bool:
+        """Leave the queue. False: the waiter was served already and must use or return what it was given."""
+        with self.lock:
+            try:
+                endpoint.waiters.remove(waiter)
+            except ValueError:
+                return False
+        return True
+
+    def next_waiter(self, endpoint: EndpointState, owner: object) -> Waiter | None:
+        """Take the head of the queue if it belongs to `owner`, which then hands it the connection that became free."""
+        if not endpoint.waiters:
+            return None
+        with self.lock:
+            if endpoint.waiters and endpoint.waiters[0].owner is owner:
+                return endpoint.waiters.popleft()
+        return None
+
+    def connection_closed(self, endpoint: EndpointState, permits: Permits) -> None:
+        """A connection that `admit` allowed is gone, or was never opened. The head of the queue may open the next one."""
+        woken = None
+        with self.lock:
+            permits.connections -= 1
+            endpoint.connections -= 1
+            if endpoint.waiters:
+                woken = endpoint.waiters.popleft()
+                permits.connections += 1
+                endpoint.connections += 1
+        if woken is not None:
+            woken.wake()
+
+    def drain_abandoned(self) -> None:
+        """Return what calls held that were dropped without an end."""
+        while self.abandoned:
+            self.abandoned.popleft()()
+
+    def renew_lock(self) -> None:
+        """In a forked child: a lock that nobody holds, and none of the parent's calls or connections."""
+        self.lock = threading.Lock()
+        for permits in (self.default, self.high):
+            permits.connections = permits.pending = permits.requests = permits.retries = 0
+        for endpoint in self.endpoints.values():
+            endpoint.active = endpoint.connections = 0
+            endpoint.waiters.clear()
+        self.abandoned.clear()

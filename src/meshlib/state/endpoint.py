@@ -1,0 +1,53 @@
+"""The state of one endpoint of one cluster."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from meshlib.state.waiter import Waiter
+
+__all__ = ["EndpointState"]
+
+
+class EndpointState:
+    """What is known of an endpoint beyond its configuration. Changed only under the lock of its ClusterState.
+
+    key: `ip:port`. active: requests in flight, of every transport of the process. connections: open ones, idle ones
+    included. waiters: calls that wait for one of them, first come first served.
+    consecutive_5xx, ejected, ejected_at (monotonic seconds), ejection_multiplier belong to outlier detection.
+    departed: the endpoint has left the assignment; its idle connections are to be closed.
+    """
+
+    __slots__ = (
+        "active",
+        "address",
+        "connections",
+        "consecutive_5xx",
+        "departed",
+        "ejected",
+        "ejected_at",
+        "ejection_jitter",
+        "ejection_multiplier",
+        "hostname",
+        "key",
+        "port",
+        "waiters",
+    )
+
+    def __init__(self, key: str, address: str, port: int, hostname: str = "") -> None:
+        self.key = key
+        self.address = address
+        self.port = port
+        self.hostname = hostname
+        self.active = 0
+        self.connections = 0
+        self.waiters: deque[Waiter] = deque()
+        self.consecutive_5xx = 0
+        self.ejected = False
+        self.ejected_at = 0.0
+        self.ejection_jitter = 0.0
+        self.ejection_multiplier = 0
+        self.departed = False
+
+    def __repr__(self) -> str:
+        return f"<EndpointState {self.key} active={self.active} ejected={self.ejected}>"

@@ -1,0 +1,37 @@
+"""All cluster states of one Mesh."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from meshlib.state.cluster import ClusterState
+from meshlib.stats import Registry
+
+__all__ = ["StateStore"]
+
+
+class StateStore:
+    """ClusterState by cluster name. A cluster that leaves the configuration and comes back finds its state again."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._lock = threading.Lock()
+        self._clusters: dict[str, ClusterState] = {}
+
+    def cluster(self, name: str) -> ClusterState:
+        state = self._clusters.get(name)
+        if state is None:
+            with self._lock:
+                state = self._clusters.setdefault(name, ClusterState(name, self.registry))
+        return state
+
+    def __iter__(self) -> Iterator[ClusterState]:
+        return iter(list(self._clusters.values()))
+
+    def renew_locks(self) -> None:
+        """Call in a forked child before anything else."""
+        self._lock = threading.Lock()
+        self.registry.renew_lock()
+        for state in self._clusters.values():
+            state.renew_lock()

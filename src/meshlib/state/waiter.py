@@ -1,0 +1,23 @@
+"""A parked call, as its queue sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["Waiter"]
+
+
+class Waiter:
+    """Stands in an endpoint's queue for a connection.
+
+    wake: supplied by the transport, may be called from any thread (`Event.set`, `loop.call_soon_threadsafe`). owner: the
+    transport's pool, so that a returned connection is handed only to a call that can use it. connection: what was handed
+    over, None when the waiter may open a connection of its own.
+    """
+
+    __slots__ = ("connection", "owner", "wake")
+
+    def __init__(self, wake: Callable[[], None], owner: object | None = None) -> None:
+        self.wake = wake
+        self.owner = owner
+        self.connection: object | None = None
