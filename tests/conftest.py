@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-GRACE = 3.0
+GRACE = float(os.environ.get("MESHLIB_TEST_GRACE", "3"))
 """Seconds that threads and sockets of a closed object may take to end (grpc closes its sockets in the background)."""
 
 hypothesis.settings.register_profile(
