@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 __all__ = ["Headers", "RequestView"]
 
@@ -17,7 +18,17 @@ class RequestView:
     that a request whose route looks at no header never pays for them.
     """
 
-    __slots__ = ("_by_name", "_headers", "_make_headers", "authority", "method", "path", "scheme", "target")
+    __slots__ = (
+        "_by_name",
+        "_headers",
+        "_make_headers",
+        "_random",
+        "authority",
+        "method",
+        "path",
+        "scheme",
+        "target",
+    )
 
     def __init__(
         self,
@@ -41,6 +52,7 @@ class RequestView:
         else:
             self._headers = headers
         self._by_name: dict[str, list[str]] | None = None
+        self._random: int | None = None
 
     @property
     def headers(self) -> Headers:
@@ -49,10 +61,22 @@ class RequestView:
             self._headers = self._make_headers()
         return self._headers
 
+    def draw(self, random: Random) -> int:
+        """The request's random number, 64 bits. Envoy has one for each stream: runtime fractions and weights share it."""
+        value = self._random
+        if value is None:
+            value = self._random = random.getrandbits(64)
+        return value
+
     def values(self, name: str) -> list[str]:
-        """Every value of the header, in order; pseudo headers have one. Empty when it is not there."""
-        if name.startswith(":"):
+        """Every value of the header, in order. Empty when it is not there.
+
+        Pseudo headers have one; `host` is `:authority`.
+        """
+        if name[0] == ":":
             return self._pseudo(name)
+        if name == "host":
+            return [self.authority]
         by_name = self._by_name
         if by_name is None:
             by_name = self._by_name = {}
