@@ -1,0 +1,91 @@
+"""Access-log format strings; what is accepted and refused was asked of Envoy 1.40."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlib.resources import operators
+from meshlib.resources.format import Format, FormatError, Operator, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        ("", ""),
+        ("plain", "plain"),
+        ("%%", "%"),
+        ("100%%", "100%"),
+        ("x%%%%y", "x%%y"),
+        ("a\u00e9", "a\u00e9"),
+    ],
+)
+def test_literals(text: str, literal: str) -> None:
+    assert parse(text).literal == literal
+    assert parse(text).segments == ((literal,) if literal else ())
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [
+        ("%PROTOCOL%", (Operator(name="PROTOCOL"),)),
+        ("%PROTOCOL()%", (Operator(name="PROTOCOL"),)),
+        ("%REQ(X-A)%", (Operator(name="REQUEST_HEADER", argument="x-a"),)),
+        (
+            "%REQ(a?:path):5%",
+            (Operator(name="REQUEST_HEADER", argument="a", alternative=":path", max_length=5),),
+        ),
+        ("%REQ(?a)%", (Operator(name="REQUEST_HEADER", alternative="a"),)),
+        ("%RESP(b):0%", (Operator(name="RESPONSE_HEADER", argument="b", max_length=0),)),
+        ("%START_TIME(%Y-%m-%d)%", (Operator(name="START_TIME", argument="%Y-%m-%d"),)),
+        ("%ENVIRONMENT(HOME):3%", (Operator(name="ENVIRONMENT", argument="HOME", max_length=3),)),
+        ("a%PROTOCOL%b%%c", ("a", Operator(name="PROTOCOL"), "b%c")),
+        ("%HOSTNAME%%HOSTNAME%", (Operator(name="HOSTNAME"), Operator(name="HOSTNAME"))),
+        ("%START_TIME(a)b)%", (Operator(name="START_TIME", argument="a)b"),)),
+    ],
+)
+def test_operators(text: str, segments: tuple[str | Operator, ...]) -> None:
+    assert parse(text).segments == segments
+    assert parse(text).literal is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("%", "100%", "a%b", "%%%", "%req(a)%", "%REQ(a", "%REQ(a)%%", "%REQ(a)b%", "%PROTOCOL%%", "%FOO%"),
+        *("%REQ()%", "%REQ%", "%REQ(a?b?c)%", "%REQ(bad name)%", "%REQ(a?bad name)%", "%REQ(a):x%"),
+        *("%REQ(a):5:6%", "%REQ(a):99999999999999999999%", "%PROTOCOL(x)%", "%PROTOCOL:3%", "%PROTOCOL():3%"),
+        *("%START_TIME:3%", "%ENVIRONMENT()%", "%SECRET%", "%CEL(((%", "%REQUEST_HEADERS(x)%"),
+    ],
+)
+def test_what_envoy_refuses(text: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse(text)
+    assert caught.value.reason
+
+
+def test_operators_without_a_value_here_are_reported() -> None:
+    parsed = parse("%CEL(request.path)%-%TRACE_ID%-%PROTOCOL%-%TRACE_ID%")
+    assert parsed.unsupported == ("CEL", "TRACE_ID")
+    assert parse("%PROTOCOL%").unsupported == ()
+
+
+def test_every_evaluated_operator_is_known() -> None:
+    known = operators.PLAIN | operators.OPTIONAL | operators.OPTIONAL_WITH_LENGTH | operators.REQUIRED
+    assert known >= operators.EVALUATED
+
+
+@given(st.text("%()?:REQP1a ", max_size=12) | st.text())
+def test_any_text_parses_or_is_refused(text: str) -> None:
+    try:
+        parsed = parse(text)
+    except FormatError:
+        return
+    assert isinstance(parsed, Format)
+    assert (parsed.literal is None) == any(isinstance(segment, Operator) for segment in parsed.segments)
+
+
+@given(st.text())
+def test_escaping_gives_back_the_text(text: str) -> None:
+    assert parse(text.replace("%", "%%")).literal == text
