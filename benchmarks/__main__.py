@@ -1,0 +1,165 @@
+"""`python -m benchmarks [--json FILE] [--quick] [--only NAME]... [--pin same|none]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cases, footprint, plan, push, report, runner
+from benchmarks.plan import Plan
+from benchmarks.samples import Samples
+from benchmarks.world import World, world
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write ratios and cases there")
+    parser.add_argument("--quick", action="store_true", help="few rounds: an impression in about a minute")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="a section or a ratio; may be repeated"
+    )
+    parser.add_argument(
+        "--pin", choices=("same", "none"), default="same",
+        help="same: all on one CPU, and a shorter confirmation without pinning (default); none: never pinned",
+    )  # fmt: skip
+    parser.add_argument("--own-upstream", action="store_true", help="do not use nginx")
+    parser.add_argument("--baselines", action="store_true", help="leave meshlib out")
+    parser.add_argument("--seed", type=int, default=0, help="of the order inside the rounds")
+    arguments = parser.parse_args()
+    try:
+        arguments.sections = plan.sections(arguments.only)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def _throughput_turns(found: list[cases.Case[cases.AsyncFetch]]) -> list[tuple[Any, int]]:
+    turns = [(case, level) for case in found for level in (16, 64)]
+    return turns + [(case, 512) for case in found if case.name.endswith("/meshlib")]
+
+
+def _measure(here: World, started: Any, chosen: list[str], how: Plan, order: random.Random) -> Samples:
+    """The sections that compare clients, in one process, interleaved."""
+    measured = Samples()
+    if "sync" in chosen:
+        with cases.sync_cases(here, started) as found:
+            measured.by_case |= runner.run_sync(
+                found, here.upstream_pid, rounds=how.rounds, calls=how.calls, order=order
+            ).by_case
+    if "async" in chosen or "throughput" in chosen:
+        asyncio.run(_measure_async(here, started, chosen, how, order, measured))
+    return measured
+
+
+async def _measure_async(
+    here: World, started: Any, chosen: list[str], how: Plan, order: random.Random, measured: Samples
+) -> None:
+    async with cases.async_cases(here, started) as found:
+        if "async" in chosen:
+            sequential = await runner.run_async(
+                found, here.upstream_pid, rounds=how.rounds, calls=how.calls, order=order
+            )
+            measured.by_case |= sequential.by_case
+        if "throughput" in chosen:
+            concurrent = await runner.run_concurrent(
+                _throughput_turns(found),
+                here.upstream_pid,
+                rounds=how.concurrent_rounds,
+                seconds=how.seconds,
+                order=order,
+            )
+            measured.by_case |= concurrent.by_case
+
+
+@contextlib.contextmanager
+def _stopwatch(name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    yield
+    print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def _clients(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
+    """Latency, throughput and memory; adds to `result` and prints the tables."""
+    chosen = arguments.sections
+    order = random.Random(arguments.seed)
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(world(own_upstream=arguments.own_upstream))
+        result["upstream"] = here.server
+        started = None if arguments.baselines else stack.enter_context(cases.mesh(here))
+        unpinned = Samples()
+        if arguments.pin == "same":
+            here.place("same")
+            with _stopwatch("pinned to one CPU"):
+                measured = _measure(here, started, chosen, how, order)
+            here.place("none")
+            with _stopwatch("unpinned"):
+                unpinned = _measure(here, started, chosen, how.part(3), order)
+        else:
+            with _stopwatch("unpinned"):
+                measured = _measure(here, started, chosen, how, order)
+        if "memory" in chosen:
+            with _stopwatch("memory"):
+                result["memory"] = footprint.memory(here, with_mesh=started is not None)
+    for placement, samples in ((arguments.pin, measured), ("none", unpinned)):
+        rows = [{**samples.summary(name), "pin": placement} for name in sorted(samples.by_case)]
+        result["cases"] += rows
+        print(f"\n{report.table(rows)}")
+    named = report.ratios(measured, report.COMPARISONS)
+    further = report.ratios(measured, report.FURTHER)
+    result["ratios"] |= {name: ratio.value for name, ratio in named.items()}
+    result["further_ratios"] = {name: ratio.value for name, ratio in further.items()}
+    confirmed = report.ratios(unpinned, report.COMPARISONS + report.FURTHER)
+    result["unpinned_ratios"] = {name: ratio.value for name, ratio in confirmed.items()}
+    print(f"\n{report.table(report.ratio_rows(named | further, confirmed))}")
+    print(f"\n{report.table(result.get('memory', []))}")
+
+
+def main() -> int:
+    arguments = _arguments()
+    how = plan.QUICK if arguments.quick else plan.FULL
+    result: dict[str, Any] = {
+        "ratios": {},
+        "cases": [],
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "quick": arguments.quick,
+        "pin": arguments.pin,
+    }
+    print(f"Python {result['python']}, {result['machine']}", flush=True)
+    if set(arguments.sections) & {"sync", "async", "throughput", "memory"}:
+        _clients(arguments, how, result)
+    if "push" in arguments.sections:
+        with _stopwatch("push"):
+            rows, ratios = push.run(how.pushes, with_mesh=not arguments.baselines)
+        result["push"] = rows
+        result["ratios"] |= ratios
+        print(f"\n{report.table(rows)}")
+    if "import" in arguments.sections and not arguments.baselines:
+        with _stopwatch("import"):
+            rows = footprint.import_times(how.imports)
+        result["imports"] = rows
+        result["ratios"]["import_ms"] = next(
+            row["import_ms"] for row in rows if row["case"] == "import meshlib"
+        )
+        print(f"\n{report.table(rows)}")
+    print()
+    for name, value in result["ratios"].items():
+        print(f"{name:28} {value:10.3f}   goal {report.GOALS[name]}")
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

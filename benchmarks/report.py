@@ -1,0 +1,99 @@
+"""The ratios by name, and the tables that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import samples
+from benchmarks.samples import Ratio, Sample, Samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One named ratio: `metric` of `case` divided by that of `base`."""
+
+    name: str
+    metric: Callable[[Sample], float]
+    case: str
+    base: str
+
+
+def _comparison(name: str, metric: Callable[[Sample], float], case: str, base: str) -> Comparison:
+    return Comparison(name=name, metric=metric, case=case, base=base)
+
+
+_SYNC, _ASYNC, _64 = "sync/httpx/meshlib", "async/httpx/meshlib", "async64/httpx/meshlib"
+COMPARISONS = (
+    _comparison("sync_p50_vs_httpx", samples.p50, _SYNC, "sync/httpx/direct"),
+    _comparison("async_p50_vs_httpx", samples.p50, _ASYNC, "async/httpx/direct"),
+    _comparison("rps64_vs_httpx", samples.rps, _64, "async64/httpx/direct"),
+    _comparison("rps64_vs_httpx2", samples.rps, _64, "async64/httpx2/direct"),
+    _comparison("cpu_vs_httpx2_two_envoys", samples.cpu, _64, "async64/httpx2/two_envoys"),
+    _comparison("rps512_vs_rps16", samples.rps, "async512/httpx/meshlib", "async16/httpx/meshlib"),
+)
+FURTHER = (
+    _comparison("sync_cpu_vs_httpx2_two_envoys", samples.cpu, _SYNC, "sync/httpx2/two_envoys"),
+    _comparison("async_cpu_vs_httpx2_two_envoys", samples.cpu, _ASYNC, "async/httpx2/two_envoys"),
+    _comparison("sync_p50_vs_httpx_two_envoys", samples.p50, _SYNC, "sync/httpx/two_envoys"),
+    _comparison("async_p50_vs_httpx_two_envoys", samples.p50, _ASYNC, "async/httpx/two_envoys"),
+    _comparison("sync_p50_httpx2_vs_httpx2", samples.p50, "sync/httpx2/meshlib", "sync/httpx2/direct"),
+    _comparison("async_p50_httpx2_vs_httpx2", samples.p50, "async/httpx2/meshlib", "async/httpx2/direct"),
+    _comparison("rps64_vs_aiohttp", samples.rps, _64, "async64/aiohttp/direct"),
+    _comparison("sync_p50_two_envoys_vs_httpx", samples.p50, "sync/httpx/two_envoys", "sync/httpx/direct"),
+)
+GOALS = {
+    "sync_p50_vs_httpx": "<= 0.50",
+    "async_p50_vs_httpx": "<= 0.30",
+    "rps64_vs_httpx": ">= 10",
+    "rps64_vs_httpx2": ">= 2.8",
+    "cpu_vs_httpx2_two_envoys": "<= 0.25",
+    "rps512_vs_rps16": ">= 0.85",
+    "push_1000_vs_envoy": "<= 0.2",
+    "push_10000_vs_envoy": "<= 0.2",
+    "push_100000_vs_envoy": "<= 0.2",
+    "push_delay_ms_10000": "<= 2",
+    "push_delay_ms_100000": "<= 20",
+    "import_ms": "< 50",
+}
+
+
+def ratios(measured: Samples, comparisons: tuple[Comparison, ...]) -> dict[str, Ratio]:
+    """Each of these ratios whose two cases were measured."""
+    found = {}
+    for comparison in comparisons:
+        ratio = measured.ratio(comparison.case, comparison.base, comparison.metric)
+        if ratio is not None:
+            found[comparison.name] = ratio
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows with the same keys, in columns; numbers to the right."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    cells = [names, *([str(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(names))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def ratio_rows(found: dict[str, Ratio], confirmed: dict[str, Ratio]) -> list[dict[str, Any]]:
+    """The ratios with quartiles and goal, and what the unpinned rounds gave."""
+    return [
+        {
+            "ratio": name,
+            "value": round(ratio.value, 3),
+            "quartiles": f"{ratio.low:.3f}..{ratio.high:.3f}",
+            "goal": GOALS.get(name, ""),
+            "unpinned": f"{confirmed[name].value:.3f}" if name in confirmed else "",
+        }
+        for name, ratio in found.items()
+    ]
