@@ -1,0 +1,74 @@
+"""What is compared of an outcome: named values, the volatile ones left out or masked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from conformance.upstream.record import REQUEST_ID
+
+if TYPE_CHECKING:
+    from conformance.case import Compare
+    from conformance.outcome import Outcome
+    from conformance.upstream.record import Hit
+
+Facts = dict[str, Any]
+
+DROPPED = frozenset({"date", "server", "connection", "keep-alive", "content-length", "transfer-encoding"})
+"""Response headers that say nothing about the mesh: framing is compared by the body."""
+
+MASKED = frozenset({"x-envoy-upstream-service-time", "x-request-id"})
+"""Headers whose presence is compared, not their value."""
+
+UPSTREAM_DROPPED = frozenset(
+    {REQUEST_ID, "host", "connection", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address"}
+)
+"""Request headers that belong to the hop before Envoy, which meshlib does not have; ``host`` is a fact of its own."""
+
+
+def facts(outcome: Outcome, compare: Compare) -> Facts:
+    """The facts of ``outcome`` as ``compare`` wants them."""
+    found: Facts = {
+        "status": outcome.status,
+        "body": outcome.body.decode("latin-1"),
+        "complete": outcome.complete,
+        "flags": outcome.flags,
+        "details": outcome.details,
+        "attempts": outcome.attempts,
+        "cluster": outcome.cluster,
+        "route": outcome.route,
+    }
+    for name, value in _headers(outcome.headers, compare.headers, DROPPED).items():
+        found[f"headers.{name}"] = value
+    found["upstream.requests"] = len(outcome.hits)
+    for index, hit in enumerate(outcome.hits):
+        for name, value in _hit(hit, compare).items():
+            found[f"upstream[{index}].{name}"] = value
+    return {name: value for name, value in found.items() if _top(name) not in compare.ignore}
+
+
+def _hit(hit: Hit, compare: Compare) -> Facts:
+    found: Facts = {
+        "name": hit.upstream,
+        "method": hit.method,
+        "target": hit.target,
+        "version": hit.version,
+        "host": dict(hit.headers).get("host", ""),
+        "body": hit.body.decode("latin-1"),
+    }
+    for name, value in _headers(hit.headers, compare.upstream_headers, UPSTREAM_DROPPED).items():
+        found[f"headers.{name}"] = value
+    return found
+
+
+def _headers(
+    pairs: tuple[tuple[str, str], ...], wanted: tuple[str, ...] | None, dropped: frozenset[str]
+) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if (name in wanted) if wanted is not None else (name not in dropped):
+            found.setdefault(name, []).append("*" if name in MASKED else value)
+    return found
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0].partition("[")[0]

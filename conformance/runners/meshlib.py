@@ -1,0 +1,164 @@
+"""meshlib over the host libraries: the same requests through a transport, no listener in between."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from conformance.outcome import Outcome, batches
+from conformance.runners.drive import drive
+from conformance.upstream.record import REQUEST_ID
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from conformance.case import Case
+    from conformance.outcome import Sent
+    from conformance.resources import Compiled
+
+RUNNERS = {
+    "httpx": ("httpx", False),
+    "httpx-async": ("httpx", True),
+    "httpx2": ("httpx2", False),
+    "httpx2-async": ("httpx2", True),
+}
+"""Name of a runner -> the host library, and whether it runs on asyncio."""
+
+DEFAULT_RUNNERS = ("httpx", "httpx-async")
+TIMEOUT = 20.0
+
+
+class MeshRunner:
+    """One host library, synchronous or asyncio."""
+
+    def __init__(self, name: str) -> None:
+        library, self._asyncio = RUNNERS[name]
+        self._host: Any = importlib.import_module(library)
+        self._meshlib: Any = importlib.import_module("meshlib")
+        self._transports: Any = importlib.import_module(f"meshlib.{library}")
+
+    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+        """Send the requests of ``case``."""
+        with self._mesh(case, compiled) as mesh:
+            if self._asyncio:
+                return asyncio.run(self._run_async(case, mesh))
+            with self._client(self._host.Client, self._transports.MeshTransport, mesh) as client:
+                return drive(case, lambda sent: self._send(client, sent))
+
+    def rejection(self, case: Case, compiled: Compiled) -> str | None:
+        """meshlib's complaint about a configuration, None if it takes it."""
+        try:
+            with self._mesh(case, compiled):
+                return None
+        except self._meshlib.MeshError as error:
+            return str(error)
+
+    def _mesh(self, case: Case, compiled: Compiled) -> Any:
+        return self._meshlib.Mesh(
+            config=[compiled.document()], headers="envoy", trust_request_headers=case.internal
+        )
+
+    def _client(self, client: Any, transport: Any, mesh: Any) -> Any:
+        return client(transport=transport(mesh, local_reply="response"), timeout=TIMEOUT)
+
+    async def _run_async(self, case: Case, mesh: Any) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        async with self._client(self._host.AsyncClient, self._transports.AsyncMeshTransport, mesh) as client:
+            for request, batch in batches(case):
+                await asyncio.sleep(request.pause)
+                gate = asyncio.Semaphore(request.concurrency)
+
+                async def one(sent: Sent, gate: asyncio.Semaphore = gate) -> Outcome:
+                    async with gate:
+                        return await self._send_async(client, sent)
+
+                if request.concurrency == 1:
+                    outcomes += [await self._send_async(client, sent) for sent in batch]
+                else:
+                    outcomes += await asyncio.gather(*(one(sent) for sent in batch))
+        return outcomes
+
+    def _send(self, client: Any, sent: Sent) -> Outcome:
+        start = time.monotonic()
+        parts: list[bytes] = []
+        response, failure = None, None
+        try:
+            response = client.send(self._request(sent, _pieces), stream=True)
+            try:
+                for part in response.iter_raw():
+                    parts.append(part)  # noqa: PERF402  what came before a cut has to be kept
+            finally:
+                response.close()
+        except (self._host.HTTPError, self._meshlib.MeshError) as error:
+            failure = error
+        return _outcome(sent, response, b"".join(parts), failure, time.monotonic() - start)
+
+    async def _send_async(self, client: Any, sent: Sent) -> Outcome:
+        start = time.monotonic()
+        parts: list[bytes] = []
+        response, failure = None, None
+        try:
+            response = await client.send(self._request(sent, _async_pieces), stream=True)
+            try:
+                async for part in response.aiter_raw():
+                    parts.append(part)  # noqa: PERF401
+            finally:
+                await response.aclose()
+        except (self._host.HTTPError, self._meshlib.MeshError) as error:
+            failure = error
+        return _outcome(sent, response, b"".join(parts), failure, time.monotonic() - start)
+
+    def _request(self, sent: Sent, pieces: Any) -> Any:
+        request = sent.request
+        headers = [("Host", request.host), (REQUEST_ID, sent.id), *request.headers]
+        content = None
+        if request.body is not None:
+            content = pieces(request.body) if request.chunked else request.body
+            if not request.chunked:
+                headers.append(("Content-Length", str(len(request.body))))
+        return self._host.Request(
+            request.method, self._url(request.host, request.path), headers=headers, content=content
+        )
+
+    def _url(self, host: str, path: str) -> Any:
+        """The URL with the path exactly as the case writes it: the library would normalise it."""
+        try:
+            url = self._host.URL(f"http://{host}")
+        except self._host.InvalidURL:
+            url = self._host.URL("http://mesh.example")
+        bare, mark, query = path.partition("?")
+        url._uri_reference = url._uri_reference._replace(path=bare, query=query if mark else None)
+        return url
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    yield body
+
+
+async def _async_pieces(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _outcome(sent: Sent, response: Any, body: bytes, failure: Exception | None, elapsed: float) -> Outcome:
+    if response is None:
+        return Outcome(id=sent.id, complete=False, error=repr(failure), elapsed=elapsed)
+    info = response.extensions["meshlib"]
+    told: Any = failure if hasattr(failure, "flags") else info
+    return Outcome(
+        id=sent.id,
+        status=response.status_code,
+        headers=tuple(
+            (name.decode().lower(), value.decode("latin-1")) for name, value in response.headers.raw
+        ),
+        body=body,
+        complete=failure is None,
+        flags=told.flags,
+        details=told.details,
+        attempts=len(info.attempts),
+        cluster=info.cluster or "",
+        route=str(info.route or ""),
+        elapsed=elapsed,
+        error="" if failure is None else repr(failure),
+    )

@@ -1,0 +1,117 @@
+"""The run: every case through Envoy, then through each runner, against the same upstreams."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from conformance.compare import Difference, differences, unexpected
+from conformance.report import CaseResult, Report, Verdict
+from conformance.resources import Compiled, compile_case, with_addresses
+from conformance.runners.envoy import Envoy, EnvoyError
+from conformance.runners.meshlib import MeshRunner
+from conformance.upstream.server import UpstreamThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conformance.case import Case
+    from conformance.listed import Listed
+    from conformance.outcome import Outcome
+    from conformance.upstream.server import Upstreams
+
+
+def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed]) -> Report:
+    """Run ``cases``. Raises :class:`~conformance.runners.envoy.EnvoyError` when Envoy does not serve them."""
+    with UpstreamThread() as thread:
+        upstreams = {case.name: thread.start(case.upstreams) for case in cases}
+        compiled = {case.name: compile_case(case, upstreams[case.name].ports) for case in cases}
+        made = {name: MeshRunner(name) for name in runners}
+        names = {case.name for case in cases}
+        applying = [entry for entry in listed if entry.case in names and entry.runner in ("*", *runners)]
+        used: set[Listed] = set()
+        results = []
+        with Envoy({case.name: (case, compiled[case.name]) for case in cases}) as envoy:
+            for case in cases:
+                start = time.monotonic()
+                case = with_addresses(case, upstreams[case.name].ports)
+                run = _CaseRun(case, compiled[case.name], upstreams[case.name], thread)
+                result = run.with_envoy(envoy)
+                for name, runner in made.items():
+                    if not result.error:
+                        result.runners[name] = run.with_runner(runner, name, applying, used)
+                result.seconds = time.monotonic() - start
+                results.append(result)
+    return Report(results=results, runners=runners, listed=applying, used=used)
+
+
+class _CaseRun:
+    """One case on its way through the runners."""
+
+    def __init__(self, case: Case, compiled: Compiled, upstreams: Upstreams, thread: UpstreamThread) -> None:
+        self._case = case
+        self._compiled = compiled
+        self._upstreams = upstreams
+        self._thread = thread
+        self._envoy: list[Outcome] = []
+        self._rejected = False
+
+    def with_envoy(self, envoy: Envoy) -> CaseResult:
+        case = self._case
+        if case.rejected:
+            complaint = envoy.rejection(case, self._compiled)
+            self._rejected = complaint is not None
+            result = CaseResult(name=case.name, envoy="rejected" if complaint else "accepted")
+            if not complaint:
+                result.error = "Envoy accepts this configuration, the case says that it is rejected"
+            return result
+        self._envoy = self._observed(lambda: envoy.run(case))
+        return CaseResult(
+            name=case.name, envoy=_word(self._envoy), wrong_expectation=unexpected(case, self._envoy)
+        )
+
+    def with_runner(self, runner: MeshRunner, name: str, listed: list[Listed], used: set[Listed]) -> Verdict:
+        verdict = Verdict()
+        try:
+            found = self._compare(runner)
+        except Exception:  # noqa: BLE001  whatever breaks in a runner is that runner's result, not the end of the run
+            verdict.error = traceback.format_exc().strip()
+            return verdict
+        for difference in found:
+            covering = [entry for entry in listed if entry.covers(self._case.name, name, difference)]
+            used.update(covering)
+            (verdict.explained if covering else verdict.unexplained).append(difference)
+        return verdict
+
+    def _compare(self, runner: MeshRunner) -> list[Difference]:
+        if self._case.rejected:
+            rejected = runner.rejection(self._case, self._compiled) is not None
+            if rejected == self._rejected:
+                return []
+            return [Difference(field="rejected", where="", envoy=self._rejected, other=rejected)]
+        outcomes = self._observed(lambda: runner.run(self._case, self._compiled))
+        found = differences(self._case, self._envoy, outcomes)
+        errors = {outcome.error for outcome in outcomes if outcome.error and not outcome.status}
+        return found + [
+            Difference(field="error", where="", envoy="", other=error) for error in sorted(errors)
+        ]
+
+    def _observed(self, run: Callable[[], list[Outcome]]) -> list[Outcome]:
+        self._upstreams.record.reset()
+        outcomes = run()
+        self._thread.settle()
+        hits = self._upstreams.record.by_request()
+        return [outcome.with_hits(hits.get(outcome.id, [])) for outcome in outcomes]
+
+
+def _word(outcomes: list[Outcome]) -> str:
+    """Statuses and flags, each combination once."""
+    seen: dict[str, int] = {}
+    for outcome in outcomes:
+        word = f"{outcome.status} {outcome.flags}" if outcome.flags != "-" else f"{outcome.status}"
+        seen[word] = seen.get(word, 0) + 1
+    return ", ".join(word if count == 1 else f"{count}x {word}" for word, count in seen.items())
+
+
+__all__ = ["EnvoyError", "run_suite"]
