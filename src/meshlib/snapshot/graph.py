@@ -1,0 +1,429 @@
+"""The watch graph: which resources are wanted, and what is known of each.
+
+A listener names a route configuration (or holds one), a route configuration names clusters, an EDS cluster names its
+endpoints. Somebody wants a listener (a call to its host) or a cluster (named by a request header); everything below follows.
+Each resource is counted by its parents: an update compares the names that the old and the new version refer to, and changes
+only those counts, so that the cost of an update is that of what changed. A resource that nobody refers to any longer lingers
+for a while, still subscribed: a call that was routed before the change may retry, and a change that is taken back costs
+nothing.
+
+The last good version and the latest error of a resource stand side by side; an error never takes a good version away. Only
+the control plane's word does that: a deletion (for listeners and clusters, whose responses are complete), or no answer within
+the time that the client allows. No I/O, no threads, no clock: the time is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from meshlib.errors import ResourceError
+from meshlib.resources.cluster import Cluster, DiscoveryType
+from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.listener import Listener
+from meshlib.resources.route import RouteConfiguration
+from meshlib.snapshot.snapshot import Accepted, Kind, Ref, Resource, Snapshot
+
+__all__ = ["Graph", "ResourceState", "ResourceStatus"]
+
+LINGER = 30.0
+"""Seconds that a resource stays subscribed after the last reference to it is gone."""
+
+ON_DEMAND = 1000
+"""How many names of listeners that do not exist stay watched; beyond that, the one asked for longest ago is forgotten."""
+
+
+class ResourceState(Enum):
+    """As in CSDS (envoy.admin.v3.ClientResourceStatus)."""
+
+    REQUESTED = "REQUESTED"
+    DOES_NOT_EXIST = "DOES_NOT_EXIST"
+    ACKED = "ACKED"
+    NACKED = "NACKED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceStatus:
+    """What is known of one resource.
+
+    version: `version_info` of the good version, empty when there is none. error, error_version: of the latest version, when
+    it was rejected. updated: when any of this changed last, on the clock whose readings the graph was given.
+    """
+
+    kind: Kind
+    name: str
+    state: ResourceState
+    version: str
+    error: ResourceError | None
+    error_version: str
+    updated: float
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+_GONE: Any = object()
+
+
+class _Table(Generic[K, V]):
+    """A mapping that is published as an immutable one: changes are collected and the copy is made once."""
+
+    __slots__ = ("_changes", "current")
+
+    def __init__(self, current: Mapping[K, V] | None = None) -> None:
+        self.current: dict[K, V] = dict(current or {})
+        self._changes: dict[K, Any] = {}
+
+    def set(self, key: K, value: V) -> None:
+        self._changes[key] = value
+
+    def drop(self, key: K) -> None:
+        if key in self.current:
+            self._changes[key] = _GONE
+        else:
+            self._changes.pop(key, None)
+
+    def publish(self) -> bool:
+        """Make the changes current; False when there were none."""
+        if not self._changes:
+            return False
+        following = self.current.copy()
+        for key, value in self._changes.items():
+            if value is _GONE:
+                following.pop(key, None)
+            else:
+                following[key] = value
+        self._changes.clear()
+        self.current = following
+        return True
+
+
+class _Entry:
+    __slots__ = (
+        "absent",
+        "children",
+        "error",
+        "error_version",
+        "pinned",
+        "refs",
+        "updated",
+        "value",
+        "version",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.value: Resource | None = None
+        self.version = ""
+        self.error: ResourceError | None = None
+        self.error_version = ""
+        self.absent = False
+        self.children: frozenset[Ref] = frozenset()
+        self.refs = 0
+        self.pinned = False
+        self.updated = now
+
+    @property
+    def state(self) -> ResourceState:
+        if self.error is not None:
+            return ResourceState.NACKED
+        if self.value is not None:
+            return ResourceState.ACKED
+        return ResourceState.DOES_NOT_EXIST if self.absent else ResourceState.REQUESTED
+
+
+class Graph:
+    """See the module's text. Not thread-safe: it belongs to one thread; the snapshots that it makes belong to everybody."""
+
+    def __init__(self, *, linger: float = LINGER, on_demand: int = ON_DEMAND) -> None:
+        self._linger = linger
+        self._on_demand = on_demand
+        self._entries: dict[Kind, dict[str, _Entry]] = {kind: {} for kind in Kind}
+        self._lingering: dict[Ref, float] = {}
+        self._absent_pins: dict[str, None] = {}
+        self._values: dict[Kind, _Table[str, Any]] = {kind: _Table() for kind in Kind}
+        self._resolved: _Table[str, ClusterLoadAssignment] = _Table()
+        self._absent: _Table[Ref, None] = _Table()
+        self._awaited: _Table[Ref, None] = _Table()
+        self._errors: _Table[Ref, ResourceError] = _Table()
+        self._unsupported: _Table[Ref, tuple[str, ...]] = _Table()
+        self._versions: _Table[Kind, str] = _Table()
+        self._dns: dict[str, Cluster] = {}
+        self._snapshot = Snapshot()
+
+    @classmethod
+    def restore(cls, snapshot: Snapshot, wanted: AbstractSet[Ref], now: float, **options: Any) -> Graph:
+        """A graph that starts from what a snapshot holds (in a forked child) and wants the same names."""
+        graph = cls(**options)
+        for kind, name in wanted:
+            graph.want(kind, name, now)
+        for kind, known in (
+            (Kind.LISTENER, snapshot.listeners),
+            (Kind.ROUTE, snapshot.routes),
+            (Kind.CLUSTER, snapshot.clusters),
+            (Kind.ENDPOINT, snapshot.endpoints),
+        ):
+            for name, entry in graph._entries[kind].copy().items():
+                value = known.get(name)
+                if value is not None:
+                    unsupported = snapshot.unsupported.get((kind, name), ())
+                    graph._accept(kind, name, entry, value, unsupported, snapshot.versions.get(kind, ""), now)
+        for name in graph._dns:
+            if name in snapshot.resolved:
+                graph._resolved.set(name, snapshot.resolved[name])
+        for kind, version in snapshot.versions.items():
+            graph._versions.set(kind, version)
+        graph._snapshot = snapshot
+        return graph
+
+    # What is wanted
+
+    def want(self, kind: Kind, name: str, now: float) -> None:
+        """Somebody asks for this resource by name. Asking again changes nothing."""
+        entry = self._entry(kind, name, now)
+        entry.pinned = True
+        self._lingering.pop((kind, name), None)
+
+    def unwant(self, kind: Kind, name: str, now: float) -> None:
+        entry = self._entries[kind].get(name)
+        if entry is not None and entry.pinned:
+            entry.pinned = False
+            self._absent_pins.pop(name, None)
+            self._release(kind, name, entry, now)
+
+    def wanted(self, kind: Kind) -> AbstractSet[str]:
+        """The names to subscribe to, in the order in which they were first wanted."""
+        return self._entries[kind].keys()
+
+    def pinned(self) -> Iterator[Ref]:
+        """What was asked for by `want`."""
+        for kind in (Kind.LISTENER, Kind.CLUSTER):
+            for name, entry in self._entries[kind].items():
+                if entry.pinned:
+                    yield kind, name
+
+    def known(self, kind: Kind, name: str) -> bool:
+        """There is a value, an error or the verdict that it does not exist: no answer is awaited any longer."""
+        entry = self._entries[kind].get(name)
+        return entry is not None and entry.state is not ResourceState.REQUESTED
+
+    def dns_clusters(self) -> Mapping[str, Cluster]:
+        """The wanted clusters whose endpoints come from DNS."""
+        return self._dns
+
+    def expire(self, now: float) -> float:
+        """Forget what has lingered long enough; the time of the next expiry, infinity when nothing lingers."""
+        while due := [ref for ref, deadline in self._lingering.items() if deadline <= now]:
+            for ref in due:
+                self._forget(ref, now)
+        return min(self._lingering.values(), default=math.inf)
+
+    # What is known
+
+    def update(
+        self,
+        kind: Kind,
+        results: Mapping[str, Accepted | ResourceError],
+        *,
+        version: str,
+        now: float,
+        present: AbstractSet[str] | None = None,
+    ) -> None:
+        """Take over a response: each name with its decoded resource or with what is wrong with it.
+
+        present: every name in the response, when the response is complete (state of the world, listeners and clusters):
+        what had a value and is not there has been deleted. None: nothing follows from absence. Names that nobody wants are
+        ignored.
+        """
+        entries = self._entries[kind]
+        accepted = False
+        for name, result in results.items():
+            entry = entries.get(name)
+            if entry is None:
+                continue
+            if isinstance(result, ResourceError):
+                self._reject(kind, name, entry, result, version, now)
+            else:
+                accepted = True
+                self._accept(kind, name, entry, result.resource, result.unsupported, version, now)
+        if present is not None:
+            for name in [
+                name for name, entry in entries.items() if entry.value is not None and name not in present
+            ]:
+                self.does_not_exist(kind, name, now)
+        if accepted and version != self._versions.current.get(kind):
+            self._versions.set(kind, version)
+
+    def does_not_exist(self, kind: Kind, name: str, now: float) -> None:
+        """The control plane deleted the resource, or gave no answer in time."""
+        entry = self._entries[kind].get(name)
+        if entry is None or entry.absent:
+            return
+        ref = (kind, name)
+        entry.absent, entry.value, entry.error = True, None, None
+        entry.version = entry.error_version = ""
+        entry.updated = now
+        self._values[kind].drop(name)
+        self._errors.drop(ref)
+        self._unsupported.drop(ref)
+        self._awaited.drop(ref)
+        self._absent.set(ref, None)
+        if kind is Kind.CLUSTER:
+            self._set_dns(name, None)
+        self._link(entry, frozenset(), now)
+        if kind is Kind.LISTENER and entry.pinned:
+            self._absent_pins[name] = None
+            if len(self._absent_pins) > self._on_demand:
+                self._forget((kind, next(iter(self._absent_pins))), now)
+
+    def resolved(self, cluster: str, assignment: ClusterLoadAssignment) -> None:
+        """DNS gave these endpoints to the cluster."""
+        if cluster in self._dns:
+            self._resolved.set(cluster, assignment)
+
+    def snapshot(self) -> Snapshot:
+        """The configuration as of now; the same object as before when nothing has changed."""
+        tables: tuple[_Table[Any, Any], ...] = (
+            *self._values.values(),
+            self._resolved,
+            self._absent,
+            self._awaited,
+            self._errors,
+            self._unsupported,
+            self._versions,
+        )
+        if sum(table.publish() for table in tables):
+            self._snapshot = Snapshot(
+                generation=self._snapshot.generation + 1,
+                listeners=self._values[Kind.LISTENER].current,
+                routes=self._values[Kind.ROUTE].current,
+                clusters=self._values[Kind.CLUSTER].current,
+                endpoints=self._values[Kind.ENDPOINT].current,
+                resolved=self._resolved.current,
+                absent=self._absent.current.keys(),
+                awaited=self._awaited.current.keys(),
+                errors=self._errors.current,
+                unsupported=self._unsupported.current,
+                versions=self._versions.current,
+            )
+        return self._snapshot
+
+    def status(self) -> tuple[ResourceStatus, ...]:
+        """Every wanted resource. May be called from another thread: the copy of each mapping is one step."""
+        return tuple(
+            ResourceStatus(
+                kind=kind,
+                name=name,
+                state=entry.state,
+                version=entry.version,
+                error=entry.error,
+                error_version=entry.error_version,
+                updated=entry.updated,
+            )
+            for kind, entries in self._entries.items()
+            for name, entry in entries.copy().items()
+        )
+
+    # How it works
+
+    def _entry(self, kind: Kind, name: str, now: float) -> _Entry:
+        entry = self._entries[kind].get(name)
+        if entry is None:
+            entry = self._entries[kind][name] = _Entry(now)
+            self._awaited.set((kind, name), None)
+        return entry
+
+    def _accept(
+        self,
+        kind: Kind,
+        name: str,
+        entry: _Entry,
+        value: Resource,
+        unsupported: tuple[str, ...],
+        version: str,
+        now: float,
+    ) -> None:
+        ref = (kind, name)
+        entry.version, entry.updated = version, now
+        self._settle(kind, name, entry)
+        if entry.error is not None:
+            entry.error, entry.error_version = None, ""
+            self._errors.drop(ref)
+        if value is entry.value:
+            return
+        entry.value = value
+        self._values[kind].set(name, value)
+        if unsupported:
+            self._unsupported.set(ref, unsupported)
+        else:
+            self._unsupported.drop(ref)
+        if isinstance(value, Cluster):
+            self._set_dns(name, value)
+        self._link(entry, _children(value), now)
+
+    def _reject(
+        self, kind: Kind, name: str, entry: _Entry, error: ResourceError, version: str, now: float
+    ) -> None:
+        entry.error_version, entry.updated = version, now
+        self._settle(kind, name, entry)
+        if error is not entry.error:
+            entry.error = error
+            self._errors.set((kind, name), error)
+
+    def _settle(self, kind: Kind, name: str, entry: _Entry) -> None:
+        """The control plane has spoken of the resource: it is neither awaited nor absent."""
+        ref = (kind, name)
+        if entry.absent:
+            entry.absent = False
+            self._absent.drop(ref)
+            if kind is Kind.LISTENER:
+                self._absent_pins.pop(name, None)
+        elif entry.state is ResourceState.REQUESTED:
+            self._awaited.drop(ref)
+
+    def _set_dns(self, name: str, cluster: Cluster | None) -> None:
+        if cluster is not None and cluster.discovery in (DiscoveryType.STRICT_DNS, DiscoveryType.LOGICAL_DNS):
+            self._dns[name] = cluster
+        elif self._dns.pop(name, None) is not None:
+            self._resolved.drop(name)
+
+    def _link(self, entry: _Entry, children: frozenset[Ref], now: float) -> None:
+        before, entry.children = entry.children, children
+        for kind, name in children - before:
+            self._entry(kind, name, now).refs += 1
+            self._lingering.pop((kind, name), None)
+        for kind, name in before - children:
+            child = self._entries[kind][name]
+            child.refs -= 1
+            self._release(kind, name, child, now)
+
+    def _release(self, kind: Kind, name: str, entry: _Entry, now: float) -> None:
+        if not entry.pinned and entry.refs == 0:
+            self._lingering[kind, name] = now + self._linger
+
+    def _forget(self, ref: Ref, now: float) -> None:
+        kind, name = ref
+        entry = self._entries[kind].pop(name)
+        self._lingering.pop(ref, None)
+        self._absent_pins.pop(name, None) if kind is Kind.LISTENER else None
+        self._values[kind].drop(name)
+        for table in (self._absent, self._awaited, self._errors, self._unsupported):
+            table.drop(ref)
+        if kind is Kind.CLUSTER:
+            self._set_dns(name, None)
+        self._link(entry, frozenset(), now)
+
+
+def _children(resource: Resource) -> frozenset[Ref]:
+    if isinstance(resource, Listener):
+        http = resource.http
+        if http.route_config is not None:
+            return _children(http.route_config)
+        return frozenset({(Kind.ROUTE, http.route_config_name)}) if http.route_config_name else frozenset()
+    if isinstance(resource, RouteConfiguration):
+        return frozenset((Kind.CLUSTER, name) for name in resource.cluster_names)
+    if isinstance(resource, Cluster) and resource.discovery is DiscoveryType.EDS:
+        return frozenset({(Kind.ENDPOINT, resource.eds_service_name)})
+    return frozenset()

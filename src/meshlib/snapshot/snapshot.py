@@ -1,0 +1,175 @@
+"""The configuration at one moment. Immutable; a new one shares everything that did not change with the one before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from meshlib import proto
+from meshlib.errors import ConfigError, ResourceError
+from meshlib.resources.cluster import Cluster, DiscoveryType
+from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.listener import Listener
+from meshlib.resources.route import RouteConfiguration
+
+__all__ = ["Accepted", "Kind", "Ref", "Resource", "Snapshot", "from_resources"]
+
+Resource = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
+
+
+class Kind(Enum):
+    """The four types of the graph, parents first. The value is the type URL."""
+
+    LISTENER = proto.LISTENER
+    ROUTE = proto.ROUTE
+    CLUSTER = proto.CLUSTER
+    ENDPOINT = proto.ENDPOINT
+
+    @property
+    def short(self) -> str:
+        """Envoy's name of the discovery service: `lds`, `rds`, `cds`, `eds`."""
+        return _SHORT[self]
+
+
+_SHORT = {Kind.LISTENER: "lds", Kind.ROUTE: "rds", Kind.CLUSTER: "cds", Kind.ENDPOINT: "eds"}
+
+Ref = tuple[Kind, str]
+"""A resource by type and name."""
+
+
+class Accepted(Protocol):
+    """A resource that was decoded: `meshlib.resources.Decoded`."""
+
+    @property
+    def resource(self) -> Any: ...
+
+    @property
+    def unsupported(self) -> tuple[str, ...]: ...
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Every resource that is in force.
+
+    listeners, routes, clusters: by name. endpoints: ClusterLoadAssignments of EDS by resource name. resolved: those of DNS
+    clusters by cluster name. An object that did not change is the same object in the next snapshot, so `is` tells.
+    absent: known not to exist. errors: the latest version was rejected; the last good one, if any, is still in its mapping.
+    unsupported: field paths that were reported, not applied. versions: `version_info` last accepted, by type.
+    awaited: asked for, no answer yet. complete: from files, so that what is not there does not exist.
+    generation: grows by one with each snapshot of a Mesh.
+    """
+
+    generation: int = 0
+    listeners: Mapping[str, Listener] = field(default_factory=_empty)
+    routes: Mapping[str, RouteConfiguration] = field(default_factory=_empty)
+    clusters: Mapping[str, Cluster] = field(default_factory=_empty)
+    endpoints: Mapping[str, ClusterLoadAssignment] = field(default_factory=_empty)
+    resolved: Mapping[str, ClusterLoadAssignment] = field(default_factory=_empty)
+    absent: AbstractSet[Ref] = frozenset()
+    errors: Mapping[Ref, ResourceError] = field(default_factory=_empty)
+    unsupported: Mapping[Ref, tuple[str, ...]] = field(default_factory=_empty)
+    versions: Mapping[Kind, str] = field(default_factory=_empty)
+    awaited: AbstractSet[Ref] = frozenset()
+    complete: bool = False
+
+    def listener(self, name: str) -> Listener | None:
+        """The Listener of this name; from files, the only Listener when none has the name."""
+        found = self.listeners.get(name)
+        if found is None and self.complete and len(self.listeners) == 1:
+            return next(iter(self.listeners.values()))
+        return found
+
+    def route_config(self, listener: Listener) -> RouteConfiguration | None:
+        """The Listener's inline RouteConfiguration, or the one that it names."""
+        http = listener.http
+        if http.route_config is not None or http.route_config_name is None:
+            return http.route_config
+        return self.routes.get(http.route_config_name)
+
+    def assignment(self, cluster: Cluster) -> ClusterLoadAssignment | None:
+        """The cluster's endpoints, wherever they come from; None while none are known."""
+        if cluster.discovery is DiscoveryType.EDS:
+            return self.endpoints.get(cluster.eds_service_name)
+        if cluster.discovery is DiscoveryType.STATIC:
+            return cluster.load_assignment
+        return self.resolved.get(cluster.name)
+
+    def pending(self, kind: Kind, name: str) -> bool:
+        """Neither the resource nor a verdict on it is known: ask for it and wait, rather than fail."""
+        ref = (kind, name)
+        return not (
+            self.complete or name in self._of(kind) or ref in self.absent or self.errors.get(ref) is not None
+        )
+
+    def pending_endpoints(self, cluster: Cluster) -> bool:
+        """The cluster is known, its endpoints are not yet (`assignment` is None)."""
+        if cluster.discovery is DiscoveryType.EDS:
+            return self.pending(Kind.ENDPOINT, cluster.eds_service_name)
+        return cluster.discovery is not DiscoveryType.STATIC and cluster.name not in self.resolved
+
+    def error(self, kind: Kind, name: str) -> ResourceError | None:
+        """Why the latest version of the resource was rejected."""
+        return self.errors.get((kind, name))
+
+    def with_resolved(self, cluster: str, assignment: ClusterLoadAssignment) -> Snapshot:
+        """The next snapshot, with these endpoints for a DNS cluster."""
+        resolved = {**self.resolved, cluster: assignment}
+        return dataclasses.replace(self, generation=self.generation + 1, resolved=resolved)
+
+    def _of(self, kind: Kind) -> Mapping[str, Any]:
+        if kind is Kind.LISTENER:
+            return self.listeners
+        if kind is Kind.ROUTE:
+            return self.routes
+        return self.clusters if kind is Kind.CLUSTER else self.endpoints
+
+
+_KIND_OF: dict[type, Kind] = {
+    Listener: Kind.LISTENER,
+    RouteConfiguration: Kind.ROUTE,
+    Cluster: Kind.CLUSTER,
+    ClusterLoadAssignment: Kind.ENDPOINT,
+}
+
+
+def kind_of(resource: Resource) -> Kind:
+    return _KIND_OF[type(resource)]
+
+
+def name_of(resource: Resource) -> str:
+    return resource.cluster_name if isinstance(resource, ClusterLoadAssignment) else resource.name
+
+
+def from_resources(accepted: Iterable[Accepted]) -> Snapshot:
+    """The snapshot of a whole configuration from files: what is not in it does not exist, and nothing is awaited.
+
+    Raises:
+        ConfigError: two resources of one type have the same name.
+    """
+    found: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
+    unsupported: dict[Ref, tuple[str, ...]] = {}
+    for item in accepted:
+        kind, name = kind_of(item.resource), name_of(item.resource)
+        if name in found[kind]:
+            raise ConfigError(f"{type(item.resource).__name__} {name!r} is defined twice; remove one of them")
+        found[kind][name] = item.resource
+        if item.unsupported:
+            unsupported[kind, name] = item.unsupported
+    return Snapshot(
+        generation=1,
+        listeners=found[Kind.LISTENER],
+        routes=found[Kind.ROUTE],
+        clusters=found[Kind.CLUSTER],
+        endpoints=found[Kind.ENDPOINT],
+        unsupported=unsupported,
+        complete=True,
+    )
