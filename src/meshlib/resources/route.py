@@ -139,7 +139,7 @@ class WeightedCluster:
     request_headers: HeaderEdits = HeaderEdits()
     response_headers: HeaderEdits = HeaderEdits()
     host_rewrite_literal: str | None = None
-    typed_per_filter_config: FilterConfigs = field(default=NO_FILTER_CONFIGS)
+    typed_per_filter_config: FilterConfigs = field(default_factory=lambda: NO_FILTER_CONFIGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +248,7 @@ class Route:
     action: Action
     request_headers: HeaderEdits = HeaderEdits()
     response_headers: HeaderEdits = HeaderEdits()
-    typed_per_filter_config: FilterConfigs = field(default=NO_FILTER_CONFIGS)
+    typed_per_filter_config: FilterConfigs = field(default_factory=lambda: NO_FILTER_CONFIGS)
 
 
 class TlsRequirement(Enum):
@@ -274,7 +274,7 @@ class VirtualHost:
     include_is_timeout_retry_header: bool = False
     require_tls: TlsRequirement = TlsRequirement.NONE
     per_request_buffer_limit_bytes: int | None = None
-    typed_per_filter_config: FilterConfigs = field(default=NO_FILTER_CONFIGS)
+    typed_per_filter_config: FilterConfigs = field(default_factory=lambda: NO_FILTER_CONFIGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +287,7 @@ class RouteConfiguration:
     response_headers: HeaderEdits = HeaderEdits()
     most_specific_header_mutations_wins: bool = False
     ignore_port_in_host_matching: bool = False
-    typed_per_filter_config: FilterConfigs = field(default=NO_FILTER_CONFIGS)
+    typed_per_filter_config: FilterConfigs = field(default_factory=lambda: NO_FILTER_CONFIGS)
 
     @property
     def cluster_names(self) -> frozenset[str]:
