@@ -1,0 +1,66 @@
+"""What must happen around `os.fork`, for everything that holds threads, locks or connections.
+
+An object registers itself once and is held weakly. Before the fork it pauses (in reverse order of registration); after it,
+the parent's goes on and the child's lets go of what the fork broke: threads are gone, locks may be held by nobody, sockets
+are shared with the parent. `subprocess` and `os.posix_spawn` do not come here, they run no Python in the child.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+__all__ = ["ForkAware", "register"]
+
+logger = logging.getLogger("meshlib.runtime")
+
+
+class ForkAware(Protocol):
+    """What an object that registers itself has to offer. None of these may wait for long."""
+
+    def before_fork(self) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None: ...
+
+
+_registered: list[weakref.ref[ForkAware]] = []
+_paused: list[ForkAware] = []
+_installed = False
+
+
+def register(item: ForkAware) -> None:
+    """Tell the object about every fork from now on, as long as it lives."""
+    global _installed
+    if not _installed and hasattr(os, "register_at_fork"):
+        _installed = True
+        os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    _registered[:] = [reference for reference in _registered if reference() is not None]
+    _registered.append(weakref.ref(item))
+
+
+def _before() -> None:
+    _paused[:] = [item for reference in _registered if (item := reference()) is not None]
+    _each(item.before_fork for item in reversed(_paused))
+
+
+def _in_parent() -> None:
+    _each(item.after_fork_in_parent for item in _paused)
+    _paused.clear()
+
+
+def _in_child() -> None:
+    _each(item.after_fork_in_child for item in _paused)
+    _paused.clear()
+
+
+def _each(steps: Iterable[Callable[[], None]]) -> None:
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            logger.exception("preparing for fork failed")
