@@ -22,7 +22,11 @@ ENDPOINTS = ("exact", "rotation", "counts", "set", "ignored")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request, sent ``repeat`` times by ``concurrency`` workers after waiting ``pause`` seconds."""
+    """One request, sent ``repeat`` times by ``concurrency`` workers after waiting ``pause`` seconds.
+
+    ``stagger`` seconds lie between the starts of concurrent requests, where their order matters. ``at_least`` and
+    ``at_most`` bound each call's seconds.
+    """
 
     method: str = "GET"
     path: str = "/"
@@ -33,6 +37,7 @@ class Request:
     repeat: int = 1
     concurrency: int = 1
     pause: float = 0.0
+    stagger: float = 0.0
     at_least: float | None = None
     at_most: float | None = None
 
@@ -215,6 +220,7 @@ def _parse_request(fields: Fields) -> Request:
         repeat=fields.integer("repeat", 1, 1),
         concurrency=fields.integer("concurrency", 1, 1),
         pause=fields.seconds("pause"),
+        stagger=fields.seconds("stagger"),
         at_least=at_least,
         at_most=at_most,
     )

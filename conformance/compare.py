@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from conformance.outcome import Outcome
 
 _ABSENT = "(absent)"
+_TICK = 0.005
+"""Seconds: timers count whole milliseconds, and the caller's clock starts after the call's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,7 @@ def _time_bounds(case: Case, outcomes: list[Outcome]) -> list[Difference]:
     wanted = [request for request in case.requests for _ in range(request.repeat)]
     for index, (request, outcome) in enumerate(zip(wanted, outcomes)):
         where = f"request {index}: "
-        if request.at_least is not None and outcome.elapsed < request.at_least:
+        if request.at_least is not None and outcome.elapsed + _TICK < request.at_least:
             bound = f"at least {request.at_least} s"
             found.append(
                 Difference(field="elapsed", where=where, envoy=bound, other=round(outcome.elapsed, 3))

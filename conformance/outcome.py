@@ -15,7 +15,8 @@ class Outcome:
     """One request's result.
 
     ``status`` 0: no response came. ``complete`` False: the body was cut. ``headers``: in order, names in lower case.
-    ``attempts`` None: not known. ``elapsed``: seconds to the end of the body. ``error``: the exception of a runner that should have answered.
+    ``attempts`` None: not known. ``elapsed``: seconds to the end of the body. ``error``: the exception of a runner that
+    should have answered.
     """
 
     id: str

@@ -144,7 +144,8 @@ def with_addresses(case: Case, ports: Mapping[str, int]) -> Case:
 
 
 def substitute(node: Any, case: Case, ports: Mapping[str, int]) -> Any:
-    """Replace ``${A}`` (an lb_endpoint), ``${A.endpoint}``, ``${A.socket}``, ``${A.port}``, ``${A.address}`` and ``${cluster.NAME}``."""
+    """Replace ``${A}`` (an lb_endpoint),
+    ``${A.endpoint}``, ``${A.socket}``, ``${A.port}``, ``${A.address}`` and ``${cluster.NAME}``."""
     if isinstance(node, dict):
         return {key: substitute(value, case, ports) for key, value in node.items()}
     if isinstance(node, list):

@@ -25,5 +25,9 @@ def drive(case: Case, send: Callable[[Sent], Outcome]) -> list[Outcome]:
             outcomes += [send(sent) for sent in batch]
         else:
             with ThreadPoolExecutor(request.concurrency) as pool:
-                outcomes += pool.map(send, batch)
+                futures = []
+                for sent in batch:
+                    futures.append(pool.submit(send, sent))
+                    time.sleep(request.stagger)
+                outcomes += [future.result() for future in futures]
     return outcomes

@@ -77,7 +77,11 @@ class MeshRunner:
                 if request.concurrency == 1:
                     outcomes += [await self._send_async(client, sent) for sent in batch]
                 else:
-                    outcomes += await asyncio.gather(*(one(sent) for sent in batch))
+                    tasks = []
+                    for sent in batch:
+                        tasks.append(asyncio.ensure_future(one(sent)))
+                        await asyncio.sleep(request.stagger)
+                    outcomes += await asyncio.gather(*tasks)
         return outcomes
 
     def _send(self, client: Any, sent: Sent) -> Outcome:
