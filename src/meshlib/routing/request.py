@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
-__all__ = ["Headers", "RequestView"]
+__all__ = ["Headers", "RequestView", "ResponseView"]
 
 Headers = list[tuple[str, str]]
 
@@ -96,3 +96,19 @@ class RequestView:
         if name == ":authority":
             return [self.authority]
         return [self.scheme] if name == ":scheme" else []
+
+
+class ResponseView:
+    """Status and headers (lower-case names, in order) of one response."""
+
+    __slots__ = ("headers", "status")
+
+    def __init__(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self.status = status
+        self.headers = headers
+
+    def values(self, name: str) -> list[str]:
+        """Every value of the header, in order. Empty when it is not there. `:status` is a header."""
+        if name == ":status":
+            return [str(self.status)]
+        return [value for key, value in self.headers if key == name]

@@ -1,0 +1,45 @@
+"""The choice among weighted clusters (config.route.v3.WeightedCluster)."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+from random import Random
+
+from meshlib.resources.route import WeightedClusters
+from meshlib.routing.request import RequestView
+
+__all__ = ["Choice", "compile_choice"]
+
+Choice = Callable[[RequestView, Random], int]
+"""The index of the entry that this request goes to."""
+
+_UNSIGNED = re.compile(r"[ \t\n\v\f\r]*\+?0*([0-9]{1,20})[ \t\n\v\f\r]*")
+_LIMIT = 2**64
+
+
+def compile_choice(weighted: WeightedClusters) -> Choice:
+    """Intervals in list order: entry i has [sum of the weights before it, + its own) of `value % total`.
+
+    The value is the request's random number, or what header_name says: exactly one value, an unsigned 64-bit decimal
+    number; anything else falls back to the random number.
+    """
+    ends = list(accumulate(entry.weight for entry in weighted.clusters))
+    total, name = ends[-1], weighted.header_name
+
+    def at_random(request: RequestView, random: Random) -> int:
+        return bisect_right(ends, request.draw(random) % total)
+
+    if name is None:
+        return at_random
+
+    def by_header(request: RequestView, random: Random) -> int:
+        values = request.values(name)
+        number = _UNSIGNED.fullmatch(values[0]) if len(values) == 1 else None
+        if number is not None and int(number[1]) < _LIMIT:
+            return bisect_right(ends, int(number[1]) % total)
+        return at_random(request, random)
+
+    return by_header
