@@ -19,8 +19,8 @@ def resource(type_url: str, name: str, mark: int = 0) -> proto.Message:
     value: dict[str, Any]
     match type_url:
         case proto.CLUSTER:
-            service = {"service_name": f"{name}-eds"} if name == "named" else {}
-            value = {"name": name, "connect_timeout": f"{mark + 1}s", "eds_cluster_config": service}
+            source = {"eds_config": {"ads": {}}, "service_name": f"{name}-eds" if name == "named" else ""}
+            value = {"name": name, "connect_timeout": f"{mark + 1}s", "eds_cluster_config": source}
         case proto.ENDPOINT:
             value = {"cluster_name": name, "policy": {"overprovisioning_factor": mark + 100}}
         case proto.LISTENER:
@@ -64,10 +64,10 @@ class Client:
     def ack(self, type_url: str, error: str = "") -> list[tuple[str, list[str]]]:
         return self.request(type_url, self.names[type_url], self.last[type_url].nonce, error)
 
-    def pump(self) -> list[tuple[str, list[str]]]:
+    def pump(self, *, patient: bool = True) -> list[tuple[str, list[str]]]:
         """(type, names of its resources) of each response that came."""
         came = []
-        for data in self.stream.responses():
+        for data in self.stream.responses(patient=patient):
             response = proto.parse("envoy.service.discovery.v3.DiscoveryResponse", data)
             self.last[response.type_url] = response
             messages = [proto.unpack(packed) for packed in response.resources]
@@ -96,6 +96,7 @@ def store(*resources: tuple[str, str]) -> ResourceStore:
 def test_an_empty_first_request_subscribes_to_all_clusters_and_listeners() -> None:
     client = Client(store((C, "a"), (C, "b"), (L, "l")))
     assert client.subscribe(C) == [(C, ["a", "b"])]
+    client.settle()
     assert client.subscribe(L) == [(L, ["l"])]
     assert client.last[C].version_info == "1"
 
@@ -216,14 +217,56 @@ def test_the_wildcard_by_name_and_by_an_empty_list() -> None:
     assert client.subscribe(C, "*", "a") == [(C, ["a", "b"])]
 
 
-def test_types_go_out_clusters_first() -> None:
-    data = store((L, "l"), (R, "r"), (E, "e"), (C, "c"))
+def everything(mark: int) -> list[proto.Message]:
+    return [resource(url, name, mark) for url, name in ((R, "r"), (L, "l"), (E, "c"), (C, "c"))]
+
+
+def subscribed(data: ResourceStore) -> Client:
     client = Client(data)
-    for type_url, name in ((L, "l"), (R, "r"), (E, "e"), (C, "c")):
+    for type_url, name in ((L, "l"), (R, "r"), (C, "*"), (E, "c")):
         client.subscribe(type_url, name)
-    client.settle()
-    data.replace(resource(url, name, 1) for url, name in ((R, "r"), (L, "l"), (E, "e"), (C, "c")))
-    assert [url for url, _ in client.pump()] == [C, E, L, R]
+        client.settle()
+    return client
+
+
+def test_listeners_and_routes_wait_for_clusters_and_endpoints() -> None:
+    data = ResourceStore(everything(0))
+    client = subscribed(data)
+    data.replace(everything(1))
+    assert client.pump() == [(C, ["c"]), (E, ["c"])]
+    assert client.ack(C) == []
+    assert client.stream.holding
+    assert client.ack(E) == [(L, ["l"]), (R, ["r"])]
+    assert not client.stream.holding
+
+
+def test_routes_wait_until_the_endpoints_of_a_new_cluster_were_asked_for() -> None:
+    data = ResourceStore(everything(0))
+    client = subscribed(data)
+    data.update(resource(C, "new"), resource(E, "new"), resource(R, "r", 1))
+    assert client.pump() == [(C, ["c", "new"])]
+    assert client.ack(C) == []
+    assert client.subscribe(E, "c", "new") == [(E, ["new"])]
+    assert client.ack(E) == [(R, ["r"])]
+
+
+def test_a_client_that_asks_for_no_endpoints_is_held_back_for_a_while_only() -> None:
+    data = ResourceStore(everything(0))
+    client = subscribed(data)
+    data.update(resource(C, "new"), resource(E, "new"), resource(R, "r", 1))
+    client.pump()
+    client.ack(C)
+    assert client.stream.holding
+    assert client.pump(patient=False) == [(R, ["r"])]
+    assert not client.stream.holding
+
+
+def test_after_a_nack_of_clusters_no_endpoints_are_awaited() -> None:
+    data = ResourceStore(everything(0))
+    client = subscribed(data)
+    data.update(resource(C, "new"), resource(E, "new"), resource(R, "r", 1))
+    client.pump()
+    assert client.ack(C, error="no") == [(R, ["r"])]
 
 
 def test_a_cluster_is_removed_after_the_routes_that_used_it() -> None:
@@ -233,8 +276,8 @@ def test_a_cluster_is_removed_after_the_routes_that_used_it() -> None:
     client.subscribe(R, "r")
     client.settle()
     data.replace([resource(C, "new"), resource(R, "r", 1)])
-    assert client.pump() == [(C, ["new", "old"]), (R, ["r"])]
-    assert client.ack(C) == []
+    assert client.pump() == [(C, ["new", "old"])]
+    assert client.ack(C) == [(R, ["r"])]
     assert client.ack(R) == [(C, ["new"])]
 
 
@@ -305,6 +348,8 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
+        self.client.settle()
+        self.client.pump(patient=False)
         self.client.settle()
         for type_url, names in self.client.names.items():
             held = self.store.state(type_url).resources

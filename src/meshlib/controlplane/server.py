@@ -18,7 +18,7 @@ import grpc
 
 from meshlib import proto
 from meshlib.controlplane.store import ResourceStore
-from meshlib.controlplane.stream import Answer, ServerStream
+from meshlib.controlplane.stream import HOLD, Answer, ServerStream
 from meshlib.errors import ConfigError
 
 __all__ = ["ControlPlane"]
@@ -216,11 +216,12 @@ class _Stream:
         self._reader.start()
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._woken or self._ended)
+                limit = HOLD if self._state.holding else None
+                patient = self._condition.wait_for(lambda: self._woken or self._ended, limit)
                 if self._ended:
                     return
                 self._woken = False
-                due = self._state.responses()
+                due = self._state.responses(patient=patient)
             yield from due
 
     def wake(self) -> None:

@@ -6,12 +6,15 @@ to answer gets the newest state next and none of those between. Two rules keep t
 
 * One response of a type is outstanding at a time; the next waits for its ACK or NACK. A request that carries an older
   nonce is a message that crossed ours on the wire and is passed over.
-* Types go out in the order CDS, EDS, LDS, RDS, and a cluster that disappears while routes change goes last: it stays in
-  the CDS responses until EDS, LDS and RDS have been sent and answered (make before break).
+* Make before break. Listeners and routes are held back until the client has answered the clusters and the endpoints
+  that were sent before them, and has asked for and got the endpoints of each new or changed cluster (Envoy uses such
+  a cluster only then). A cluster that disappears while routes change stays in the CDS responses until EDS, LDS
+  and RDS have been sent and answered. A client that needs no endpoints or answers nothing would be held back for
+  ever, so the caller asks again, impatiently, after HOLD seconds.
 
 Listener and Cluster responses hold everything subscribed, because there a missing resource means that it is gone;
-responses of other types hold what is new to the client. A changed Cluster makes its endpoints new again: Envoy warms
-the changed cluster and waits for a ClusterLoadAssignment that comes after it.
+responses of other types hold what is new to the client. A changed Cluster makes its endpoints new again, because Envoy
+waits for a ClusterLoadAssignment that comes after the change.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from dataclasses import dataclass, field
 from meshlib import proto
 from meshlib.controlplane.store import ResourceStore, StoredResource
 
-__all__ = ["FULL_STATE", "ORDER", "Answer", "ServerStream"]
+__all__ = ["FULL_STATE", "HOLD", "ORDER", "Answer", "ServerStream"]
 
 ORDER = (proto.CLUSTER, proto.ENDPOINT, proto.LISTENER, proto.ROUTE)
 """Types in the order in which they are pushed; all others follow."""
@@ -30,7 +33,11 @@ ORDER = (proto.CLUSTER, proto.ENDPOINT, proto.LISTENER, proto.ROUTE)
 FULL_STATE = frozenset({proto.LISTENER, proto.CLUSTER})
 """Types whose responses hold all subscribed resources, and whose subscription may be a wildcard."""
 
+HOLD = 1.0
+"""Seconds after which listeners and routes are sent although clusters or endpoints are not settled."""
+
 WILDCARD = "*"
+_HELD = frozenset({proto.LISTENER, proto.ROUTE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,11 @@ class ServerStream:
         self._store = store
         self._subscriptions: dict[str, _Subscription] = {}
         self._nonces = 0
+        self._awaited: set[str] = set()
+        """Names of endpoints that clusters which were sent need, and that were not sent after them."""
         self.node_id = ""
+        self.holding = False
+        """Whether the last responses() held something back; ask again, impatiently, after HOLD seconds."""
 
     def receive(self, request: proto.Message) -> Answer | None:
         """Take a DiscoveryRequest. Returns what it says about our last response, if it says anything."""
@@ -80,20 +91,29 @@ class ServerStream:
         self._subscribe(request, subscription, first=not subscription.nonce)
         return answer
 
-    def responses(self) -> list[bytes]:
-        """The encoded DiscoveryResponses that are due now, in the order in which to send them."""
+    def responses(self, *, patient: bool = True) -> list[bytes]:
+        """The encoded DiscoveryResponses that are due now, in the order in which to send them.
+
+        patient: hold listeners and routes back while clusters or endpoints are not settled.
+        """
+        if not patient:
+            self._awaited.clear()
+        self.holding = False
         types = [url for url in ORDER if url in self._subscriptions]
         types += [url for url in self._subscriptions if url not in ORDER]
-        return [response for url in types if (response := self._respond(url)) is not None]
+        return [response for url in types if (response := self._respond(url, patient)) is not None]
 
     def _answer(self, request: proto.Message, subscription: _Subscription) -> Answer:
         subscription.outstanding = False
+        rejected = request.HasField("error_detail")
+        if rejected and request.type_url == proto.CLUSTER:
+            self._awaited.clear()  # nobody knows which of the clusters the client took
         return Answer(
             node_id=self.node_id,
             type_url=request.type_url,
             version=subscription.version,
             nonce=subscription.nonce,
-            error=request.error_detail.message if request.HasField("error_detail") else None,
+            error=request.error_detail.message if rejected else None,
         )
 
     def _subscribe(self, request: proto.Message, subscription: _Subscription, *, first: bool) -> None:
@@ -109,36 +129,41 @@ class ServerStream:
         if not subscription.wildcard:
             subscription.sent = {name: sent for name, sent in subscription.sent.items() if name in names}
 
-    def _respond(self, type_url: str) -> bytes | None:
+    def _respond(self, type_url: str, patient: bool) -> bytes | None:
         subscription = self._subscriptions[type_url]
-        if subscription.outstanding:
+        if subscription.outstanding or not self._differs(type_url, subscription):
             return None
-        if type_url in FULL_STATE:
-            sending: Mapping[str, StoredResource] = self._wanted(type_url, subscription)
-            if type_url == proto.CLUSTER and self._routes_unsettled():
-                sending = {**subscription.sent, **sending}
-            if sending == subscription.sent and not subscription.owed:
-                return None
-            if type_url == proto.CLUSTER:
-                self._expect_endpoints(sending, subscription.sent)
-            subscription.sent = sending
-        else:
+        if patient and type_url in _HELD and self._clusters_unsettled():
+            self.holding = True
+            return None
+        if type_url not in FULL_STATE:
             sending = self._news(type_url, subscription)
-            if not sending:
-                return None
             subscription.sent = {**subscription.sent, **sending}
+            if type_url == proto.ENDPOINT:
+                self._awaited -= sending.keys()
+            return self._encode(type_url, subscription, sending)
+        sending = self._wanted(type_url, subscription)
+        if type_url == proto.CLUSTER:
+            if self._routes_unsettled():
+                sending = {**subscription.sent, **sending}
+                if sending == subscription.sent and not subscription.owed:
+                    return None
+            self._expect_endpoints(sending, subscription.sent)
+        subscription.sent = sending
         return self._encode(type_url, subscription, sending)
 
     def _expect_endpoints(
         self, clusters: Mapping[str, StoredResource], sent: Mapping[str, StoredResource]
     ) -> None:
-        """Forget that the endpoints of changed clusters were sent."""
+        """Await the endpoints of new and changed clusters; forget that they were sent before."""
+        known = self._store.state(proto.ENDPOINT).resources
+        names = {_eds_name(cluster) for name, cluster in clusters.items() if sent.get(name) is not cluster}
+        self._awaited |= names & known.keys()
         endpoints = self._subscriptions.get(proto.ENDPOINT)
-        changed = [cluster for name, cluster in clusters.items() if sent.get(name) is not cluster]
-        if endpoints is None or not endpoints.sent or not changed:
-            return
-        names = {name for cluster in changed for name in (cluster.name, _eds_service_name(cluster))}
-        endpoints.sent = {name: known for name, known in endpoints.sent.items() if name not in names}
+        if endpoints is not None:
+            endpoints.sent = {
+                name: resource for name, resource in endpoints.sent.items() if name not in names
+            }
 
     def _wanted(self, type_url: str, subscription: _Subscription) -> dict[str, StoredResource]:
         resources = self._store.state(type_url).resources
@@ -162,6 +187,11 @@ class ServerStream:
                 return True
         return False
 
+    def _clusters_unsettled(self) -> bool:
+        """Whether CDS or EDS have something to be answered, or endpoints are awaited."""
+        types = (self._subscriptions.get(type_url) for type_url in (proto.CLUSTER, proto.ENDPOINT))
+        return bool(self._awaited) or any(known is not None and known.outstanding for known in types)
+
     def _differs(self, type_url: str, subscription: _Subscription) -> bool:
         if type_url in FULL_STATE:
             return subscription.owed or self._wanted(type_url, subscription) != subscription.sent
@@ -178,14 +208,17 @@ class ServerStream:
         return encode_response(type_url, subscription.version, subscription.nonce, sending)
 
 
-def _eds_service_name(cluster: StoredResource) -> str:
-    """The name under which a Cluster asks for its endpoints, if it is not the cluster's own; empty for broken bytes."""
+def _eds_name(cluster: StoredResource) -> str:
+    """The name by which a Cluster asks for its endpoints over ADS; empty if it doesn't, or for broken bytes."""
     try:
         packed = proto.parse("google.protobuf.Any", cluster.encoded)
         message = proto.parse("envoy.config.cluster.v3.Cluster", packed.value)
     except proto.DecodeError:
         return ""
-    return str(message.eds_cluster_config.service_name)
+    source = message.eds_cluster_config.eds_config.WhichOneof("config_source_specifier")
+    if source not in {"ads", "self"}:
+        return ""
+    return str(message.eds_cluster_config.service_name or message.name)
 
 
 def encode_response(
