@@ -62,6 +62,12 @@ def service(name: str, *addresses: str, listener: str | None = None) -> dict[str
         "rds": {"route_config_name": name, "config_source": ads},
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}}],
     }
+    # grpcio takes no locality without a name, and no endpoint of one without a weight.
+    locality = {
+        "locality": {"zone": "local"},
+        "load_balancing_weight": 1,
+        "lb_endpoints": [_endpoint(address) for address in addresses],
+    }
     route = {"match": {"prefix": "/"}, "route": {"cluster": name}}
     return {
         "resources": [
@@ -85,7 +91,7 @@ def service(name: str, *addresses: str, listener: str | None = None) -> dict[str
             {
                 "@type": proto.ENDPOINT,
                 "cluster_name": name,
-                "endpoints": [{"lb_endpoints": [_endpoint(address) for address in addresses]}],
+                "endpoints": [locality],
             },
         ]
     }
