@@ -37,15 +37,16 @@ __all__ = ["ForwardPlan", "Prepared", "Timeouts", "response_levels"]
 
 
 class Timeouts(NamedTuple):
-    """Seconds; None is none.
+    """Seconds.
 
-    route: from the end of the request to the end of the response, with all retries. per_try: for each attempt, never as long
-    as route. max_stream: the whole stream, from its start (RouteAction.max_stream_duration; not the listener's).
+    route: from the end of the request to the end of the response, with all retries; None is none. per_try: for each
+    attempt, less than route; None is none. stream: the whole stream from its start; 0 is none, None leaves it to the
+    listener's max_stream_duration.
     """
 
     route: float | None
     per_try: float | None
-    max_stream: float | None
+    stream: float | None
 
 
 class Prepared(NamedTuple):
@@ -137,11 +138,13 @@ class ForwardPlan:
     def prepare(
         self, request: RequestView, context: FormatContext, added: tuple[tuple[str, str], ...] = ()
     ) -> Prepared:
-        """The request as it goes upstream; made once for a call. request stays as it is.
+        """The request as it goes upstream; made once for a call, before an endpoint is known. request stays as it is.
 
-        added: headers that the router adds before the configured edits see them. context is left showing request.
+        added: headers that the router adds before the configured edits see them. context is left as it was.
         """
         authority, path = request.authority, request.path
+        shown, endpoint = context.request, context.endpoint
+        context.endpoint = None
         headers: Headers = [*request.headers, *added] if added else list(request.headers)
 
         def refresh(context: FormatContext, headers: Headers) -> None:
@@ -164,7 +167,7 @@ class ForwardPlan:
             if not context.suppress_envoy_headers:
                 set_header(headers, "x-envoy-original-path", path)
             path = self._path(path)
-        context.request = request
+        context.request, context.endpoint = shown, endpoint
         return Prepared(authority, path, headers)
 
     def for_endpoint(self, prepared: Prepared, hostname: str, context: FormatContext) -> Prepared:
@@ -203,9 +206,7 @@ class ForwardPlan:
             per_try = None
         stream = self.max_stream_duration
         return Timeouts(
-            self.timeout or None,
-            per_try or None,
-            (stream.max_stream_duration or None) if stream is not None else None,
+            self.timeout or None, per_try or None, stream.max_stream_duration if stream is not None else None
         )
 
 

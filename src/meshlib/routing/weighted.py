@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
 from random import Random
 
 from meshlib.resources.route import WeightedClusters
+from meshlib.routing.numbers import parse_unsigned
 from meshlib.routing.request import RequestView
 
 __all__ = ["Choice", "compile_choice"]
 
 Choice = Callable[[RequestView, Random], int]
 """The index of the entry that this request goes to."""
-
-_UNSIGNED = re.compile(r"[ \t\n\v\f\r]*\+?0*([0-9]{1,20})[ \t\n\v\f\r]*")
-_LIMIT = 2**64
 
 
 def compile_choice(weighted: WeightedClusters) -> Choice:
@@ -37,9 +34,9 @@ def compile_choice(weighted: WeightedClusters) -> Choice:
 
     def by_header(request: RequestView, random: Random) -> int:
         values = request.values(name)
-        number = _UNSIGNED.fullmatch(values[0]) if len(values) == 1 else None
-        if number is not None and int(number[1]) < _LIMIT:
-            return bisect_right(ends, int(number[1]) % total)
+        number = parse_unsigned(values[0]) if len(values) == 1 else None
+        if number is not None:
+            return bisect_right(ends, number % total)
         return at_random(request, random)
 
     return by_header

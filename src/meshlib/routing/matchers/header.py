@@ -7,12 +7,12 @@ turns the outcome of that round.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from meshlib.resources.matching import HeaderMatch, Int64Range
 from meshlib.routing.matchers.string import TextPredicate, compile_string
+from meshlib.routing.numbers import parse_signed
 
 __all__ = ["HasHeaders", "HeaderPredicate", "compile_header", "compile_headers"]
 
@@ -24,9 +24,6 @@ class HasHeaders(Protocol):
 
 
 HeaderPredicate = Callable[[HasHeaders], bool]
-
-_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,19})[ \t\n\v\f\r]*")
-_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
 
 def compile_header(match: HeaderMatch) -> HeaderPredicate:
@@ -74,10 +71,7 @@ def _range_test(wanted: Int64Range) -> TextPredicate:
     start, end = wanted.start, wanted.end
 
     def within(text: str) -> bool:
-        number = _INTEGER.fullmatch(text)
-        if number is None:
-            return False
-        value = int(number[1] + number[2])
-        return _LOWEST <= value <= _HIGHEST and start <= value < end
+        number = parse_signed(text)
+        return number is not None and start <= number < end
 
     return within

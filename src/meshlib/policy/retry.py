@@ -1,0 +1,213 @@
+"""Whether, and when, a failed attempt is tried again: Envoy's RetryPolicy as a pure state machine.
+
+`RetryRules` is what a policy means, compiled once: which kinds of response and which kinds of reset ask for another attempt.
+`RetryState` is made for a call whose first attempt failed; it counts what is left and knows the next wait. Neither knows
+permits, deadlines or whether the body can be sent again: those are the engine's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from random import Random
+
+from meshlib.policy.failure import FailureKind
+from meshlib.policy.schedule import Schedule
+from meshlib.resources.route import BackOff, RateLimitedBackOff, RetryPolicy
+from meshlib.routing.matchers.header import HeaderPredicate, compile_header
+from meshlib.routing.numbers import parse_unsigned
+from meshlib.routing.request import ResponseView
+
+__all__ = ["SAFE", "RetryRules", "RetryState", "exponential_wait", "rate_limited_wait"]
+
+ResponseHeaders = Sequence[tuple[str, str]]
+
+SAFE = RetryPolicy(retry_on=frozenset({"connect-failure", "refused-stream", "reset-before-request"}))
+"""The policy of a call that asks for retries on a route that has none: only when no byte of the request was processed."""
+
+_GRPC_CODES = {
+    "cancelled": "1",
+    "deadline-exceeded": "4",
+    "resource-exhausted": "8",
+    "internal": "13",
+    "unavailable": "14",
+}
+_STATUSES = {
+    "5xx": frozenset(range(500, 600)),
+    "gateway-error": frozenset({502, 503, 504}),
+    "retriable-4xx": frozenset({409}),
+}
+_EVERY_RESET = frozenset(FailureKind) - {FailureKind.OVERFLOW}
+_RESETS: dict[str, frozenset[FailureKind]] = {
+    "5xx": _EVERY_RESET,
+    "gateway-error": _EVERY_RESET,
+    "reset": _EVERY_RESET,
+    "connect-failure": frozenset({FailureKind.CONNECT_FAILED, FailureKind.CONNECT_TIMEOUT}),
+    "refused-stream": frozenset({FailureKind.REFUSED_STREAM}),
+}
+
+
+class RetryRules:
+    """What a RetryPolicy asks for. Get one with `of`.
+
+    enabled: whether anything can ever be retried. looks_at_success: a response below 500 may be retried, so that even a 200
+    needs `wants_response`; with False, only 5xx do.
+    """
+
+    __slots__ = (
+        "_before_request",
+        "_grpc",
+        "_headers",
+        "_rate_limited",
+        "_resets",
+        "_statuses",
+        "enabled",
+        "looks_at_success",
+        "policy",
+    )
+
+    _cache: dict[int, RetryRules] = {}  # noqa: RUF012 - of the process; a policy is immutable
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        on = policy.retry_on
+        self.policy = policy
+        self.enabled = bool(on)
+        self._statuses = frozenset().union(*(_STATUSES[name] for name in on if name in _STATUSES))
+        if "retriable-status-codes" in on:
+            self._statuses |= policy.retriable_status_codes
+        self._headers: tuple[HeaderPredicate, ...] = ()
+        if "retriable-headers" in on:
+            self._headers = tuple(compile_header(match) for match in policy.retriable_headers)
+        self._grpc = frozenset(_GRPC_CODES[name] for name in on if name in _GRPC_CODES)
+        self._rate_limited = "envoy-ratelimited" in on
+        self._resets = frozenset().union(*(_RESETS[name] for name in on if name in _RESETS))
+        self._before_request = "reset-before-request" in on
+        self.looks_at_success = bool(
+            self._headers
+            or self._grpc
+            or self._rate_limited
+            or any(status < 500 for status in self._statuses)
+        )
+
+    @classmethod
+    def of(cls, policy: RetryPolicy) -> RetryRules:
+        """The rules of this policy object, compiled once."""
+        rules = cls._cache.get(id(policy))
+        if rules is None:
+            if len(cls._cache) >= 4096:
+                cls._cache.clear()
+            # The rules keep the policy alive, so that its id is not given to another one while it stands here.
+            rules = cls._cache[id(policy)] = cls(policy)
+        return rules
+
+    def wants_response(self, status: int, headers: ResponseHeaders) -> bool:
+        """Whether response headers ask for a retry. headers: lower-case names; a gRPC status counts only here.
+
+        x-envoy-ratelimited blocks every condition but `envoy-ratelimited`.
+        """
+        if any(name == "x-envoy-ratelimited" for name, _ in headers):
+            return self._rate_limited
+        if status in self._statuses:
+            return True
+        if self._headers:
+            response = ResponseView(status, headers)
+            if any(matches(response) for matches in self._headers):
+                return True
+        if self._grpc:
+            for name, value in headers:
+                if name == "grpc-status":
+                    return value in self._grpc
+        return False
+
+    def wants_reset(self, kind: FailureKind, bytes_sent: bool) -> bool:
+        """Whether an attempt without a response asks for a retry. LOCAL_RESET is a per-try timeout.
+
+        bytes_sent: a byte of the request may have reached the endpoint. An overflow is never retried.
+        """
+        if kind in self._resets:
+            return True
+        return self._before_request and not bytes_sent and kind is not FailureKind.OVERFLOW
+
+
+class RetryState:
+    """The retries of one call.
+
+    remaining: how many may still follow; inf while only the schedule knows. retries: replaces the policy's num_retries.
+    schedule: the application's own, of which a stop replaces the number and a wait the back-off.
+    """
+
+    __slots__ = ("_exponential", "_schedule", "remaining", "rules")
+
+    def __init__(
+        self, policy: RetryPolicy, *, retries: int | None = None, schedule: Schedule | None = None
+    ) -> None:
+        self.rules = RetryRules.of(policy)
+        self.remaining: float = policy.num_retries
+        if retries is not None:
+            self.remaining = retries
+        elif schedule is not None and schedule.stop is not None:
+            self.remaining = inf
+        self._schedule = schedule
+        self._exponential = 0
+
+    def wants_response(self, status: int, headers: ResponseHeaders) -> bool:
+        """See RetryRules."""
+        return self.rules.wants_response(status, headers)
+
+    def wants_reset(self, kind: FailureKind, bytes_sent: bool) -> bool:
+        """See RetryRules."""
+        return self.rules.wants_reset(kind, bytes_sent)
+
+    def take(self, attempt: int, elapsed: float) -> bool:
+        """Use up one retry after attempt number `attempt` (from 1), `elapsed` seconds into the call. False: none is left."""
+        if self.remaining <= 0:
+            return False
+        if self._schedule is not None and self._schedule.stops(attempt, elapsed):
+            self.remaining = 0
+            return False
+        self.remaining -= 1
+        return True
+
+    def back_off(
+        self,
+        attempt: int,
+        random: Random,
+        headers: ResponseHeaders = (),
+        epoch: float = 0.0,
+        elapsed: float = 0.0,
+    ) -> float:
+        """Seconds to wait before the retry that was taken after attempt number `attempt`.
+
+        headers: of the response that is retried, for rate_limited_retry_back_off; epoch: now, seconds since 1970. A wait
+        that a header asked for does not advance the exponential one.
+        """
+        if self._schedule is not None and self._schedule.wait is not None:
+            return self._schedule.waits(attempt, elapsed)
+        limited = self.rules.policy.rate_limited_back_off
+        if limited is not None:
+            asked = rate_limited_wait(limited, headers, epoch)
+            if asked is not None:
+                return asked + random.random() * asked / 2
+        self._exponential += 1
+        return exponential_wait(self.rules.policy.back_off, self._exponential, random)
+
+
+def exponential_wait(back_off: BackOff, retry: int, random: Random) -> float:
+    """Uniform in [0, min(base * 2**(retry - 1), max)); retry counts from 1."""
+    # 2**63 is beyond any limit; a larger exponent would only cost.
+    return random.random() * min(back_off.base_interval * 2.0 ** min(retry - 1, 63), back_off.max_interval)
+
+
+def rate_limited_wait(limited: RateLimitedBackOff, headers: ResponseHeaders, epoch: float) -> float | None:
+    """What the first usable reset header asks for: whole seconds, or the time until a moment in Unix seconds.
+
+    None when there is none, or what there is is no unsigned number, in the past, or beyond max_interval.
+    """
+    for reset in limited.reset_headers:
+        number = parse_unsigned(next((value for name, value in headers if name == reset.name), ""))
+        if number is None:
+            continue
+        wait = number - int(epoch) if reset.unix_timestamp else number
+        if (wait > 0 or not reset.unix_timestamp) and wait <= limited.max_interval:
+            return float(wait)
+    return None
