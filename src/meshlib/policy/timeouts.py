@@ -44,7 +44,7 @@ def effective(
     return Timeouts(
         route or None,
         per_try or None,
-        plan.timeouts.stream if stream is None else _stream(stream, request),
+        plan.timeouts.max_stream if stream is None else _stream(stream, request),
     )
 
 

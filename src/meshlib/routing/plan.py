@@ -46,7 +46,7 @@ class Timeouts(NamedTuple):
 
     route: float | None
     per_try: float | None
-    stream: float | None
+    max_stream: float | None
 
 
 class Prepared(NamedTuple):
