@@ -158,31 +158,35 @@ class RetryState:
         """See RetryRules."""
         return self.rules.wants_reset(kind, bytes_sent)
 
-    def take(self, attempt: int, elapsed: float) -> bool:
-        """Use up one retry after attempt number `attempt` (from 1), `elapsed` seconds into the call. False: none is left."""
-        if self.remaining <= 0:
-            return False
-        if self._schedule is not None and self._schedule.stops(attempt, elapsed):
-            self.remaining = 0
-            return False
-        self.remaining -= 1
-        return True
-
-    def back_off(
+    def take(
         self,
         attempt: int,
         random: Random,
         headers: ResponseHeaders = (),
+        *,
         epoch: float = 0.0,
         elapsed: float = 0.0,
-    ) -> float:
-        """Seconds to wait before the retry that was taken after attempt number `attempt`.
+    ) -> float | None:
+        """Use up one retry after attempt number `attempt` (from 1): seconds to wait, None when none is left.
 
-        headers: of the response that is retried, for rate_limited_retry_back_off; epoch: now, seconds since 1970. A wait
-        that a header asked for does not advance the exponential one.
+        headers: of the response that is retried. epoch: now, seconds since 1970. elapsed: seconds since the call began.
         """
-        if self._schedule is not None and self._schedule.wait is not None:
-            return self._schedule.waits(attempt, elapsed)
+        if self.remaining <= 0:
+            return None
+        schedule = self._schedule
+        if schedule is None:
+            self.remaining -= 1
+            return self.back_off(random, headers, epoch)
+        own = 0.0 if schedule.wait is not None else self.back_off(random, headers, epoch)
+        pause = schedule.next(attempt, elapsed, own)
+        self.remaining = 0 if pause is None else self.remaining - 1
+        return pause
+
+    def back_off(self, random: Random, headers: ResponseHeaders = (), epoch: float = 0.0) -> float:
+        """Seconds that the policy waits before the next retry.
+
+        A wait that a response header asked for (rate_limited_retry_back_off) does not advance the exponential one.
+        """
         limited = self.rules.policy.rate_limited_back_off
         if limited is not None:
             asked = rate_limited_wait(limited, headers, epoch)

@@ -40,7 +40,7 @@ class Schedule:
     stop: None leaves the number of retries to the policy. wait: None leaves the back-off to the policy.
     """
 
-    __slots__ = ("_pause", "_slept", "stop", "wait")
+    __slots__ = ("_slept", "stop", "wait")
 
     def __init__(
         self, *, stop: Callable[[Any], bool] | None = None, wait: Callable[[Any], float] | None = None
@@ -48,30 +48,16 @@ class Schedule:
         self.stop = stop
         self.wait = wait
         self._slept = 0.0
-        self._pause: tuple[int, float] | None = None
 
-    def stops(self, attempt: int, elapsed: float) -> bool:
-        """Whether to give up after attempt number `attempt` (from 1), `elapsed` seconds into the call."""
-        if self.stop is None:
-            return False
-        state = self._state(attempt, elapsed)
-        if self.wait is not None:
-            state.upcoming_sleep = self._next(state)
-        return bool(self.stop(state))
+    def next(self, attempt: int, elapsed: float, back_off: float) -> float | None:
+        """Seconds to wait after attempt number `attempt` (from 1), `elapsed` seconds into the call; None to give up.
 
-    def waits(self, attempt: int, elapsed: float) -> float:
-        """Seconds to wait after attempt number `attempt`: the same that `stops` was asked about. Never negative."""
-        pause = self._next(self._state(attempt, elapsed))
-        self._pause = None
+        back_off: what the policy would wait.
+        """
+        state = RetryCallState(attempt, elapsed, self._slept)
+        pause = back_off if self.wait is None else max(0.0, float(self.wait(state)))
+        state.upcoming_sleep = pause
+        if self.stop is not None and self.stop(state):
+            return None
         self._slept += pause
         return pause
-
-    def _state(self, attempt: int, elapsed: float) -> RetryCallState:
-        return RetryCallState(attempt, elapsed, self._slept)
-
-    def _next(self, state: RetryCallState) -> float:
-        """The pause after this attempt, asked for once: a random wait answers differently each time."""
-        if self._pause is None or self._pause[0] != state.attempt_number:
-            pause = 0.0 if self.wait is None else max(0.0, float(self.wait(state)))
-            self._pause = (state.attempt_number, pause)
-        return self._pause[1]

@@ -40,7 +40,7 @@ class Timeouts(NamedTuple):
     """Seconds.
 
     route: from the end of the request to the end of the response, with all retries; None is none. per_try: for each
-    attempt, less than route; None is none. stream: the whole stream from its start; 0 is none, None leaves it to the
+    attempt, less than route; None is none. max_stream: the whole stream from its start; 0 is none, None leaves it to the
     listener's max_stream_duration.
     """
 
