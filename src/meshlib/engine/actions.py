@@ -5,9 +5,20 @@ from __future__ import annotations
 from meshlib.errors import LocalReply, MeshError
 from meshlib.resources.cluster import Cluster
 from meshlib.routing.request import Headers
-from meshlib.state import EndpointState, Waiter
+from meshlib.state import ClusterState, EndpointState, Permits, Waiter
 
-__all__ = ["Accept", "Action", "CancelAttempt", "Connect", "Fail", "Mirror", "Park", "Reply", "SideCall", "Start"]
+__all__ = [
+    "Accept",
+    "Action",
+    "CancelAttempt",
+    "Connect",
+    "Fail",
+    "Mirror",
+    "Park",
+    "Reply",
+    "SideCall",
+    "Start",
+]
 
 
 class Start:
@@ -16,15 +27,28 @@ class Start:
     authority, path: what to send (rewritten where the route says so). headers: the complete request headers, lower-case
     names, without Host; None: the application's own, unchanged. If the pool has a free connection and `permitted` is true,
     use it at once; if `permitted` is false report Connected first; without a free connection report NeedConnection.
+    state, permits: whom the pool tells that a connection is gone (`state.connection_closed(endpoint, permits)`).
     """
 
-    __slots__ = ("attempt", "authority", "cluster", "endpoint", "headers", "path", "permitted")
+    __slots__ = (
+        "attempt",
+        "authority",
+        "cluster",
+        "endpoint",
+        "headers",
+        "path",
+        "permits",
+        "permitted",
+        "state",
+    )
 
     def __init__(
         self,
         attempt: int,
         endpoint: EndpointState,
         cluster: Cluster,
+        state: ClusterState,
+        permits: Permits,
         *,
         authority: str,
         path: str,
@@ -34,6 +58,8 @@ class Start:
         self.attempt = attempt
         self.endpoint = endpoint
         self.cluster = cluster
+        self.state = state
+        self.permits = permits
         self.authority = authority
         self.path = path
         self.headers = headers
@@ -41,7 +67,10 @@ class Start:
 
 
 class Connect:
-    """Open a connection for the attempt within the cluster's connect_timeout, or use the one that the waiter was handed."""
+    """Open a connection for the attempt within the cluster's connect_timeout, or use the one that the waiter was handed.
+
+    The new connection is counted already: the pool reports `connection_closed` when it ends, also when it never opened.
+    """
 
     __slots__ = ("attempt", "connection")
 
@@ -51,7 +80,11 @@ class Connect:
 
 
 class CancelAttempt:
-    """Give the attempt up: reset its stream or close its connection (reuse it if its response is complete). No event follows."""
+    """Give the attempt up: reset its stream or close its connection. No event follows.
+
+    A connection with nothing sent on it, or with a complete response, goes back to the pool; so does the one that a parked
+    attempt's waiter was handed.
+    """
 
     __slots__ = ("attempt",)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+
+from meshlib.policy.failure import FailureKind
 
 __all__ = [
     "Begin",
@@ -22,17 +23,6 @@ __all__ = [
     "Timer",
     "Woken",
 ]
-
-
-class FailureKind(Enum):
-    """How an attempt failed. The value is Envoy's reset reason."""
-
-    CONNECT_FAILED = "remote connection failure"
-    CONNECT_TIMEOUT = "connection timeout"
-    TERMINATED = "connection termination"
-    REMOTE_RESET = "remote reset"
-    REFUSED_STREAM = "remote refused stream reset"
-    PROTOCOL_ERROR = "protocol error"
 
 
 class Begin:
@@ -87,7 +77,9 @@ class Headers:
 
     __slots__ = ("attempt", "end", "headers", "status")
 
-    def __init__(self, attempt: int, status: int, headers: Sequence[tuple[str, str]], end: bool = False) -> None:
+    def __init__(
+        self, attempt: int, status: int, headers: Sequence[tuple[str, str]], end: bool = False
+    ) -> None:
         self.attempt = attempt
         self.status = status
         self.headers = headers

@@ -25,6 +25,7 @@ __all__ = [
     "HostRewrite",
     "HostRewriteKind",
     "MaxStreamDuration",
+    "MirrorPolicy",
     "NonForwardingAction",
     "PathKind",
     "PathMatch",
@@ -184,11 +185,22 @@ class MaxStreamDuration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorPolicy:
+    """RouteAction.RequestMirrorPolicy. The copy's Host gets `-shadow`, unless keep_host is set. fraction None: all."""
+
+    cluster: str
+    fraction: FractionalPercent | None = None
+    keep_host: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteAction:
     """Forward the request. Exactly one of cluster, cluster_header and weighted_clusters is set.
 
     timeout: seconds from the end of the request to the end of the response with all retries; 0 is none, default 15.
     cluster_not_found_response_code: 503, 404 or 500. prefix_rewrite, regex_rewrite: at most one is set.
+    hedge_on_per_try_timeout and mirrors are understood by the engine; the decoder reports them as unsupported until every
+    transport can carry them out.
     """
 
     cluster: str | None = None
@@ -203,6 +215,8 @@ class RouteAction:
     max_stream_duration: MaxStreamDuration | None = None
     retry_policy: RetryPolicy | None = None
     priority: Priority = Priority.DEFAULT
+    hedge_on_per_try_timeout: bool = False
+    mirrors: tuple[MirrorPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

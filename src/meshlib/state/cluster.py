@@ -71,6 +71,7 @@ class ClusterStats:
     """The cluster's counters, bound once. Names as in Envoy: `cluster.<name>.<attribute>`."""
 
     __slots__ = (
+        "_classes",
         "ejections_active",
         "ejections_enforced_total",
         "ejections_overflow",
@@ -124,6 +125,13 @@ class ClusterStats:
         self.ejections_overflow = counter(prefix + "outlier_detection.ejections_overflow")
         self.ejections_active = registry.gauge(prefix + "outlier_detection.ejections_active")
         self.upstream_rq_time = registry.histogram(prefix + "upstream_rq_time")
+        self._classes = {2: self.rq_2xx, 3: self.rq_3xx, 4: self.rq_4xx, 5: self.rq_5xx}
+
+    def count_status(self, status: int) -> None:
+        """Count a response that was passed on, by the class of its status."""
+        counter = self._classes.get(status // 100)
+        if counter is not None:
+            counter.value += 1
 
 
 class ClusterState:
@@ -224,7 +232,9 @@ class ClusterState:
             return None
         with self.lock:
             if endpoint.waiters and endpoint.waiters[0].owner is owner:
-                return endpoint.waiters.popleft()
+                waiter = endpoint.waiters.popleft()
+                waiter.served = True
+                return waiter
         return None
 
     def connection_closed(self, endpoint: EndpointState, permits: Permits) -> None:
@@ -235,6 +245,7 @@ class ClusterState:
             endpoint.connections -= 1
             if endpoint.waiters:
                 woken = endpoint.waiters.popleft()
+                woken.served = True
                 permits.connections += 1
                 endpoint.connections += 1
         if woken is not None:

@@ -12,12 +12,13 @@ class Waiter:
 
     wake: supplied by the transport, may be called from any thread (`Event.set`, `loop.call_soon_threadsafe`). owner: the
     transport's pool, so that a returned connection is handed only to a call that can use it. connection: what was handed
-    over, None when the waiter may open a connection of its own.
+    over, None when the waiter may open a connection of its own. served: it has left the queue with one or the other.
     """
 
-    __slots__ = ("connection", "owner", "wake")
+    __slots__ = ("connection", "owner", "served", "wake")
 
     def __init__(self, wake: Callable[[], None], owner: object | None = None) -> None:
         self.wake = wake
         self.owner = owner
         self.connection: object | None = None
+        self.served = False

@@ -1,0 +1,98 @@
+"""meshlib: a service mesh that is an import.
+
+Importing it starts no thread and opens no socket, and loads neither httpx nor grpc: names are resolved when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshlib.engine.call import CallInfo
+    from meshlib.engine.options import CallOptions, call
+    from meshlib.errors import (
+        AttemptRecord,
+        BreakerOpen,
+        CircuitFull,
+        ConfigError,
+        ConfigTimeout,
+        ConnectFailed,
+        ConnectTimedOut,
+        ControlPlaneError,
+        DeadlineExceeded,
+        LimitError,
+        LocalReply,
+        MeshClosed,
+        MeshError,
+        NoCluster,
+        NoHealthyEndpoint,
+        NoRoute,
+        ProtocolViolation,
+        ResourceError,
+        RoutingError,
+        StreamReset,
+        UnknownHost,
+        UpstreamError,
+    )
+    from meshlib.mesh import Mesh, default_mesh
+    from meshlib.policy.breaker import BreakerConfig
+
+__all__ = [
+    "AttemptRecord",
+    "BreakerConfig",
+    "BreakerOpen",
+    "CallInfo",
+    "CallOptions",
+    "CircuitFull",
+    "ConfigError",
+    "ConfigTimeout",
+    "ConnectFailed",
+    "ConnectTimedOut",
+    "ControlPlaneError",
+    "DeadlineExceeded",
+    "LimitError",
+    "LocalReply",
+    "Mesh",
+    "MeshClosed",
+    "MeshError",
+    "NoCluster",
+    "NoHealthyEndpoint",
+    "NoRoute",
+    "ProtocolViolation",
+    "ResourceError",
+    "RoutingError",
+    "StreamReset",
+    "UnknownHost",
+    "UpstreamError",
+    "__version__",
+    "call",
+    "default_mesh",
+]
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "BreakerConfig": "meshlib.policy.breaker",
+    "CallInfo": "meshlib.engine.call",
+    "CallOptions": "meshlib.engine.options",
+    "Mesh": "meshlib.mesh",
+    "call": "meshlib.engine.options",
+    "default_mesh": "meshlib.mesh",
+}
+
+_MODULES = frozenset(("httpx", "httpx2", "testing"))
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"meshlib.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'meshlib' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES.get(name, "meshlib.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

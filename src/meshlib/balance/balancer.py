@@ -1,0 +1,261 @@
+"""From a cluster to an endpoint.
+
+The hosts of each priority fall into healthy, degraded and all. `priorities.spread` says how much of the traffic each of
+these sets gets; the set's own pick (the cluster's policy, by locality where the cluster asks for it) gives the host. All of
+it is worked out when the membership or a host's health changes, and swapped in as one attribute; a pick only reads it.
+
+Ejected hosts count as unhealthy. A host that was ejected before a push is found again by its address: at once in an
+assignment of up to `EAGER` endpoints; in a larger one when it is first picked, which then leads to a new pick, so that a
+push never has to walk 100,000 endpoints.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, compress
+from random import Random
+
+from meshlib.balance.edf import EdfScheduler
+from meshlib.balance.hosts import HostTable
+from meshlib.balance.policies import make_pick
+from meshlib.balance.priorities import Loads, Membership, spread
+from meshlib.resources.cluster import Cluster
+from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.state import ClusterState, EndpointState
+
+__all__ = ["LoadBalancer"]
+
+EAGER = 10_000
+
+Choose = Callable[[], EndpointState | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Health:
+    """The positions of one priority by health; sequences in ascending order."""
+
+    healthy: Sequence[int]
+    degraded: Sequence[int]
+    total: int
+
+
+class LoadBalancer:
+    """Picks the endpoint of each attempt for one version of a cluster and its endpoints."""
+
+    __slots__ = (
+        "_assignment",
+        "_choose",
+        "_cluster",
+        "_lock",
+        "_panic",
+        "_random",
+        "_state",
+        "_tables",
+        "health",
+    )
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        assignment: ClusterLoadAssignment | None,
+        state: ClusterState,
+        random: Random,
+    ) -> None:
+        """assignment None: no endpoints are known, every pick gives None."""
+        self._cluster = cluster
+        self._assignment = assignment
+        self._state = state
+        self._random = random
+        self._lock = threading.Lock()
+        localities = assignment.localities if assignment is not None else ()
+        count = 1 + max((locality.priority for locality in localities), default=-1)
+        self._tables = [
+            HostTable([each for each in localities if each.priority == priority], state)
+            for priority in range(count)
+        ]
+        self._find_ejected()
+        self.refresh()
+
+    def pick(self, now: float) -> EndpointState | None:
+        """The endpoint of the next attempt; None when there is no healthy upstream."""
+        endpoint = self._choose()
+        if endpoint is None or not endpoint.ejected or self._panic:
+            return endpoint
+        # Ejected since the last refresh, or before the push that brought this assignment and met only now.
+        self.refresh()
+        return self._choose()
+
+    @property
+    def size(self) -> int:
+        """How many endpoints there are, whatever their health."""
+        return sum(table.size for table in self._tables)
+
+    def refresh(self) -> None:
+        """A host was ejected or taken back: work out the loads and picks again."""
+        with self._lock:
+            self.health = [self._health_of(table) for table in self._tables]
+            loads = self._loads()
+            self._panic = any(loads.panic)
+            self._choose = self._make_choose(loads)
+
+    # --- membership --------------------------------------------------------------------------------------------------
+
+    def _find_ejected(self) -> None:
+        ejected = frozenset(key for key, endpoint in list(self._state.endpoints.items()) if endpoint.ejected)
+        if ejected and self.size <= EAGER:
+            for table in self._tables:
+                table.find(ejected)
+
+    def _health_of(self, table: HostTable) -> _Health:
+        unhealthy: list[int] = []
+        degraded: list[int] = []
+        for index, locality in enumerate(table.localities):
+            base = table.range_of(index).start
+            unhealthy.extend([base + each for each in locality.unhealthy] if base else locality.unhealthy)
+            degraded.extend([base + each for each in locality.degraded] if base else locality.degraded)
+        ejected = set()
+        for endpoint in list(self._state.endpoints.values()):
+            if endpoint.ejected and (position := table.position(endpoint)) is not None:
+                ejected.add(position)
+        if not unhealthy and not degraded and not ejected:
+            return _Health(range(table.size), (), table.size)
+        out = ejected.union(unhealthy)
+        left = [position for position in degraded if position not in out] if degraded else []
+        out.update(degraded)
+        return _Health(_without(table.size, out), left, table.size)
+
+    def _loads(self) -> Loads:
+        locality = self._cluster.locality
+        assignment = self._assignment
+        weighted = assignment is not None and assignment.weighted_priority_health
+        return spread(
+            [
+                _weighted_membership(table, health)
+                if weighted
+                else Membership(health.total, len(health.healthy), len(health.degraded))
+                for table, health in zip(self._tables, self.health, strict=True)
+            ],
+            factor=140 if assignment is None else assignment.overprovisioning_factor,
+            panic_threshold=locality.healthy_panic_threshold,
+        )
+
+    # --- picks -------------------------------------------------------------------------------------------------------
+
+    def _make_choose(self, loads: Loads) -> Choose:
+        shares: list[tuple[int, Choose]] = []
+        for kind, load in (("healthy", loads.healthy), ("degraded", loads.degraded)):
+            for priority, percent in enumerate(load):
+                if percent:
+                    shares.append((percent, self._choose_in(priority, kind, panic=loads.panic[priority])))
+        if not shares:
+            return _none
+        if len(shares) == 1:
+            return shares[0][1]
+        return self._by_share(shares)
+
+    def _by_share(self, shares: Sequence[tuple[int, Choose]]) -> Choose:
+        ends = list(accumulate(percent for percent, _ in shares))
+        choices = [choose for _, choose in shares]
+        draw = self._random.random
+
+        def choose() -> EndpointState | None:
+            return choices[bisect_left(ends, int(draw() * 100) + 1)]()
+
+        return choose
+
+    def _choose_in(self, priority: int, kind: str, *, panic: bool) -> Choose:
+        table = self._tables[priority]
+        health = self.health[priority]
+        if panic:
+            if self._cluster.locality.fail_traffic_on_panic:
+                return self._counted(_none)
+            return self._counted(self._among(table, range(table.size)))
+        members = health.healthy if kind == "healthy" else health.degraded
+        if self._cluster.locality.locality_weighted:
+            return self._by_locality(table, members)
+        return self._among(table, members)
+
+    def _counted(self, choose: Choose) -> Choose:
+        counter = self._state.stats.lb_healthy_panic
+
+        def count() -> EndpointState | None:
+            counter.value += 1
+            return choose()
+
+        return count
+
+    def _among(self, table: HostTable, members: Sequence[int]) -> Choose:
+        if not members:
+            return _none
+        weights = table.weights()
+        if weights is not None and len(members) != table.size:
+            weights = [weights[position] for position in members]
+        pick = make_pick(self._cluster.lb_policy, table, members, weights, self._random)
+        known = table.known
+        make = table.host
+
+        def choose() -> EndpointState | None:
+            position = pick()
+            return known[position] or make(position)
+
+        return choose
+
+    def _by_locality(self, table: HostTable, members: Sequence[int]) -> Choose:
+        """Localities by weight * min(1, factor * available / total); one without weight gets nothing."""
+        assignment = self._assignment
+        assert assignment is not None
+        weights: list[float] = []
+        choices: list[Choose] = []
+        for index, locality in enumerate(table.localities):
+            positions = table.range_of(index)
+            mine = _within(members, positions)
+            if not mine or not locality.weight:
+                continue
+            available = assignment.overprovisioning_factor / 100 * len(mine) / len(positions)
+            weights.append(locality.weight * min(1.0, available))
+            choices.append(self._among(table, mine))
+        if not choices:
+            return _none
+        if len(choices) == 1:
+            return choices[0]
+        scheduler = EdfScheduler(range(len(choices)), weights.__getitem__)
+        for _ in range(self._random.randrange(len(choices))):
+            scheduler.pick()
+
+        def choose() -> EndpointState | None:
+            return choices[scheduler.pick()]()
+
+        return choose
+
+
+def _none() -> EndpointState | None:
+    return None
+
+
+def _without(size: int, out: set[int]) -> list[int]:
+    """The positions 0 .. size-1 that are not in `out`."""
+    keep = bytearray(b"\x01") * size
+    for position in out:
+        keep[position] = 0
+    return list(compress(range(size), keep))
+
+
+def _within(members: Sequence[int], positions: range) -> Sequence[int]:
+    """The members, in ascending order, that lie in the range."""
+    if isinstance(members, range):
+        return range(max(members.start, positions.start), min(members.stop, positions.stop))
+    return members[bisect_left(members, positions.start) : bisect_left(members, positions.stop)]
+
+
+def _weighted_membership(table: HostTable, health: _Health) -> Membership:
+    weights = table.weights()
+    if weights is None:
+        return Membership(health.total, len(health.healthy), len(health.degraded))
+    return Membership(
+        sum(weights),
+        sum(weights[position] for position in health.healthy),
+        sum(weights[position] for position in health.degraded),
+    )

@@ -1,0 +1,79 @@
+"""The hosts of one priority, made one by one when they are picked.
+
+A host is known by its position: the localities of the priority one after the other. Its EndpointState is looked up at the
+first use, so that a push of 100,000 endpoints makes no object for those that no call reaches.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from meshlib.resources.endpoint import LocalityEndpoints
+from meshlib.state import ClusterState, EndpointState
+
+__all__ = ["HostTable"]
+
+
+class HostTable:
+    """localities: all of one priority. known: EndpointState by position, None for a host that was not picked yet."""
+
+    __slots__ = ("_ends", "_state", "_where", "known", "localities", "size")
+
+    def __init__(self, localities: Sequence[LocalityEndpoints], state: ClusterState) -> None:
+        self.localities = localities
+        self._state = state
+        self._ends = list(accumulate(len(locality.endpoints) for locality in localities))
+        self.size = self._ends[-1] if self._ends else 0
+        self.known: list[EndpointState | None] = [None] * self.size
+        self._where: dict[str, int] = {}
+
+    def host(self, position: int) -> EndpointState:
+        """The host at this position."""
+        found = self.known[position]
+        return self._make(position) if found is None else found
+
+    def position(self, endpoint: EndpointState) -> int | None:
+        """Where a host stands that was picked from this table, or None."""
+        return self._where.get(endpoint.key)
+
+    def find(self, keys: frozenset[str]) -> None:
+        """Make the hosts with these keys (`ip:port`), wherever they stand; walks all endpoints."""
+        position = 0
+        for locality in self.localities:
+            for endpoint in locality.endpoints:
+                if endpoint.key in keys:
+                    self.host(position)
+                position += 1
+
+    def range_of(self, index: int) -> range:
+        """The positions of one locality."""
+        return range(self._ends[index - 1] if index else 0, self._ends[index])
+
+    def weights(self) -> list[int] | None:
+        """One weight for each position, None when all are equal."""
+        each = {
+            locality.endpoints[0].weight if locality.weights is None else 0 for locality in self._filled()
+        }
+        if len(each) <= 1 and 0 not in each:
+            return None
+        weights: list[int] = []
+        for locality in self._filled():
+            if locality.weights is not None:
+                weights.extend(locality.weights)
+            else:
+                weights.extend([locality.endpoints[0].weight] * len(locality.endpoints))
+        return weights
+
+    def _filled(self) -> list[LocalityEndpoints]:
+        return [locality for locality in self.localities if len(locality.endpoints)]
+
+    def _make(self, position: int) -> EndpointState:
+        index = bisect_right(self._ends, position)
+        endpoint = self.localities[index].endpoints[position - self.range_of(index).start]
+        key = endpoint.key
+        state = self._state.endpoint(key, endpoint.address, endpoint.port, endpoint.hostname)
+        self._where[key] = position
+        self.known[position] = state
+        return state

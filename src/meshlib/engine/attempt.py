@@ -1,0 +1,92 @@
+"""One attempt of a call: what it holds, and what it gives back."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from meshlib.engine.program import ClusterProgram
+from meshlib.errors import AttemptRecord
+from meshlib.state import EndpointState, Permits, Waiter
+
+__all__ = ["Attempt", "Holding"]
+
+
+class Holding(Enum):
+    """Which permit the attempt holds. A waiting attempt also stands in its endpoint's queue."""
+
+    NOTHING = "nothing"
+    PENDING = "pending"
+    REQUEST = "request"
+
+
+class Attempt:
+    """number: 1, 2, ... started: monotonic seconds. per_try_at: when its per-try timeout ends it, None for never.
+
+    retry_permit: it is a retry and holds the cluster's permit for it. outcome: set once its verdict is known.
+    """
+
+    __slots__ = (
+        "cluster",
+        "connecting",
+        "endpoint",
+        "holding",
+        "number",
+        "outcome",
+        "per_try_at",
+        "permits",
+        "retry_permit",
+        "started",
+        "timed_out",
+        "waiter",
+    )
+
+    def __init__(
+        self, number: int, endpoint: EndpointState, cluster: ClusterProgram, permits: Permits, started: float
+    ) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        self.cluster = cluster
+        self.permits = permits
+        self.started = started
+        self.holding = Holding.NOTHING
+        self.waiter: Waiter | None = None
+        self.connecting = False
+        self.per_try_at: float | None = None
+        self.retry_permit = False
+        self.timed_out = False
+        self.outcome: AttemptRecord | None = None
+
+    def take_request_permit(self) -> bool:
+        if not self.cluster.state.take_request(self.endpoint, self.permits):
+            return False
+        self.holding = Holding.REQUEST
+        return True
+
+    def give_back(self) -> None:
+        """Return every permit. Idempotent. An attempt that stands in a queue leaves it."""
+        state = self.cluster.state
+        holding, self.holding = self.holding, Holding.NOTHING
+        if holding is Holding.REQUEST:
+            state.return_request(self.endpoint, self.permits)
+        elif holding is Holding.PENDING:
+            state.end_pending(self.permits)
+            self._leave_queue()
+        self.return_retry_permit()
+
+    def return_retry_permit(self) -> None:
+        if self.retry_permit:
+            self.retry_permit = False
+            self.cluster.state.return_retry(self.permits)
+
+    def _leave_queue(self) -> None:
+        waiter, self.waiter = self.waiter, None
+        if waiter is None or self.connecting:
+            return
+        state = self.cluster.state
+        if not state.withdraw(self.endpoint, waiter) and waiter.connection is None:
+            state.connection_closed(self.endpoint, self.permits)
+
+    def record(self, now: float, *, status: int | None = None, failure: str | None = None) -> None:
+        """Write down how the attempt ended; the first verdict stays."""
+        if self.outcome is None:
+            self.outcome = AttemptRecord(self.endpoint.key, status, failure, now - self.started)

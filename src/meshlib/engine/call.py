@@ -1,0 +1,264 @@
+"""The life of one call, without I/O.
+
+A call goes through four stages. It *waits* until the configuration that it needs is there; it is *routed*; the HTTP
+*filters* look at it in order; then it is *forwarded*: an endpoint is picked, an attempt is made, and its outcome decides
+whether it is accepted, retried or ends the call (`meshlib.engine.loop`). The transport reports what happens with
+`handle(event, now)` and carries out the actions that come back. It must call `handle(Timer(), now)` when `wake_at` is
+reached; which of the call's timers that is (back-off, per-try timeout, deadline) is known only here.
+
+Route and policies are pinned when the call is routed. What is not there yet (a listener, a route configuration, a cluster,
+its endpoints) parks the call; it goes on from the same place when a new Program is published, and fails when the time that
+it may wait is over: at most min(its own deadline, `Engine.config_timeout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from meshlib.engine import actions as act
+from meshlib.engine import events as ev
+from meshlib.engine.attempt import Holding
+from meshlib.engine.filters import Answer, Ask, FilterContext, GoOn, Step, WaitUntil
+from meshlib.engine.headers import arriving
+from meshlib.engine.heads import Heads, needs_heads
+from meshlib.engine.loop import NOTHING, Actions, AttemptLoop, Stage
+from meshlib.engine.replies import Endings
+from meshlib.errors import AttemptRecord, MeshClosed
+from meshlib.policy.timeouts import effective
+
+__all__ = ["Call", "CallInfo"]
+
+
+class CallInfo:
+    """What became of a call. Read it whenever you like; it is complete once the response has been read or closed."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @property
+    def flags(self) -> str:
+        """Envoy's response flags, comma-joined in the order they were set; `-` when there are none."""
+        return ",".join(self._call.flags) or "-"
+
+    @property
+    def details(self) -> str:
+        """Envoy's response code details: `via_upstream`, `route_not_found`, ..."""
+        return self._call.details
+
+    @property
+    def attempts(self) -> tuple[AttemptRecord, ...]:
+        """The attempts whose verdict is known, in the order they were made."""
+        return self._call.records()
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster that the route chose, None when no request was to be forwarded."""
+        plan = self._call.plan
+        return plan.cluster if plan is not None else None
+
+    @property
+    def route(self) -> str | None:
+        """The route's name, or its index in the virtual host when it has none."""
+        route = self._call.route
+        return None if route is None else route.resource.name or str(route.index)
+
+    @property
+    def virtual_host(self) -> str | None:
+        route = self._call.route
+        return None if route is None else route.virtual_host.name
+
+    def __repr__(self) -> str:
+        return f"<CallInfo flags={self.flags} details={self.details} attempts={len(self.attempts)}>"
+
+
+class Call(AttemptLoop):
+    """One call. Not thread safe: a transport handles one event at a time; only `wake` is called from elsewhere."""
+
+    __slots__ = ()
+
+    @property
+    def info(self) -> CallInfo:
+        return CallInfo(self)
+
+    def handle(self, event: ev.Event, now: float) -> Actions:
+        """Take one event and say what to do. now: monotonic seconds. Events of a call that is over change nothing."""
+        return _HANDLERS[type(event)](self, event, now)
+
+    # --- waiting for configuration, routing, filters ---------------------------------------------------------------
+
+    def _begin(self, event: ev.Begin, now: float) -> Actions:
+        self._started = now
+        self._complete = event.complete
+        options = self._options
+        if options is not None:
+            moments = [options.deadline, None if options.timeout is None else now + options.timeout]
+            self._user_deadline = min((moment for moment in moments if moment is not None), default=None)
+        return self._find_route(now)
+
+    def _find_route(self, now: float) -> Actions:
+        engine = self._engine
+        program = engine.program
+        target = self.request.target
+        listener = program.find(target)
+        if listener is None:
+            if engine.closed:
+                return self._over(MeshClosed("the Mesh has been closed"), now)
+            if engine.awaits_listener(target):
+                return self._await_configuration(f"Listener {target!r}", program, now)
+            return self._end(Endings.unknown_host(target), now)
+        if listener.table is None:
+            if listener.awaited:
+                name = listener.listener.http.route_config_name
+                return self._await_configuration(f"RouteConfiguration {name!r}", program, now)
+            return self._end(Endings.NO_ROUTE, now)
+        self._listener = listener
+        if listener.normalise is not None:
+            self.request.authority = listener.normalise(self.request.authority)
+        if engine.envoy_headers:
+            manager = listener.listener.http
+            self.request = arriving(
+                self.request, manager, engine.random, trusted=engine.trust_request_headers
+            )
+        route = listener.table.find(self.request, engine.random)
+        if route is None:
+            return self._end(Endings.NO_ROUTE, now)
+        self.route = route
+        self.plan = route.forward(self.request, engine.random)
+        if listener.filters:
+            self._stage = Stage.FILTERS
+            return self._run_filters(listener.filters[0].on_request(self._filter_context(), now), now)
+        return self._act_on_route(now)
+
+    def _filter_context(self) -> FilterContext:
+        assert self._listener is not None and self.route is not None
+        entry = self._listener.filters[self._filter]
+        config = self.route.filter_config(entry.name, self.plan)
+        return FilterContext(self.request, entry.config if config is None else config, self._engine.random)
+
+    def _run_filters(self, step: Step, now: float) -> Actions:
+        assert self._listener is not None
+        filters = self._listener.filters
+        while isinstance(step, GoOn):
+            self._filter += 1
+            if self._filter == len(filters):
+                return self._act_on_route(now)
+            step = filters[self._filter].on_request(self._filter_context(), now)
+        if isinstance(step, Answer):
+            return self._end(step.ending, now)
+        if isinstance(step, WaitUntil):
+            self._filter_wait = step.moment
+            self._arm()
+            return NOTHING
+        assert isinstance(step, Ask)
+        return (act.SideCall(self._filter, step.service, step.request),)
+
+    def _side_result(self, event: ev.SideResult, now: float) -> Actions:
+        if self._stage is not Stage.FILTERS or event.side != self._filter:
+            return NOTHING
+        return self._resume_filter(event.result, event.error, now)
+
+    def _resume_filter(self, result: object, error: BaseException | None, now: float) -> Actions:
+        assert self._listener is not None
+        self._filter_wait = None
+        entry = self._listener.filters[self._filter]
+        return self._run_filters(entry.resume(self._filter_context(), result, error, now), now)
+
+    def _act_on_route(self, now: float) -> Actions:
+        plan = self.plan
+        if plan is None:
+            assert self.route is not None
+            reply = self.route.reply(self.request)
+            assert reply is not None, "a route that does not forward answers by itself"
+            self.details = "direct_response"
+            self._stage = Stage.DONE
+            self.wake_at = inf
+            return (act.Reply(self._grpc_reply(reply)),)
+        self._stage = Stage.FORWARDING
+        engine = self._engine
+        assert self.route is not None and self._listener is not None
+        if needs_heads(plan, envoy=engine.envoy_headers):
+            self._heads = Heads(
+                self.request,
+                self.route,
+                plan,
+                started=engine.clock.time(),
+                envoy=engine.envoy_headers,
+                suppressed=self._listener.suppress_envoy_headers,
+            )
+        self._timeouts = timeouts = effective(
+            plan, self.request, self._options, trust=engine.trust_request_headers
+        )
+        stream = timeouts.max_stream
+        if stream is None and plan.max_stream_duration is None:
+            stream = self._listener.listener.http.max_stream_duration
+        self._stream_deadline = self._started + stream if stream else None
+        if self._complete:
+            self._start_deadline(now)
+        return self._start_attempt(now)
+
+    def _start_deadline(self, now: float) -> None:
+        """The route timeout runs from the end of the request; the caller's own deadline from the start."""
+        assert self._timeouts is not None
+        self._deadline = now + self._timeouts.route if self._timeouts.route else None
+        if self._user_deadline is not None and (
+            self._deadline is None or self._user_deadline < self._deadline
+        ):
+            self._deadline = self._user_deadline
+
+    def _request_complete(self, _event: ev.RequestComplete, now: float) -> Actions:
+        if self._complete:
+            return NOTHING
+        self._complete = True
+        if self._stage in (Stage.FORWARDING, Stage.STREAMING):
+            self._start_deadline(now)
+            for attempt in self._attempts:
+                if attempt.holding is Holding.REQUEST and self.accepted is None:
+                    self._start_per_try(attempt, now)
+            self._arm()
+        return NOTHING
+
+    # --- dispatch ----------------------------------------------------------------------------------------------------
+
+    def _timer(self, _event: ev.Timer, now: float) -> Actions:
+        if now < self.wake_at:
+            return NOTHING
+        if self._stage is Stage.WAITING:
+            return self._go_on(now)
+        if self._stage is Stage.FILTERS:
+            return self._resume_filter(None, None, now)
+        return self._upstream_timer(now)
+
+    def _woken(self, _event: ev.Woken, now: float) -> Actions:
+        if self._stage is Stage.WAITING:
+            return self._go_on(now)
+        if self._stage is Stage.FORWARDING:
+            return self._served()
+        return NOTHING
+
+    def _go_on(self, now: float) -> Actions:
+        """What the call waited for may be there: try again from where it stopped."""
+        return self._find_route(now) if self.plan is None else self._start_attempt(now)
+
+    def _ignore(self, _event: Any, _now: float) -> Actions:
+        return NOTHING
+
+
+_HANDLERS: dict[type[Any], Callable[[Call, Any, float], Actions]] = {
+    ev.Begin: Call._begin,
+    ev.NeedConnection: Call._need_connection,
+    ev.Connected: Call._connected,
+    ev.Sent: Call._ignore,
+    ev.RequestComplete: Call._request_complete,
+    ev.Headers: Call._response,
+    ev.Message: Call._ignore,
+    ev.End: Call._end_of_response,
+    ev.Failed: Call._attempt_failed,
+    ev.Timer: Call._timer,
+    ev.Woken: Call._woken,
+    ev.SideResult: Call._side_result,
+    ev.Cancelled: Call._cancelled,
+}

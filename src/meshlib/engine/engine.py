@@ -1,0 +1,125 @@
+"""The engine: the current Program, the calls that wait for the next one, and what every call needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import Protocol
+
+from meshlib.engine.call import Call
+from meshlib.engine.options import CallOptions, current_options
+from meshlib.engine.program import Compiler, Program
+from meshlib.routing.request import RequestView
+from meshlib.runtime.clock import Clock
+from meshlib.snapshot import Kind, Snapshot
+from meshlib.state import StateStore
+
+__all__ = ["CONFIG_TIMEOUT", "ConfigSource", "Engine"]
+
+CONFIG_TIMEOUT = 15.0
+"""Seconds that a call waits for its first configuration, unless its own deadline is nearer (Envoy's initial_fetch_timeout)."""
+
+
+class ConfigSource(Protocol):
+    """Where configuration comes from: the control plane's client, or files, which know everything from the start."""
+
+    def want_listener(self, name: str) -> None:
+        """Ask for a listener and all below it; asking again is cheap and keeps it alive. Never blocks."""
+
+    def want_cluster(self, name: str) -> None:
+        """Ask for a cluster that a request header names."""
+
+
+class Engine:
+    """One engine for each Mesh, shared by all its transports.
+
+    envoy_headers: do what Envoy does to headers by itself. trust_request_headers: obey the application's x-envoy-* headers.
+    config_timeout: seconds that a call waits for configuration. random: seeded in tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        random: Random,
+        store: StateStore,
+        compiler: Compiler,
+        envoy_headers: bool = False,
+        trust_request_headers: bool = False,
+        config_timeout: float = CONFIG_TIMEOUT,
+    ) -> None:
+        self.clock = clock
+        self.random = random
+        self.store = store
+        self.envoy_headers = envoy_headers
+        self.trust_request_headers = trust_request_headers
+        self.config_timeout = config_timeout
+        self.closed = False
+        self.source: ConfigSource | None = None
+        self.program: Program = compiler.empty()
+        self._compiler = compiler
+        self._lock = threading.Lock()
+        self._waiting: list[Callable[[], None]] = []
+
+    def call(
+        self,
+        request: RequestView,
+        *,
+        wake: Callable[[], None],
+        options: CallOptions | None = None,
+        replayable: Callable[[], bool] | None = None,
+    ) -> Call:
+        """A new call. wake: called, from any thread, when what the call is parked for may be there.
+
+        options: None takes those of the surrounding `meshlib.call(...)` block. replayable: whether the request can be sent
+        again from its first byte; None: always.
+        """
+        return Call(self, request, wake=wake, options=options or current_options(), replayable=replayable)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Make the snapshot take effect: compile it, swap one reference, wake whoever waits. One thread at a time."""
+        self.program = self._compiler.compile(snapshot, self.program)
+        self._wake_all()
+
+    def close(self) -> None:
+        """Calls that wait for configuration fail now; later ones fail when they begin. Calls under way go on."""
+        self.closed = True
+        self._wake_all()
+
+    def renew_locks(self) -> None:
+        """In a forked child: nobody holds a lock, and none of the parent's calls is here."""
+        self._lock = threading.Lock()
+        self._waiting = []
+        self.store.renew_locks()
+
+    # --- for calls ---------------------------------------------------------------------------------------------------
+
+    def awaits_listener(self, name: str) -> bool:
+        """Whether a listener that the Program does not have may still come; asks for it."""
+        if self.closed or not self.program.snapshot.pending(Kind.LISTENER, name):
+            return False
+        if self.source is not None:
+            self.source.want_listener(name)
+        return True
+
+    def awaits_cluster(self, name: str) -> bool:
+        if self.closed or not self.program.snapshot.pending(Kind.CLUSTER, name):
+            return False
+        if self.source is not None:
+            self.source.want_cluster(name)
+        return True
+
+    def await_program(self, wake: Callable[[], None], seen: Program) -> None:
+        """Have `wake` called when a Program other than `seen` is published; at once when it has been already."""
+        with self._lock:
+            if self.program is seen and not self.closed:
+                self._waiting.append(wake)
+                return
+        wake()
+
+    def _wake_all(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()

@@ -1,0 +1,118 @@
+"""The headers that Envoy adds and removes by itself, apart from what the configuration asks for.
+
+`headers="none"` skips all of this but the attempt count, which a virtual host asks for. `headers="envoy"` does what Envoy's
+connection manager and router do, so that a service behind it sees the same request.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from meshlib.resources.listener import HttpConnectionManager
+from meshlib.routing.request import Headers, RequestView
+
+__all__ = [
+    "ATTEMPT_COUNT",
+    "CONSUMED",
+    "EXPECTED_TIMEOUT",
+    "SERVICE_TIME",
+    "STEERING",
+    "arriving",
+    "set_header",
+    "shadow_host",
+]
+
+STEERING = frozenset(
+    "x-envoy-" + name
+    for name in (
+        "decorator-operation",
+        "downstream-service-cluster",
+        "downstream-service-node",
+        "expected-rq-timeout-ms",
+        "force-trace",
+        "hedge-on-per-try-timeout",
+        "internal",
+        "ip-tags",
+        "max-retries",
+        "original-url",
+        "retriable-header-names",
+        "retriable-status-codes",
+        "retry-grpc-on",
+        "retry-on",
+        "upstream-alt-stat-name",
+        "upstream-rq-per-try-timeout-ms",
+        "upstream-rq-timeout-alt-response",
+        "upstream-rq-timeout-ms",
+        "upstream-stream-duration-ms",
+    )
+)
+"""Request headers that steer the mesh. From a caller that is not trusted Envoy removes them before it looks at anything."""
+
+CONSUMED = frozenset(
+    "x-envoy-" + name
+    for name in (
+        "hedge-on-per-try-timeout",
+        "max-retries",
+        "retriable-header-names",
+        "retriable-status-codes",
+        "retry-grpc-on",
+        "retry-on",
+        "upstream-rq-per-try-timeout-ms",
+        "upstream-rq-timeout-alt-response",
+        "upstream-rq-timeout-ms",
+        "upstream-stream-duration-ms",
+    )
+)
+"""Steering headers of a trusted caller that Envoy's router reads and does not pass on."""
+
+HOP_BY_HOP = frozenset(("connection", "keep-alive", "proxy-connection", "te", "upgrade"))
+
+ATTEMPT_COUNT = "x-envoy-attempt-count"
+EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
+SERVICE_TIME = "x-envoy-upstream-service-time"
+
+
+def arriving(
+    request: RequestView, manager: HttpConnectionManager, random: Random, *, trusted: bool
+) -> RequestView:
+    """The request as Envoy's connection manager hands it to routing: steering removed, scheme and request id added."""
+    dropped = HOP_BY_HOP if trusted else HOP_BY_HOP | STEERING
+    headers = [pair for pair in request.headers if pair[0] not in dropped]
+    names = {name for name, _ in headers}
+    if trusted and "x-envoy-internal" not in names:
+        headers.append(("x-envoy-internal", "true"))
+    if "x-forwarded-proto" not in names:
+        headers.append(("x-forwarded-proto", request.scheme))
+    if manager.generate_request_id and "x-request-id" not in names:
+        headers.append(("x-request-id", _uuid4(random)))
+    return RequestView(
+        method=request.method,
+        scheme=request.scheme,
+        authority=request.authority,
+        path=request.path,
+        headers=headers,
+        target=request.target,
+    )
+
+
+def set_header(headers: Headers, name: str, value: str) -> None:
+    """Replace the header in place, or add it at the end."""
+    for index, (key, _) in enumerate(headers):
+        if key == name:
+            headers[index] = (name, value)
+            return
+    headers.append((name, value))
+
+
+def shadow_host(authority: str) -> str:
+    """The Host of a mirrored request: `-shadow` before the port."""
+    host, colon, port = authority.rpartition(":")
+    if colon and port.isdigit() and not host.endswith(":"):
+        return f"{host}-shadow:{port}"
+    return authority + "-shadow"
+
+
+def _uuid4(random: Random) -> str:
+    bits = random.getrandbits(128) & ~(0xF << 76) & ~(0x3 << 62) | (4 << 76) | (2 << 62)
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

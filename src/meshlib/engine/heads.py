@@ -1,0 +1,135 @@
+"""What is done to the headers of one call that needs it: the plan's edits and rewrites, and Envoy's own headers.
+
+Not made for a call whose route edits nothing and that leaves Envoy's headers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshlib.engine.attempt import Attempt
+from meshlib.engine.headers import ATTEMPT_COUNT, CONSUMED, EXPECTED_TIMEOUT, SERVICE_TIME, set_header
+from meshlib.errors import LocalReply
+from meshlib.routing.compiled import CompiledRoute, ForwardPlan, Prepared
+from meshlib.routing.format import FormatContext
+from meshlib.routing.request import Headers, RequestView, ResponseView
+
+__all__ = ["Heads", "needs_heads"]
+
+
+def needs_heads(plan: ForwardPlan, *, envoy: bool) -> bool:
+    """Whether the headers of a call on this plan differ from the application's, on the way there or back."""
+    host = plan.virtual_host
+    return (
+        envoy
+        or not plan.plain
+        or not plan.response_plain
+        or host.include_request_attempt_count
+        or host.include_attempt_count_in_response
+    )
+
+
+class Heads:
+    """The request head of each attempt, and the response head, of one call.
+
+    envoy: headers="envoy". suppressed: the router's suppress_envoy_headers. started: seconds since the epoch.
+    """
+
+    __slots__ = ("_attempt", "_consume", "_context", "_envoy", "_plan", "_prepared", "_request")
+
+    def __init__(
+        self,
+        request: RequestView,
+        route: CompiledRoute,
+        plan: ForwardPlan,
+        *,
+        started: float,
+        envoy: bool,
+        suppressed: bool,
+    ) -> None:
+        self._request = request
+        self._plan = plan
+        self._consume = envoy
+        self._envoy = envoy and not suppressed
+        self._attempt: Attempt | None = None
+        self._prepared: Prepared | None = None
+        self._context = FormatContext(
+            request,
+            started=started,
+            cluster=plan.cluster,
+            route_name=route.resource.name,
+            stream_id=request.first("x-request-id"),
+            suppress_envoy_headers=not self._envoy,
+        )
+
+    def upstream(self, attempt: Attempt, timeout_ms: int | None) -> Prepared:
+        """Authority, path and headers as the endpoint of this attempt sees them.
+
+        timeout_ms: what the attempt may take, None for no limit.
+        """
+        self._attempt = attempt
+        plan = self._plan
+        changing: list[tuple[str, str]] = []
+        if self._envoy and timeout_ms is not None:
+            changing.append((EXPECTED_TIMEOUT, str(timeout_ms)))
+        if plan.virtual_host.include_request_attempt_count:
+            changing.append((ATTEMPT_COUNT, str(attempt.number)))
+        context = self._context
+        context.attempts = attempt.number
+        context.endpoint = attempt.endpoint.key
+        prepared = self._prepared
+        if prepared is None:
+            prepared = plan.prepare(self._without_consumed(changing), context, tuple(changing))
+        else:
+            headers = list(prepared.headers)
+            for name, value in changing:
+                set_header(headers, name, value)
+            prepared = prepared._replace(headers=headers)
+        if plan.auto_host_rewrite:
+            prepared = plan.for_endpoint(prepared, attempt.endpoint.hostname, context)
+        self._prepared = prepared
+        return prepared
+
+    def response(
+        self, status: int, headers: Sequence[tuple[str, str]], attempt: Attempt, now: float
+    ) -> Headers | None:
+        """The response headers after the edits; None when they stay as they came."""
+        counted = self._plan.virtual_host.include_attempt_count_in_response
+        if self._plan.response_plain and not counted and not self._envoy:
+            return None
+        edited = list(headers)
+        if self._envoy:
+            set_header(edited, SERVICE_TIME, str(int((now - attempt.started) * 1000)))
+        return self._edit(status, edited, attempt.number)
+
+    def local_reply(self, reply: LocalReply, flags: str, details: str) -> LocalReply:
+        """The reply after the edits that Envoy makes to its own answers too."""
+        self._context.flags = flags
+        self._context.details = details
+        number = self._attempt.number if self._attempt is not None else None
+        return LocalReply(
+            reply.status, tuple(self._edit(reply.status, list(reply.headers), number)), reply.body
+        )
+
+    def _edit(self, status: int, headers: Headers, attempt: int | None) -> Headers:
+        if attempt is not None and self._plan.virtual_host.include_attempt_count_in_response:
+            set_header(headers, ATTEMPT_COUNT, str(attempt))
+        self._context.response = ResponseView(status, headers)
+        return self._plan.edit_response(headers, self._context)
+
+    def _without_consumed(self, changing: Sequence[tuple[str, str]]) -> RequestView:
+        """The request without what the router reads and does not pass on, and what it is about to set itself."""
+        request = self._request
+        dropped = {name for name, _ in changing}
+        if self._consume:
+            dropped |= CONSUMED
+        if not any(name in dropped for name, _ in request.headers):
+            return request
+        return RequestView(
+            method=request.method,
+            scheme=request.scheme,
+            authority=request.authority,
+            path=request.path,
+            headers=[pair for pair in request.headers if pair[0] not in dropped],
+            target=request.target,
+        )

@@ -1,0 +1,151 @@
+"""A snapshot made ready for calls: one immutable Program, swapped as a whole.
+
+Compiling happens on the thread that publishes. What did not change since the last Program (the same resource objects) is
+taken over as it is, so that a push costs what it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from meshlib.balance.balancer import LoadBalancer
+from meshlib.balance.outlier import OutlierDetector
+from meshlib.engine.filters import Filter, build_chain
+from meshlib.resources.cluster import Cluster
+from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.listener import Listener, RouterConfig
+from meshlib.resources.route import RouteConfiguration
+from meshlib.routing.authority import compile_authority
+from meshlib.routing.table import RouteTable
+from meshlib.snapshot import Kind, Snapshot
+from meshlib.state import ClusterState, StateStore
+
+if TYPE_CHECKING:
+    from meshlib.policy.breaker import Breaker, BreakerSet
+
+__all__ = ["ClusterProgram", "Compiler", "ListenerProgram", "Program"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerProgram:
+    """A listener with its route table.
+
+    table: None when its RouteConfiguration is not there. awaited: it has been asked for and may still come. normalise: what
+    the HttpConnectionManager does to the Host, None when nothing.
+    """
+
+    listener: Listener
+    config: RouteConfiguration | None
+    table: RouteTable | None
+    awaited: bool
+    filters: tuple[Filter, ...]
+    normalise: Callable[[str], str] | None
+    suppress_envoy_headers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterProgram:
+    """A cluster with its balancer. awaited: its endpoints have been asked for and are not there yet."""
+
+    cluster: Cluster
+    assignment: ClusterLoadAssignment | None
+    awaited: bool
+    state: ClusterState
+    balancer: LoadBalancer
+    outlier: OutlierDetector | None
+    breaker: Breaker | None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What calls read. listeners and clusters by name; sole: the only listener of a configuration from files."""
+
+    snapshot: Snapshot
+    listeners: Mapping[str, ListenerProgram]
+    clusters: Mapping[str, ClusterProgram]
+    sole: ListenerProgram | None
+
+    def find(self, name: str) -> ListenerProgram | None:
+        """The listener of this name; from files, the only listener when none has the name."""
+        return self.listeners.get(name, self.sole)
+
+
+class Compiler:
+    """Makes Programs. Used by one thread at a time."""
+
+    def __init__(self, store: StateStore, random: Random, breakers: BreakerSet | None = None) -> None:
+        self._store = store
+        self._random = random
+        self._breakers = breakers
+
+    def empty(self) -> Program:
+        return Program(Snapshot(), {}, {}, None)
+
+    def compile(self, snapshot: Snapshot, previous: Program) -> Program:
+        """The Program for the snapshot, with everything of `previous` that is still the same."""
+        listeners = {
+            name: self._listener(listener, snapshot, previous.listeners.get(name))
+            for name, listener in snapshot.listeners.items()
+        }
+        clusters = {
+            name: self._cluster(cluster, snapshot, previous.clusters.get(name))
+            for name, cluster in snapshot.clusters.items()
+        }
+        sole = next(iter(listeners.values())) if snapshot.complete and len(listeners) == 1 else None
+        return Program(snapshot, listeners, clusters, sole)
+
+    def _listener(
+        self, listener: Listener, snapshot: Snapshot, known: ListenerProgram | None
+    ) -> ListenerProgram:
+        config = snapshot.route_config(listener)
+        name = listener.http.route_config_name
+        awaited = config is None and name is not None and snapshot.pending(Kind.ROUTE, name)
+        if (
+            known is not None
+            and known.listener is listener
+            and known.config is config
+            and known.awaited is awaited
+        ):
+            return known
+        router = listener.http.http_filters[-1].config
+        return ListenerProgram(
+            listener=listener,
+            config=config,
+            table=None if config is None else RouteTable(config),
+            awaited=awaited,
+            filters=build_chain(listener.http.http_filters),
+            normalise=compile_authority(listener.http),
+            suppress_envoy_headers=isinstance(router, RouterConfig) and router.suppress_envoy_headers,
+        )
+
+    def _cluster(self, cluster: Cluster, snapshot: Snapshot, known: ClusterProgram | None) -> ClusterProgram:
+        assignment = snapshot.assignment(cluster)
+        awaited = assignment is None and snapshot.pending_endpoints(cluster)
+        same = known is not None and known.cluster is cluster
+        if known is not None and same and known.assignment is assignment and known.awaited is awaited:
+            return known
+        state = self._store.cluster(cluster.name)
+        if not same:
+            state.configure(cluster)
+        outlier = None
+        if cluster.outlier_detection is not None:
+            outlier = known.outlier if known is not None else None
+            if outlier is None:
+                outlier = OutlierDetector(cluster.outlier_detection, state, self._random)
+            elif not same:
+                outlier.configure(cluster.outlier_detection)
+        balancer = LoadBalancer(cluster, assignment, state, self._random)
+        if outlier is not None:
+            outlier.members(balancer)
+        return ClusterProgram(
+            cluster=cluster,
+            assignment=assignment,
+            awaited=awaited,
+            state=state,
+            balancer=balancer,
+            outlier=outlier,
+            breaker=None if self._breakers is None else self._breakers.get(cluster.name),
+        )

@@ -1,0 +1,111 @@
+"""Whether and when a call is tried again. Made when the first attempt of a call goes wrong, never on the success path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from meshlib.engine.attempt import Attempt
+from meshlib.policy.override import retry_policy
+from meshlib.policy.retry import RetryState
+from meshlib.policy.schedule import Schedule
+from meshlib.routing.plan import ForwardPlan
+from meshlib.routing.request import RequestView
+from meshlib.state import ClusterState, Permits
+
+if TYPE_CHECKING:
+    from meshlib.engine.engine import Engine
+    from meshlib.engine.options import CallOptions
+
+__all__ = ["Retrier", "retry_state"]
+
+
+def retry_state(
+    plan: ForwardPlan, request: RequestView, options: CallOptions | None, *, trust: bool
+) -> RetryState | None:
+    """The retries of this call: the plan's policy with what the request's headers and the application say; None for none."""
+    policy = retry_policy(plan.retry, request, options, trust=trust)
+    if policy is None:
+        return None
+    if options is None:
+        return RetryState(policy)
+    schedule = Schedule(stop=options.stop, wait=options.wait) if options.stop or options.wait else None
+    return RetryState(policy, retries=options.retries, schedule=schedule)
+
+
+class Retrier:
+    """The retry policy of one call at work.
+
+    state: Envoy's conditions and the number of retries left. at: when the next attempt is due (monotonic seconds), None
+    when none is. flag: why the last refusal was one, `URX` or `UO`, None when the outcome was not worth a retry.
+    """
+
+    __slots__ = ("_engine", "_held", "_replayable", "_started", "at", "flag", "state")
+
+    def __init__(
+        self, engine: Engine, state: RetryState, replayable: Callable[[], bool] | None, started: float
+    ) -> None:
+        self._engine = engine
+        self._started = started
+        self._replayable = replayable
+        self._held: tuple[ClusterState, Permits] | None = None
+        self.state = state
+        self.at: float | None = None
+        self.flag: str | None = None
+
+    def schedule(self, attempt: Attempt, now: float, headers: Sequence[tuple[str, str]] = ()) -> bool:
+        """Arrange the attempt after this one. headers: of its response, which may say how long to wait.
+
+        False: there will be none. The order of the checks is Envoy's: the number, the body, the retry permit.
+        """
+        self.flag = None
+        if attempt.timed_out:
+            return False
+        state = attempt.cluster.state
+        if self.state.remaining == 0:
+            self.flag = "URX"
+            state.stats.upstream_rq_retry_limit_exceeded.value += 1
+            return False
+        if self._replayable is not None and not self._replayable():
+            return False
+        elapsed = now - self._started
+        engine = self._engine
+        wait = self.state.take(
+            attempt.number, engine.random, headers, epoch=engine.clock.time(), elapsed=elapsed
+        )
+        if wait is None:
+            self.flag = "URX"
+            return False
+        self.cancel()
+        attempt.return_retry_permit()
+        if not state.take_retry(attempt.permits):
+            self.flag = "UO"
+            state.stats.upstream_rq_retry_overflow.value += 1
+            return False
+        self._held = (state, attempt.permits)
+        state.stats.upstream_rq_retry.value += 1
+        self.at = now + wait
+        return True
+
+    def hand_over(self, attempt: Attempt) -> None:
+        """The next attempt starts: it holds the permit from now on."""
+        self.at = None
+        if self._held is not None:
+            self._held = None
+            attempt.retry_permit = True
+
+    def cancel(self) -> None:
+        """No attempt will follow: give the permit back."""
+        self.at = None
+        if self._held is not None:
+            state, permits = self._held
+            self._held = None
+            state.return_retry(permits)
+
+    def abandon(self) -> None:
+        """The same from a finalizer, which must not take a lock."""
+        if self._held is not None:
+            state, permits = self._held
+            self._held = None
+            state.abandoned.append(partial(state.return_retry, permits))
