@@ -7,21 +7,26 @@ import json
 import sys
 from pathlib import Path
 
-from conformance.case import load_cases
+from conformance.case import load_cases, matches
 from conformance.listed import check_cases, load_listed
 from conformance.reader import CaseError
 from conformance.runners.envoy import EnvoyError
 from conformance.runners.meshlib import DEFAULT_RUNNERS, RUNNERS
-from conformance.suite import run_suite
+from conformance.suite import ITSELF, run_suite
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 all equal or listed, 1 a difference or a stale entry, 2 wrong usage or a bad case file."""
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary there")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name contains TEXT")
     parser.add_argument(
-        "--runner", action="append", choices=sorted(RUNNERS), help="instead of httpx and httpx-async"
+        "--only", default="", metavar="TEXT", help="only cases whose name has TEXT in it or matches it"
+    )
+    parser.add_argument(
+        "--runner",
+        action="append",
+        choices=sorted([*RUNNERS, ITSELF]),
+        help="instead of httpx and httpx-async",
     )
     parser.add_argument(
         "--envoy-only", action="store_true", help="check only that Envoy does what the cases expect"
@@ -35,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         everything = load_cases()
         listed = load_listed()
         check_cases(listed, {case.name for case in everything})
-        cases = [case for case in everything if options.only in case.name]
+        cases = [case for case in everything if matches(options.only, case.name)]
         if not cases:
-            print(f"no case has {options.only!r} in its name", file=sys.stderr)
+            print(f"no case has a name with {options.only!r}", file=sys.stderr)
             return 2
         runners = () if options.envoy_only else tuple(options.runner or DEFAULT_RUNNERS)
         report = run_suite(cases, runners, listed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Case:
 
 
 def load_cases(folder: Path = CASES, only: str = "") -> list[Case]:
-    """All cases under ``folder`` whose name contains ``only``, sorted by file, in file order.
+    """All cases under ``folder`` whose name :func:`matches` ``only``, sorted by file, in file order.
 
     Raises :class:`CaseError` for anything that is not a case.
     """
@@ -100,7 +101,12 @@ def load_cases(folder: Path = CASES, only: str = "") -> list[Case]:
         if case.name in seen:
             raise CaseError(f"{case.file}: case {case.name}: name: used twice")
         seen.add(case.name)
-    return [case for case in cases if only in case.name]
+    return [case for case in cases if matches(only, case.name)]
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether ``name`` contains ``pattern``, or matches it as a shell pattern."""
+    return pattern in name or fnmatchcase(name, pattern)
 
 
 def load_file(path: Path, folder: Path = CASES) -> list[Case]:

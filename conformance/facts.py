@@ -24,6 +24,9 @@ UPSTREAM_DROPPED = frozenset(
 )
 """Request headers that belong to the hop before Envoy, which meshlib does not have; ``host`` is a fact of its own."""
 
+WHAT_IS_LEFT = "x-envoy-expected-rq-timeout-ms"
+"""On a retry: the milliseconds that are left of the route's timeout, so never twice the same."""
+
 
 def facts(outcome: Outcome, compare: Compare) -> Facts:
     """The facts of ``outcome`` as ``compare`` wants them."""
@@ -42,6 +45,8 @@ def facts(outcome: Outcome, compare: Compare) -> Facts:
     found["upstream.requests"] = len(outcome.hits)
     for index, hit in enumerate(outcome.hits):
         for name, value in _hit(hit, compare).items():
+            if index and name == f"headers.{WHAT_IS_LEFT}":
+                value = [_coarse(text) for text in value]
             found[f"upstream[{index}].{name}"] = value
     return {name: value for name, value in found.items() if _top(name) not in compare.ignore}
 
@@ -68,6 +73,13 @@ def _headers(
         if (name in wanted) if wanted is not None else (name not in dropped):
             found.setdefault(name, []).append("*" if name in MASKED else value)
     return found
+
+
+def _coarse(milliseconds: str) -> str:
+    """Values of a second and more rounded up to half a second; smaller ones are per-try timeouts and stay exact."""
+    if not milliseconds.isdecimal() or int(milliseconds) < 1000:
+        return milliseconds
+    return str(-(-int(milliseconds) // 500) * 500)
 
 
 def _top(name: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from conformance.compare import Difference, differences, unexpected
 from conformance.report import CaseResult, Report, Verdict
@@ -21,18 +22,36 @@ if TYPE_CHECKING:
     from conformance.outcome import Outcome
     from conformance.upstream.server import Upstreams
 
+ITSELF = "envoy"
+"""The runner that is a second Envoy: what differs from it is a case that does not hold still."""
+
+
+class Runner(Protocol):
+    """Whoever can be given a case."""
+
+    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+        """Send the requests of ``case``."""
+
+    def rejection(self, case: Case, compiled: Compiled) -> str | None:
+        """The complaint about a configuration, None if it is taken."""
+
 
 def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed]) -> Report:
     """Run ``cases``. Raises :class:`~conformance.runners.envoy.EnvoyError` when Envoy does not serve them."""
     with UpstreamThread() as thread:
         upstreams = {case.name: thread.start(case.upstreams) for case in cases}
         compiled = {case.name: compile_case(case, upstreams[case.name].ports) for case in cases}
-        made = {name: MeshRunner(name) for name in runners}
         names = {case.name for case in cases}
         applying = [entry for entry in listed if entry.case in names and entry.runner in ("*", *runners)]
         used: set[Listed] = set()
         results = []
-        with Envoy({case.name: (case, compiled[case.name]) for case in cases}) as envoy:
+        with contextlib.ExitStack() as stack:
+            loaded = {case.name: (case, compiled[case.name]) for case in cases}
+            envoy = stack.enter_context(Envoy(loaded))
+            made: dict[str, Runner] = {
+                name: stack.enter_context(Envoy(loaded)) if name == ITSELF else MeshRunner(name)
+                for name in runners
+            }
             for case in cases:
                 start = time.monotonic()
                 case = with_addresses(case, upstreams[case.name].ports)
@@ -66,12 +85,12 @@ class _CaseRun:
             if not complaint:
                 result.error = "Envoy accepts this configuration, the case says that it is rejected"
             return result
-        self._envoy = self._observed(lambda: envoy.run(case))
+        self._envoy = self._observed(lambda: envoy.run(case, self._compiled))
         return CaseResult(
             name=case.name, envoy=_word(self._envoy), wrong_expectation=unexpected(case, self._envoy)
         )
 
-    def with_runner(self, runner: MeshRunner, name: str, listed: list[Listed], used: set[Listed]) -> Verdict:
+    def with_runner(self, runner: Runner, name: str, listed: list[Listed], used: set[Listed]) -> Verdict:
         verdict = Verdict()
         try:
             found = self._compare(runner)
@@ -84,7 +103,7 @@ class _CaseRun:
             (verdict.explained if covering else verdict.unexplained).append(difference)
         return verdict
 
-    def _compare(self, runner: MeshRunner) -> list[Difference]:
+    def _compare(self, runner: Runner) -> list[Difference]:
         if self._case.rejected:
             rejected = runner.rejection(self._case, self._compiled) is not None
             if rejected == self._rejected:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from conformance.outcome import Outcome
 
 START_TIMEOUT = 30.0
+LIVE_TIMEOUT = 1.0
+"""Seconds: an Envoy that says it is live has its listeners, but for those it refused."""
+
 KEEP_ALIVE_FROM = 100
 
 
@@ -56,7 +59,8 @@ class Envoy:
 
     def __enter__(self) -> Envoy:
         try:
-            self._start()
+            if self._cases:
+                self._start()
         except BaseException:
             self.__exit__()
             raise
@@ -69,8 +73,8 @@ class Envoy:
             self._process = None
         self._stack.close()
 
-    def run(self, case: Case) -> list[Outcome]:
-        """Send the requests of ``case`` through its listener."""
+    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+        """Send the requests of ``case`` through its listener, which has held ``compiled`` since the start."""
         client = RawClient(("127.0.0.1", self._ports[case.name]), keep_alive=case.sent >= KEEP_ALIVE_FROM)
         with contextlib.closing(client):
             return self._log.complete(case.name, drive(case, client.send))
@@ -116,7 +120,10 @@ class Envoy:
                 raise EnvoyError(self._diagnosis())
             time.sleep(0.05)
             with contextlib.suppress(OSError, ValueError):
+                live = _is_live(admin.read_text())
                 self._ports = _listeners(admin.read_text())
+                if live and len(self._ports) < len(self._cases):
+                    deadline = min(deadline, time.monotonic() + LIVE_TIMEOUT)
         missing = {cluster["name"] for cluster in clusters} - _clusters(admin.read_text())
         if missing:
             raise EnvoyError(
@@ -188,6 +195,11 @@ def _listener(name: str, hcm: dict[str, Any]) -> dict[str, Any]:
 def _untyped(resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     assert all(resource["@type"] in (LISTENER, CLUSTER) for resource in resources)
     return [{key: value for key, value in resource.items() if key != "@type"} for resource in resources]
+
+
+def _is_live(admin: str) -> bool:
+    with urllib.request.urlopen(f"http://{admin}/ready", timeout=5) as response:
+        return bool(response.status == 200)
 
 
 def _listeners(admin: str) -> dict[str, int]:
