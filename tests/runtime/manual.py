@@ -31,6 +31,9 @@ class ManualWorker:
     def close(self, timeout: float = 0.0) -> None:
         self.closed = True
 
+    def abandon(self) -> None:
+        self.closed = True
+
     def run(self) -> None:
         """Run everything that is posted or due, and what that leads to."""
         while not self.closed:

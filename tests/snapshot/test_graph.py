@@ -274,6 +274,7 @@ def test_the_graph_is_what_follows_from_its_roots(steps: list[tuple[Any, ...]]) 
     graph, now, pins = Graph(linger=30), 0.0, set[Ref]()
     frozen: list[tuple[Snapshot, dict[str, Any]]] = []
     for step in steps:
+        before = {kind: (graph.revision(kind), list(graph.wanted(kind))) for kind in Kind}
         match step:
             case ("want", kind, name):
                 pins.add((kind, name))
@@ -294,6 +295,8 @@ def test_the_graph_is_what_follows_from_its_roots(steps: list[tuple[Any, ...]]) 
                 now += seconds
         following = graph.expire(now)
         assert following > now
+        for kind, (revision, names) in before.items():
+            assert graph.revision(kind) != revision or list(graph.wanted(kind)) == names
         snapshot = graph.snapshot()
         _check(graph, snapshot, pins)
         for old, content in frozen:

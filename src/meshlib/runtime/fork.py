@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -29,8 +30,16 @@ class ForkAware(Protocol):
 
 
 _registered: list[weakref.ref[ForkAware]] = []
-_paused: list[ForkAware] = []
 _installed = False
+
+
+class _Paused(threading.local):
+    """What was paused by this thread's fork; another thread may fork at the same time."""
+
+    items: tuple[ForkAware, ...] = ()
+
+
+_paused = _Paused()
 
 
 def register(item: ForkAware) -> None:
@@ -44,18 +53,18 @@ def register(item: ForkAware) -> None:
 
 
 def _before() -> None:
-    _paused[:] = [item for reference in _registered if (item := reference()) is not None]
-    _each(item.before_fork for item in reversed(_paused))
+    _paused.items = tuple(item for reference in _registered if (item := reference()) is not None)
+    _each(item.before_fork for item in reversed(_paused.items))
 
 
 def _in_parent() -> None:
-    _each(item.after_fork_in_parent for item in _paused)
-    _paused.clear()
+    items, _paused.items = _paused.items, ()
+    _each(item.after_fork_in_parent for item in items)
 
 
 def _in_child() -> None:
-    _each(item.after_fork_in_child for item in _paused)
-    _paused.clear()
+    items, _paused.items = _paused.items, ()
+    _each(item.after_fork_in_child for item in items)
 
 
 def _each(steps: Iterable[Callable[[], None]]) -> None:

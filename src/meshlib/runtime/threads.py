@@ -59,6 +59,9 @@ class Executor(Protocol):
     def close(self, timeout: float = ...) -> None:
         """Run nothing any longer. Idempotent."""
 
+    def abandon(self) -> None:
+        """In a forked child, where the thread does not exist: forget it."""
+
 
 class Schedule:
     """The timers of a Worker, as a state machine: what is due, and when the next one is."""
@@ -116,6 +119,10 @@ class Worker:
             self._inbox.put(None)
             if thread is not threading.current_thread():
                 thread.join(timeout)
+
+    def abandon(self) -> None:
+        self._closed = True
+        _open.discard(self)
 
     def _start(self) -> None:
         if self._thread is not None or self._closed:

@@ -141,6 +141,7 @@ class Graph:
         self._linger = linger
         self._on_demand = on_demand
         self._entries: dict[Kind, dict[str, _Entry]] = {kind: {} for kind in Kind}
+        self._revisions = dict.fromkeys(Kind, 0)
         self._lingering: dict[Ref, float] = {}
         self._absent_pins: dict[str, None] = {}
         self._values: dict[Kind, _Table[str, Any]] = {kind: _Table() for kind in Kind}
@@ -196,6 +197,10 @@ class Graph:
     def wanted(self, kind: Kind) -> AbstractSet[str]:
         """The names to subscribe to, in the order in which they were first wanted."""
         return self._entries[kind].keys()
+
+    def revision(self, kind: Kind) -> int:
+        """Changes when `wanted` changes."""
+        return self._revisions[kind]
 
     def pinned(self) -> Iterator[Ref]:
         """What was asked for by `want`."""
@@ -332,6 +337,7 @@ class Graph:
         entry = self._entries[kind].get(name)
         if entry is None:
             entry = self._entries[kind][name] = _Entry(now)
+            self._revisions[kind] += 1
             self._awaited.set((kind, name), None)
         return entry
 
@@ -406,8 +412,10 @@ class Graph:
     def _forget(self, ref: Ref, now: float) -> None:
         kind, name = ref
         entry = self._entries[kind].pop(name)
+        self._revisions[kind] += 1
         self._lingering.pop(ref, None)
-        self._absent_pins.pop(name, None) if kind is Kind.LISTENER else None
+        if kind is Kind.LISTENER:
+            self._absent_pins.pop(name, None)
         self._values[kind].drop(name)
         for table in (self._absent, self._awaited, self._errors, self._unsupported):
             table.drop(ref)

@@ -17,7 +17,7 @@ from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener
 from meshlib.resources.route import RouteConfiguration
 
-__all__ = ["Accepted", "Kind", "Ref", "Resource", "Snapshot", "from_resources"]
+__all__ = ["Accepted", "Kind", "Ref", "Resource", "Snapshot", "from_resources", "kind_of", "name_of"]
 
 Resource = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
 

@@ -1,0 +1,402 @@
+"""The ADS client: one state-of-the-world stream, from bytes to snapshots.
+
+All of it happens on one background thread (the executor), so nothing here takes a lock but around the life of the stream,
+which a fork must be able to stop. Callers post what they want and read the snapshot, one attribute. A response goes through
+these steps: parse, decode what is new, update the graph, publish the snapshot, answer with an ACK or a NACK that carries the
+names wanted now, and ask for what the new resources refer to.
+
+Around a fork the stream is closed before, and opened again in the parent. The child keeps the snapshot and the wanted names,
+drops every object of the parent's connection without touching it, and connects at its first use (`start`, or the first name
+that it wants).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import random as _random
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from tenacity.wait import wait_base
+
+from meshlib.errors import ConfigError, ControlPlaneError, MeshClosed
+from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.runtime import fork
+from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.threads import Executor, Slicer, Timer, Worker, refuse_gevent
+from meshlib.snapshot import Graph, Kind, Ref, ResourceStatus, Snapshot
+from meshlib.stats import Registry
+from meshlib.xds import dns, messages
+from meshlib.xds.absence import AbsenceTimers
+from meshlib.xds.ack import Request, Subscriptions
+from meshlib.xds.backoff import Backoff, reconnect_wait
+from meshlib.xds.bootstrap import Bootstrap, XdsServer
+from meshlib.xds.decoding import Decode, Decoding, ResponseDecoder
+from meshlib.xds.report import Reporter
+
+__all__ = ["AdsClient", "Stream"]
+
+logger = logging.getLogger("meshlib.xds")
+
+COMPLETE = (Kind.LISTENER, Kind.CLUSTER)
+"""Types whose responses hold everything that was asked for."""
+
+FORK_WAIT = 0.2
+"""Seconds that a fork waits for the threads of the stream to end."""
+
+SEND_ORDER = (Kind.CLUSTER, Kind.ENDPOINT, Kind.LISTENER, Kind.ROUTE)
+
+
+class Stream(Protocol):
+    """What the client needs of a stream (`meshlib.xds.stream.GrpcStream`)."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def processed(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def join(self, timeout: float) -> None: ...
+
+
+OpenStream = Callable[[XdsServer, Callable[[Any, bytes], None], Callable[[Any, str], None]], Stream]
+
+
+def _open_grpc(
+    server: XdsServer, on_message: Callable[[Any, bytes], None], on_closed: Callable[[Any, str], None]
+) -> Stream:
+    from meshlib.xds.stream import open_stream
+
+    return open_stream(server, on_message, on_closed)
+
+
+class AdsClient:
+    """A subscription to a control plane. See the module's text.
+
+    decode: `meshlib.resources.decode_any`. on_snapshot: called on the background thread for each new snapshot, after `snapshot`
+    has been set. wait: the back-off between attempts to connect. usage: how often a cluster was used so far, for DNS.
+    The rest is injected by tests.
+    """
+
+    def __init__(
+        self,
+        bootstrap: Bootstrap,
+        *,
+        decode: Decode,
+        on_snapshot: Callable[[Snapshot], None],
+        clock: Clock | None = None,
+        random: _random.Random | None = None,
+        registry: Registry | None = None,
+        wait: wait_base | None = None,
+        usage: Callable[[str], int] | None = None,
+        resolve: dns.Resolve = dns.resolve,
+        slicer: Slicer | None = None,
+        open_stream: OpenStream = _open_grpc,
+        executor: Callable[[], Executor] | None = None,
+    ) -> None:
+        self.bootstrap = bootstrap
+        self.snapshot = Snapshot()
+        self.last_error: ControlPlaneError | None = None
+        self._on_snapshot = on_snapshot
+        self._clock = clock or SystemClock()
+        self._registry = registry or Registry()
+        self._slicer = slicer or Slicer()
+        self._usage = usage
+        self._resolve = resolve
+        self._open_stream = open_stream
+        self._make_executor = executor or (lambda: Worker("meshlib-xds", self._clock))
+        self._decode = decode
+        self._reporter = Reporter(self._registry)
+        self._backoff = Backoff(wait or reconnect_wait((random or _random.Random()).random))
+        self._closed = False
+        self._abandoned: list[Any] = []
+        self._reset(Graph())
+        fork.register(self)
+
+    def _reset(self, graph: Graph) -> None:
+        """All that belongs to one process, and to the life of one background thread."""
+        self._graph = graph
+        self._decoder = ResponseDecoder(self._decode, self._slicer.pause)
+        self._executor = self._make_executor()
+        self._subscriptions = Subscriptions(kind.value for kind in Kind)
+        self._absence = AbsenceTimers(self._executor, self._absent)
+        self._dns = dns.DnsDriver(
+            executor=self._executor,
+            clock=self._clock,
+            on_resolved=self._resolved,
+            registry=self._registry,
+            resolve=self._resolve,
+            usage=self._usage,
+        )
+        self._gate = threading.Lock()
+        self._stream: Stream | None = None
+        self._interrupted = False
+        self._answered = False
+        self._started = False
+        self._sync_posted = False
+        self._asked: dict[Kind, int] = {}
+        self._expiry: Timer | None = None
+
+    # What the Mesh calls, from any thread
+
+    def start(self) -> None:
+        """Connect, unless that has been done. Costs one comparison when it has.
+
+        Raises:
+            ConfigError: gevent has patched `threading`.
+            MeshClosed: the client has been closed.
+        """
+        if self._started:
+            return
+        if self._closed:
+            raise MeshClosed("the connection to the control plane has been closed")
+        refuse_gevent()
+        self._started = True
+        self._executor.post(self._connect)
+
+    def want_listener(self, name: str) -> None:
+        """Ask for a Listener and for everything that it leads to; starts the client."""
+        self._want((Kind.LISTENER, name))
+
+    def want_cluster(self, name: str) -> None:
+        """Ask for a cluster that a request header names; starts the client."""
+        self._want((Kind.CLUSTER, name))
+
+    def unwant_listener(self, name: str) -> None:
+        """Nobody uses the Listener any longer."""
+        self._executor.post(partial(self._drop, (Kind.LISTENER, name)))
+
+    def status(self) -> tuple[ResourceStatus, ...]:
+        """Every wanted resource, `updated` in seconds since the epoch."""
+        offset = self._clock.time() - self._clock.monotonic()
+        return tuple(
+            dataclasses.replace(status, updated=status.updated + offset) for status in self._graph.status()
+        )
+
+    @property
+    def connected(self) -> bool:
+        """The control plane has answered on the stream that is open now."""
+        return self._stream is not None and self._answered
+
+    def close(self) -> None:
+        """End the stream and the thread. Idempotent; the last snapshot stays readable."""
+        self._closed = True
+        with self._gate:
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+        self._executor.close(2.0)
+        if stream is not None:
+            stream.join(2.0)
+
+    # Around a fork
+
+    def before_fork(self) -> None:
+        # Held over the fork, so that no stream can be opened meanwhile.
+        self._gate.acquire()
+        stream, self._stream = self._stream, None
+        self._interrupted = stream is not None
+        if stream is not None:
+            stream.close()
+            stream.join(FORK_WAIT)
+            self._abandoned.append(stream)
+
+    def after_fork_in_parent(self) -> None:
+        self._abandoned.clear()
+        self._gate.release()
+        if self._interrupted and not self._closed:
+            self._executor.post(self._resume)
+
+    def after_fork_in_child(self) -> None:
+        # The parent's objects are kept so that no finalizer of theirs runs here.
+        _graveyard.extend(self._abandoned)
+        self._abandoned.clear()
+        self._executor.abandon()
+        self._backoff.reset()
+        wanted = set(self._graph.pinned())
+        self._reset(Graph.restore(self.snapshot, wanted, self._clock.monotonic()))
+
+    # On the background thread
+
+    def _want(self, ref: Ref) -> None:
+        self.start()
+        self._executor.post(partial(self._add, ref))
+
+    def _add(self, ref: Ref) -> None:
+        self._graph.want(*ref, self._clock.monotonic())
+        self._sync_soon()
+
+    def _drop(self, ref: Ref) -> None:
+        self._graph.unwant(*ref, self._clock.monotonic())
+        self._sync_soon()
+
+    def _sync_soon(self) -> None:
+        """After what has been posted already, so that many names make one request."""
+        if not self._sync_posted:
+            self._sync_posted = True
+            self._executor.post(self._sync)
+
+    def _connect(self) -> None:
+        with self._gate:
+            if self._stream is not None or self._closed:
+                return
+            try:
+                self._stream = self._open_stream(self.bootstrap.server, self._on_message, self._on_closed)
+            except ConfigError as error:
+                self._lost(str(error))
+                return
+        self._answered = False
+        self._asked.clear()
+        self._subscriptions.connected()
+        self._sync()
+
+    def _resume(self) -> None:
+        self._disconnect()
+        self._connect()
+
+    def _on_message(self, stream: Stream, data: bytes) -> None:
+        self._executor.post(partial(self._received, stream, data))
+
+    def _on_closed(self, stream: Stream, reason: str) -> None:
+        self._executor.post(partial(self._stream_closed, stream, reason))
+
+    def _stream_closed(self, stream: Stream, reason: str) -> None:
+        if stream is self._stream:
+            self._stream = None
+            self._lost(reason)
+
+    def _lost(self, reason: str) -> None:
+        if self._answered:
+            self._backoff.reset()
+        if self.last_error is None or self._answered:
+            logger.warning(
+                "no connection to the control plane %s: %s", self.bootstrap.server.server_uri, reason
+            )
+        self._disconnect()
+        self.last_error = ControlPlaneError(f"control plane {self.bootstrap.server.server_uri}: {reason}")
+        due = self._clock.monotonic() + self._backoff.next()
+        self._executor.call_at(due, self._connect)
+
+    def _disconnect(self) -> None:
+        self._answered = False
+        self._registry.gauge("control_plane.connected_state").value = 0
+        self._absence.stop_all()
+        self._subscriptions.disconnected()
+
+    def _received(self, stream: Stream, data: bytes) -> None:
+        try:
+            if stream is self._stream:
+                self._slicer.begin()
+                self._respond(messages.parse(data))
+        except ControlPlaneError as error:
+            self.last_error = error
+            self._registry.counter("xds.malformed_responses").value += 1
+            logger.warning("%s", error)
+        finally:
+            stream.processed()
+
+    def _respond(self, response: messages.Response) -> None:
+        self._alive()
+        try:
+            kind = Kind(response.type_url)
+        except ValueError:
+            known = ", ".join(kind.value for kind in Kind)
+            reason = f"type {response.type_url!r} is not used; known are {known}"
+            self._send(self._subscriptions.reject(response.type_url, response.nonce, reason))
+            return
+        if not self._subscriptions.expects(response.type_url):
+            self._registry.counter("xds.unrequested_responses").value += 1
+            return
+        decoding = self._decoder.decode(kind, response.resources, self._graph.wanted(kind))
+        self._apply(kind, response.version, decoding)
+        self._publish()
+        names = self._names(kind)
+        if decoding.problems:
+            answer = self._subscriptions.reject(response.type_url, response.nonce, decoding.text, names)
+        else:
+            answer = self._subscriptions.accept(response.type_url, response.version, response.nonce, names)
+        self._send(answer)
+        self._sync()
+
+    def _alive(self) -> None:
+        if not self._answered:
+            self._answered = True
+            if self.last_error is not None:
+                logger.info("connected to the control plane %s again", self.bootstrap.server.server_uri)
+            self.last_error = None
+            self._registry.gauge("control_plane.connected_state").value = 1
+
+    def _apply(self, kind: Kind, version: str, decoding: Decoding) -> None:
+        deletes = kind in COMPLETE and not decoding.nameless
+        deletes = deletes and not self.bootstrap.server.ignore_resource_deletion
+        self._graph.update(
+            kind,
+            decoding.results,
+            version=version,
+            now=self._clock.monotonic(),
+            present=decoding.present if deletes else None,
+        )
+        for name in decoding.results:
+            self._absence.stop((kind, name))
+        self._reporter.results(kind, decoding.results, version)
+
+    def _absent(self, ref: Ref) -> None:
+        self._graph.does_not_exist(*ref, self._clock.monotonic())
+        logger.warning("the control plane has given no %s %r", ref[0].value.rpartition(".")[2], ref[1])
+        self._sync()
+
+    def _resolved(self, cluster: str, assignment: ClusterLoadAssignment) -> None:
+        self._graph.resolved(cluster, assignment)
+        self._publish()
+
+    def _publish(self) -> None:
+        snapshot = self._graph.snapshot()
+        if snapshot is not self.snapshot:
+            self.snapshot = snapshot
+            try:
+                self._on_snapshot(snapshot)
+            except Exception:
+                logger.exception("taking over a snapshot failed")
+            self._dns.sync(self._graph.dns_clusters())
+
+    def _sync(self) -> None:
+        """Publish what has changed and ask for what is newly wanted."""
+        self._sync_posted = False
+        due = self._graph.expire(self._clock.monotonic())
+        if due < math.inf and self._expiry is None:
+            self._expiry = self._executor.call_at(due, self._expire)
+        self._publish()
+        if self._stream is None:
+            return
+        for kind in SEND_ORDER:
+            if self._asked.get(kind) != self._graph.revision(kind):
+                request = self._subscriptions.subscribe(kind.value, self._names(kind))
+                if request is not None:
+                    self._send(request)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._sync()
+
+    def _names(self, kind: Kind) -> tuple[str, ...]:
+        """The names to subscribe to, in a request that is about to be sent."""
+        names = tuple(self._graph.wanted(kind))
+        revision = self._graph.revision(kind)
+        if self._asked.get(kind) != revision:
+            self._asked[kind] = revision
+            self._decoder.forget(kind, set(names))
+            awaited = [name for name in names if not self._graph.known(kind, name)]
+            self._absence.watch(kind, awaited, self._clock.monotonic())
+        return names
+
+    def _send(self, request: Request) -> None:
+        stream = self._stream
+        if stream is not None:
+            stream.send(messages.encode(request, self.bootstrap.node))
+
+
+_graveyard: list[Any] = []

@@ -1,0 +1,51 @@
+"""What a configuration asks for and does not get: said once in the log, and counted."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+
+from meshlib.errors import ResourceError
+from meshlib.snapshot import Accepted, Kind
+from meshlib.stats import Registry
+
+__all__ = ["Reporter"]
+
+logger = logging.getLogger("meshlib.xds")
+
+_INDEX = re.compile(r"\[[^]]*\]")
+KEPT = 10_000
+
+
+class Reporter:
+    """Logs each unsupported field once, whatever its place in a list, and each new error; counts both."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._seen: set[tuple[Kind, str]] = set()
+
+    def results(self, kind: Kind, results: Mapping[str, Accepted | ResourceError], version: str) -> None:
+        """A response, or the files. Counters: `xds.<lds|rds|cds|eds>.update_success`, `.update_rejected`, `.unsupported`."""
+        bad = {name: item for name, item in results.items() if isinstance(item, ResourceError)}
+        self._count(kind, "update_rejected" if bad else "update_success", 1)
+        for name, error in bad.items():
+            logger.warning("%s %r, version %r, rejected: %s", _noun(kind), name, version, error)
+        for name, item in results.items():
+            if not isinstance(item, ResourceError) and item.unsupported:
+                self._unsupported(kind, name, item.unsupported)
+
+    def _unsupported(self, kind: Kind, name: str, paths: tuple[str, ...]) -> None:
+        self._count(kind, "unsupported", len(paths))
+        for path in paths:
+            key = (kind, _INDEX.sub("", path))
+            if key not in self._seen and len(self._seen) < KEPT:
+                self._seen.add(key)
+                logger.warning("%s %r: %s is not supported and has no effect", _noun(kind), name, path)
+
+    def _count(self, kind: Kind, what: str, number: int) -> None:
+        self._registry.counter(f"xds.{kind.short}.{what}").value += number
+
+
+def _noun(kind: Kind) -> str:
+    return kind.value.rpartition(".")[2]
