@@ -102,7 +102,7 @@ class Call(AttemptLoop):
     def _find_route(self, now: float) -> Actions:
         engine = self._engine
         program = engine.program
-        target = self.request.target
+        target = engine.listener_name(self.request.target)
         listener = program.find(target)
         if listener is None:
             if engine.closed:

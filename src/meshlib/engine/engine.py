@@ -24,6 +24,9 @@ CONFIG_TIMEOUT = 15.0
 class ConfigSource(Protocol):
     """Where configuration comes from: the control plane's client, or files, which know everything from the start."""
 
+    def start(self) -> None:
+        """Connect, or whatever it takes to keep up to date. Cheap when that has been done; never blocks."""
+
     def want_listener(self, name: str) -> None:
         """Ask for a listener and all below it; asking again is cheap and keeps it alive. Never blocks."""
 
@@ -35,7 +38,8 @@ class Engine:
     """One engine for each Mesh, shared by all its transports.
 
     envoy_headers: do what Envoy does to headers by itself. trust_request_headers: obey the application's x-envoy-* headers.
-    config_timeout: seconds that a call waits for configuration. random: seeded in tests.
+    config_timeout: seconds that a call waits for configuration. random: seeded in tests. listener_name: from the `host:port` of
+    a request to the name of its Listener.
     """
 
     def __init__(
@@ -56,11 +60,19 @@ class Engine:
         self.trust_request_headers = trust_request_headers
         self.config_timeout = config_timeout
         self.closed = False
+        self.listener_name: Callable[[str], str] = str
         self.source: ConfigSource | None = None
         self.program: Program = compiler.empty()
         self._compiler = compiler
         self._lock = threading.Lock()
         self._waiting: list[Callable[[], None]] = []
+        self._dormant = True
+
+    def start(self) -> None:
+        """Start the source: at the first call of a process, also of a forked one."""
+        self._dormant = False
+        if self.source is not None:
+            self.source.start()
 
     def call(
         self,
@@ -75,6 +87,8 @@ class Engine:
         options: None takes those of the surrounding `meshlib.call(...)` block. replayable: whether the request can be sent
         again from its first byte; None: always.
         """
+        if self._dormant and not self.closed:
+            self.start()
         return Call(self, request, wake=wake, options=options or current_options(), replayable=replayable)
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -91,6 +105,7 @@ class Engine:
         """In a forked child: nobody holds a lock, and none of the parent's calls is here."""
         self._lock = threading.Lock()
         self._waiting = []
+        self._dormant = True
         self.store.renew_locks()
 
     # --- for calls ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,292 @@
+"""Mesh: owns the life cycle and the state, and joins the parts.
+
+Resources come from a source (the control plane's client, or files), are compiled into a Program by the engine, and are used
+by every transport that is given this Mesh. Building a Mesh starts nothing; the first call does, or `start`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from meshlib.engine.engine import Engine
+from meshlib.engine.program import Compiler
+from meshlib.errors import ConfigError, ConfigTimeout, ResourceError
+from meshlib.policy.breaker import BreakerConfig, BreakerSet
+from meshlib.runtime import fork
+from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.snapshot import Kind, ResourceStatus, Snapshot
+from meshlib.state import StateStore
+from meshlib.stats import Registry
+
+if TYPE_CHECKING:
+    from meshlib.resources import Decoded
+    from meshlib.xds.bootstrap import Bootstrap
+    from meshlib.xds.client import AdsClient
+    from meshlib.xds.files import FileSource
+
+__all__ = ["Mesh", "default_mesh"]
+
+ConfigSource = str | os.PathLike[str] | Mapping[str, Any]
+
+
+class Mesh:
+    """A service mesh for this process.
+
+        mesh = Mesh(bootstrap="bootstrap.json")     # or nothing: GRPC_XDS_BOOTSTRAP, GRPC_XDS_BOOTSTRAP_CONFIG
+        mesh = Mesh(config=["mesh.yaml"])           # files, no control plane at all
+
+    config: files, folders or dictionaries with xDS resources. bootstrap: gRPC's bootstrap, as a file or a dict; server_uri and
+    node_id are its short form. headers: `none` adds nothing that the configuration does not ask for, `envoy` adds what Envoy
+    adds by itself (x-request-id, x-forwarded-proto, x-envoy-expected-rq-timeout-ms, x-envoy-upstream-service-time, ...).
+    trust_request_headers: obey x-envoy-* headers that the application sets. unknown_hosts: `deny` fails a request to a host
+    that no Listener knows, `passthrough` sends it without the mesh. config_timeout: seconds that a call waits for its first
+    configuration, unless its own deadline is nearer. breakers: an application-level breaker by cluster name, `*` for all.
+    clock, random: injected by tests.
+
+    Thread safe. May be used from several event loops, and in the children of a fork.
+
+    Raises:
+        ConfigError: neither config nor a bootstrap is given, or one of them is wrong. Files: one line for each problem,
+            `FILE:LINE: path.to.field: what is wrong`.
+    """
+
+    def __init__(
+        self,
+        config: Iterable[ConfigSource] | ConfigSource | None = None,
+        *,
+        bootstrap: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        server_uri: str | None = None,
+        node_id: str | None = None,
+        headers: Literal["none", "envoy"] = "none",
+        trust_request_headers: bool = False,
+        unknown_hosts: Literal["deny", "passthrough"] = "deny",
+        config_timeout: float = 15.0,
+        breakers: Mapping[str, BreakerConfig] | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        _one_of("headers", headers, ("none", "envoy"))
+        _one_of("unknown_hosts", unknown_hosts, ("deny", "passthrough"))
+        self.clock: Clock = clock or SystemClock()
+        self.stats = Registry()
+        self.passthrough = unknown_hosts == "passthrough"
+        self._own_random = random is None
+        self._random = random or Random()
+        self._breakers = BreakerSet(breakers or {})
+        store = StateStore(self.stats)
+        self.engine = Engine(
+            clock=self.clock,
+            random=self._random,
+            store=store,
+            compiler=Compiler(store, self._random, self._breakers),
+            envoy_headers=headers == "envoy",
+            trust_request_headers=trust_request_headers,
+            config_timeout=config_timeout,
+        )
+        self._source: AdsClient | FileSource
+        if config is not None:
+            if bootstrap is not None or server_uri is not None:
+                raise ConfigError(
+                    "give either config= (files) or bootstrap=/server_uri= (a control plane), not both"
+                )
+            self._source = self._from_files(config)
+            self.engine.publish(self._source.snapshot)
+        else:
+            from meshlib.xds import bootstrap as reader
+
+            self._source = self._from_control_plane(
+                reader.load(bootstrap, server_uri=server_uri, node_id=node_id)
+            )
+        self.engine.source = self._source
+        fork.register(self)
+
+    # --- life cycle --------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect to the control plane now instead of at the first call.
+
+        Raises:
+            ConfigError: gevent has patched `threading`. MeshClosed: the Mesh has been closed.
+        """
+        self.engine.start()
+
+    def wait_ready(self, *hosts: str, timeout: float = 15.0) -> None:
+        """Wait until the configuration of these hosts (`host:port`) and of all asked for so far is there.
+
+        timeout: seconds. A host that does not exist counts as answered.
+
+        Raises:
+            ConfigTimeout: something is still missing; the text names it.
+        """
+        self.start()
+        names = {self.engine.listener_name(host) for host in hosts}
+        for name in names:
+            self._source.want_listener(name)
+        due = self.clock.monotonic() + timeout
+        while True:
+            woken = threading.Event()
+            program = self.engine.program
+            missing = self._missing(program.snapshot, names)
+            if missing is None:
+                return
+            left = due - self.clock.monotonic()
+            if left <= 0:
+                raise ConfigTimeout(
+                    f"{missing} has not arrived after {timeout:g} s: is the control plane up?"
+                )
+            self.engine.await_program(woken.set, program)
+            woken.wait(left)
+
+    def close(self) -> None:
+        """End the connection to the control plane and its thread. Idempotent.
+
+        Calls that wait for configuration fail with MeshClosed; calls under way end as they would have. Close the transports
+        first: their connections are theirs.
+        """
+        self.engine.close()
+        self._source.close()
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- looking at it -----------------------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The configuration in force."""
+        return self.engine.program.snapshot
+
+    def status(self) -> tuple[ResourceStatus, ...]:
+        """Each resource with its version, state and latest error."""
+        return self._source.status()
+
+    # --- around a fork -----------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Nothing to pause: the source pauses by itself."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing was paused."""
+
+    def after_fork_in_child(self) -> None:
+        self.engine.renew_locks()
+        self._breakers.renew_locks()
+        if self._own_random:
+            self._random.seed()
+
+    # --- sources -----------------------------------------------------------------------------------------------------
+
+    def _from_files(self, config: Iterable[ConfigSource] | ConfigSource) -> FileSource:
+        from meshlib.xds.files import FileSource
+
+        single = isinstance(config, str | os.PathLike | Mapping)
+        sources: list[ConfigSource] = [config] if single else list(config)  # type: ignore[list-item, arg-type]
+        return FileSource(
+            _decode_files(sources),
+            on_snapshot=self.engine.publish,
+            clock=self.clock,
+            registry=self.stats,
+            usage=self._usage,
+        )
+
+    def _from_control_plane(self, bootstrap: Bootstrap) -> AdsClient:
+        from meshlib.resources import decode_any
+        from meshlib.xds.client import AdsClient
+
+        self.engine.listener_name = bootstrap.listener_name
+        return AdsClient(
+            bootstrap,
+            decode=decode_any,
+            on_snapshot=self.engine.publish,
+            clock=self.clock,
+            random=self._random,
+            registry=self.stats,
+            usage=self._usage,
+        )
+
+    def _usage(self, cluster: str) -> int:
+        return self.engine.store.cluster(cluster).stats.upstream_rq_total.value
+
+    def _missing(self, snapshot: Snapshot, names: Iterable[str]) -> str | None:
+        """What these listeners still wait for, None when they are complete."""
+        for name in names:
+            listener = snapshot.listener(name)
+            if listener is None:
+                if snapshot.pending(Kind.LISTENER, name):
+                    return f"Listener {name!r}"
+                continue
+            config = snapshot.route_config(listener)
+            if config is None:
+                wanted = listener.http.route_config_name
+                if wanted is not None and snapshot.pending(Kind.ROUTE, wanted):
+                    return f"RouteConfiguration {wanted!r}"
+                continue
+            for cluster_name in config.cluster_names:
+                cluster = snapshot.clusters.get(cluster_name)
+                if cluster is None and snapshot.pending(Kind.CLUSTER, cluster_name):
+                    return f"Cluster {cluster_name!r}"
+                if (
+                    cluster is not None
+                    and snapshot.assignment(cluster) is None
+                    and snapshot.pending_endpoints(cluster)
+                ):
+                    return f"the endpoints of cluster {cluster_name!r}"
+        return None
+
+
+def _decode_files(sources: Iterable[ConfigSource]) -> list[Decoded]:
+    """Every resource of the files.
+
+    Raises:
+        ConfigError: something is wrong with them; one line for each problem.
+    """
+    from meshlib.resources import decode
+    from meshlib.resources.files import DECODED, load
+
+    given = [source if isinstance(source, Mapping) else Path(source) for source in sources]
+    config = load(given)
+    problems = [str(problem) for problem in config.problems]
+    decoded = []
+    for resource in config.resources:
+        if resource.type_url not in DECODED:
+            continue
+        try:
+            decoded.append(decode(resource.type_url, resource.message))
+        except ResourceError as error:
+            problems.append(str(resource.origin.problem(error.path, error.reason)))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return decoded
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+_default_lock = threading.Lock()
+_default: Mesh | None = None
+
+
+def default_mesh() -> Mesh:
+    """The process's own Mesh, made from the environment at its first use (GRPC_XDS_BOOTSTRAP and its kin).
+
+    Raises:
+        ConfigError: the environment gives no bootstrap, or a wrong one.
+    """
+    global _default
+    with _default_lock:
+        if _default is None or _default.engine.closed:
+            _default = Mesh()
+        return _default
