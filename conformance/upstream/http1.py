@@ -118,7 +118,7 @@ async def _answer(
                 _reset(writer)
             return False
     await writer.drain()
-    return not behaviour.close
+    return not (behaviour.close or behaviour.hangup)
 
 
 def _head(behaviour: Behaviour, length: int, bodiless: bool) -> bytes:
@@ -128,6 +128,7 @@ def _head(behaviour: Behaviour, length: int, bodiless: bool) -> bytes:
         reason = "Unknown"
     lines = [f"HTTP/1.1 {behaviour.status} {reason}"]
     lines += [f"{name}: {value}" for name, value in behaviour.headers]
+    lines += [f"x-many-{number}: {'v' * behaviour.header_size}" for number in range(behaviour.many_headers)]
     if behaviour.chunked:
         lines.append("transfer-encoding: chunked")
     elif not bodiless:

@@ -18,7 +18,8 @@ class Behaviour:
 
     ``body`` None stands for the upstream's name. ``delay`` seconds pass before the first byte. ``cut_after`` closes the
     connection after that many body bytes (``cut``: ``fin`` or ``rst``). ``drip`` sends the body byte by byte, one each
-    ``drip`` seconds.
+    ``drip`` seconds. ``close`` says so and closes after the answer, ``hangup`` closes without a word. ``many_headers`` adds
+    that many headers with values of ``header_size`` bytes.
     """
 
     action: str = "respond"
@@ -33,6 +34,9 @@ class Behaviour:
     cut_after: int | None = None
     cut: str = "fin"
     close: bool = False
+    hangup: bool = False
+    many_headers: int = 0
+    header_size: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,9 @@ def parse_behaviour(fields: Fields) -> Behaviour:
         cut_after=cut_after,
         cut=fields.choice("cut", ("fin", "rst"), "fin"),
         close=fields.flag("close"),
+        hangup=fields.flag("hangup"),
+        many_headers=fields.integer("many_headers", 0),
+        header_size=fields.integer("header_size", 1),
     )
     fields.close()
     return behaviour
