@@ -95,9 +95,11 @@ def _segment(segment: str | Operator, context: FormatContext, missing: str) -> s
     value = None if evaluator is None else evaluator(segment, context)
     if value is None:
         return missing
-    if segment.max_length is None or len(value) <= segment.max_length:
+    if segment.max_length is None:
         return value
-    return value.encode("utf-8", "surrogatepass")[: segment.max_length].decode("utf-8", "ignore")
+    if value.isascii():
+        return value[: segment.max_length]
+    return value.encode("utf-8", "surrogateescape")[: segment.max_length].decode("utf-8", "surrogateescape")
 
 
 def _first(message: HasHeaders | None, operator: Operator) -> str | None:
