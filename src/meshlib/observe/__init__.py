@@ -1,0 +1,1 @@
+"""Looking at the mesh: why a request goes where it goes."""
