@@ -1,0 +1,282 @@
+# Written by scripts/generate_httpx2.py from httpx.py: change that one, then run the script.
+"""Transports for httpx2 clients: `httpx2.Client(transport=meshlib.httpx2.MeshTransport(mesh))`, and the same for AsyncClient.
+
+Every error that they raise is both a `meshlib.MeshError`, with Envoy's flags, details and the attempts, and the httpx2 class
+that plain httpx2 would have raised in that situation, so `except httpx2.ConnectError` goes on working:
+
+| here | httpx2 | when |
+|---|---|---|
+| UnknownHost, NoRoute, NoCluster, NoHealthyEndpoint, ConnectFailed | ConnectError | nothing was sent |
+| CircuitFull, BreakerOpen, ConfigTimeout, MeshClosed | ConnectError | nothing was sent |
+| ConnectTimedOut | ConnectTimeout | the cluster's connect_timeout, or httpx2's own, passed |
+| StreamReset | ReadError and RemoteProtocolError | the connection ended early (plain httpx2: one or the other) |
+| ProtocolViolation | RemoteProtocolError | the endpoint broke the protocol |
+| DeadlineExceeded | ReadTimeout | the route's, the attempt's, the caller's or httpx2's own read timeout passed |
+| WriteTimedOut | WriteTimeout | httpx2's write timeout |
+| PoolTimedOut | PoolTimeout | httpx2's pool timeout while the call waited for a connection |
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from meshlib import errors
+from meshlib.transport.http.async_exchange import AsyncExchange
+from meshlib.transport.http.exchange import Answer, ImpatienceError, Phase, SecureSchemeError
+from meshlib.transport.http.failure import BodyLengthError
+from meshlib.transport.http.h1 import InvalidRequest
+from meshlib.transport.http.shell import AsyncShell, LocalReplies, SyncShell, impatience
+from meshlib.transport.http.sync_exchange import SyncExchange
+
+if TYPE_CHECKING:
+    from meshlib.mesh import Mesh
+
+__all__ = [
+    "AsyncMeshTransport",
+    "BreakerOpen",
+    "CircuitFull",
+    "ConfigTimeout",
+    "ConnectFailed",
+    "ConnectTimedOut",
+    "DeadlineExceeded",
+    "MeshClosed",
+    "MeshTransport",
+    "NoCluster",
+    "NoHealthyEndpoint",
+    "NoRoute",
+    "OtherMeshError",
+    "PoolTimedOut",
+    "ProtocolViolation",
+    "StreamReset",
+    "UnknownHost",
+    "WriteTimedOut",
+]
+
+
+class OtherMeshError(errors.MeshError, httpx2.TransportError):
+    """Any other error of meshlib."""
+
+
+class ConfigTimeout(errors.ConfigTimeout, httpx2.ConnectError): ...
+
+
+class MeshClosed(errors.MeshClosed, httpx2.ConnectError): ...
+
+
+class UnknownHost(errors.UnknownHost, httpx2.ConnectError): ...
+
+
+class NoRoute(errors.NoRoute, httpx2.ConnectError): ...
+
+
+class NoCluster(errors.NoCluster, httpx2.ConnectError): ...
+
+
+class NoHealthyEndpoint(errors.NoHealthyEndpoint, httpx2.ConnectError): ...
+
+
+class CircuitFull(errors.CircuitFull, httpx2.ConnectError): ...
+
+
+class BreakerOpen(errors.BreakerOpen, httpx2.ConnectError): ...
+
+
+class ConnectFailed(errors.ConnectFailed, httpx2.ConnectError): ...
+
+
+class ConnectTimedOut(errors.ConnectTimedOut, httpx2.ConnectTimeout): ...
+
+
+class StreamReset(errors.StreamReset, httpx2.ReadError, httpx2.RemoteProtocolError): ...
+
+
+class ProtocolViolation(errors.ProtocolViolation, httpx2.RemoteProtocolError): ...
+
+
+class DeadlineExceeded(errors.DeadlineExceeded, httpx2.ReadTimeout): ...
+
+
+class WriteTimedOut(errors.DeadlineExceeded, httpx2.WriteTimeout): ...
+
+
+class PoolTimedOut(errors.CircuitFull, httpx2.PoolTimeout): ...
+
+
+_HOST_CLASSES: dict[type[errors.MeshError], type[errors.MeshError]] = {
+    errors.ConfigTimeout: ConfigTimeout,
+    errors.MeshClosed: MeshClosed,
+    errors.UnknownHost: UnknownHost,
+    errors.NoRoute: NoRoute,
+    errors.NoCluster: NoCluster,
+    errors.NoHealthyEndpoint: NoHealthyEndpoint,
+    errors.CircuitFull: CircuitFull,
+    errors.BreakerOpen: BreakerOpen,
+    errors.ConnectFailed: ConnectFailed,
+    errors.ConnectTimedOut: ConnectTimedOut,
+    errors.StreamReset: StreamReset,
+    errors.ProtocolViolation: ProtocolViolation,
+    errors.DeadlineExceeded: DeadlineExceeded,
+}
+
+_PATIENCE_CLASSES: dict[Phase, type[errors.MeshError]] = {
+    Phase.READ: DeadlineExceeded,
+    Phase.WRITE: WriteTimedOut,
+    Phase.POOL: PoolTimedOut,
+}
+
+_TRANSLATED = (errors.MeshError, ImpatienceError, InvalidRequest, BodyLengthError, SecureSchemeError)
+
+
+def _translate(error: Exception, request: httpx2.Request) -> Exception:
+    """The error as httpx2's users know it; `request` is set on it."""
+    if isinstance(error, SecureSchemeError):
+        return httpx2.UnsupportedProtocol(str(error), request=request)
+    if isinstance(error, InvalidRequest | BodyLengthError):
+        return httpx2.LocalProtocolError(str(error), request=request)
+    if isinstance(error, ImpatienceError):
+        cls, source = _PATIENCE_CLASSES[error.phase], impatience(error)
+    else:
+        assert isinstance(error, errors.MeshError)
+        cls, source = _HOST_CLASSES.get(type(error), OtherMeshError), error
+    translated = cls(
+        source.message,
+        flags=source.flags,
+        details=source.details,
+        attempts=source.attempts,
+        local_reply=source.local_reply,
+    )
+    assert isinstance(translated, httpx2.RequestError)
+    translated.request = request
+    return translated
+
+
+def _response(answer: Answer, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> httpx2.Response:
+    extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
+    if answer.reason is not None:
+        extensions["reason_phrase"] = answer.reason
+    return httpx2.Response(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
+
+
+class _SyncStream(httpx2.SyncByteStream):
+    """A response body that is still arriving."""
+
+    def __init__(self, exchange: SyncExchange, request: httpx2.Request) -> None:
+        self._exchange = exchange
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            while (data := self._exchange.read()) is not None:
+                yield data
+        except _TRANSLATED as error:
+            raise _translate(error, self._request) from None
+
+    def close(self) -> None:
+        self._exchange.close()
+
+    def __del__(self) -> None:
+        self._exchange.drop()
+
+
+class _AsyncStream(httpx2.AsyncByteStream):
+    """A response body that is still arriving."""
+
+    def __init__(self, exchange: AsyncExchange, request: httpx2.Request) -> None:
+        self._exchange = exchange
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            while (data := await self._exchange.read()) is not None:
+                yield data
+        except _TRANSLATED as error:
+            raise _translate(error, self._request) from None
+
+    async def aclose(self) -> None:
+        await self._exchange.close()
+
+    def __del__(self) -> None:
+        self._exchange.drop()
+
+
+class MeshTransport(httpx2.BaseTransport):
+    """Sends every request of a client through the mesh.
+
+    mesh: None takes the process's default Mesh. local_reply: what to do where Envoy would answer by itself (no route, no
+    healthy endpoint, a timeout, ...): "raise" an error, or give Envoy's status, headers and body as a "response". A direct
+    response or a redirect of the configuration is a response in both cases.
+    Thread safe; may be shared by several clients. Closing it closes idle connections and nothing else.
+    """
+
+    def __init__(self, mesh: Mesh | None = None, *, local_reply: LocalReplies = "raise") -> None:
+        self._shell = SyncShell(mesh, local_reply)
+        self._plain: httpx2.HTTPTransport | None = None
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            body: bytes | None = request.content
+            source: httpx2.SyncByteStream | None = None
+        except httpx2.RequestNotRead:
+            body = None
+            assert isinstance(request.stream, httpx2.SyncByteStream)
+            source = request.stream
+        try:
+            answer = self._shell.send(request, body, source)
+        except _TRANSLATED as error:
+            raise _translate(error, request) from None
+        if answer is None:
+            return self._without_mesh().handle_request(request)
+        if answer.content is not None:
+            return _response(answer, httpx2.ByteStream(answer.content))
+        return _response(answer, _SyncStream(answer.stream, request))
+
+    def _without_mesh(self) -> httpx2.HTTPTransport:
+        if self._plain is None:
+            self._plain = httpx2.HTTPTransport()
+        return self._plain
+
+    def close(self) -> None:
+        self._shell.close()
+        if self._plain is not None:
+            self._plain.close()
+            self._plain = None
+
+
+class AsyncMeshTransport(httpx2.AsyncBaseTransport):
+    """The same for `httpx2.AsyncClient`, on asyncio. May be used from several event loops; each has its own connections."""
+
+    def __init__(self, mesh: Mesh | None = None, *, local_reply: LocalReplies = "raise") -> None:
+        self._shell = AsyncShell(mesh, local_reply)
+        self._plain: httpx2.AsyncHTTPTransport | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            body: bytes | None = request.content
+            source: httpx2.AsyncByteStream | None = None
+        except httpx2.RequestNotRead:
+            body = None
+            assert isinstance(request.stream, httpx2.AsyncByteStream)
+            source = request.stream
+        try:
+            answer = await self._shell.send(request, body, source)
+        except _TRANSLATED as error:
+            raise _translate(error, request) from None
+        if answer is None:
+            return await self._without_mesh().handle_async_request(request)
+        if answer.content is not None:
+            return _response(answer, httpx2.ByteStream(answer.content))
+        return _response(answer, _AsyncStream(answer.stream, request))
+
+    def _without_mesh(self) -> httpx2.AsyncHTTPTransport:
+        if self._plain is None:
+            self._plain = httpx2.AsyncHTTPTransport()
+        return self._plain
+
+    async def aclose(self) -> None:
+        await self._shell.aclose()
+        if self._plain is not None:
+            await self._plain.aclose()
+            self._plain = None

@@ -1,0 +1,249 @@
+"""What the loops that carry out a call have in common, sync and asyncio, whatever the host library.
+
+An exchange is one call on its way: it owns the engine's `Call`, at most a few attempts, and the request body. Its loop is
+
+    actions = call.handle(event)  ->  carry out each action  ->  the next event: at once, or by waiting for it
+
+An attempt goes through the stages below. Which events follow from which action is the engine's contract (engine/actions.py).
+
+    PARKED      in its endpoint's queue; Woken is reported when it has been served
+    CONNECTING  its connection opens; Connected or Failed is reported
+    READY       it has a connection and the engine's consent: the request is sent next
+    SENT        the request has begun to leave; Headers or Failed is reported
+    ANSWERED    Headers was reported
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from math import inf
+from typing import Any, overload
+
+from meshlib.engine.actions import Start
+from meshlib.engine.call import CallInfo
+from meshlib.engine.events import Begin, Cancelled, Timer, Woken
+from meshlib.errors import LocalReply
+from meshlib.routing.request import Headers as HeaderList
+from meshlib.routing.request import RequestView
+from meshlib.state import Waiter
+from meshlib.transport.http.message import OutgoingRequest, RawHeaders
+
+__all__ = [
+    "BEGIN",
+    "BEGIN_STREAMED",
+    "CANCELLED",
+    "TIMER",
+    "WOKEN",
+    "Answer",
+    "Attempt",
+    "ImpatienceError",
+    "LazyHeaders",
+    "OriginalRequest",
+    "Patience",
+    "Phase",
+    "SecureSchemeError",
+    "Stage",
+    "UnsupportedActionError",
+    "decode_headers",
+    "encode_headers",
+]
+
+BEGIN = Begin(complete=True)
+BEGIN_STREAMED = Begin(complete=False)
+CANCELLED = Cancelled()
+TIMER = Timer()
+WOKEN = Woken()
+
+
+class Stage(Enum):
+    """Where an attempt is."""
+
+    PARKED = "parked"
+    CONNECTING = "connecting"
+    READY = "ready"
+    SENT = "sent"
+    ANSWERED = "answered"
+
+
+class Phase(Enum):
+    """What the host library's own timeouts are about."""
+
+    READ = "read"
+    WRITE = "write"
+    POOL = "pool"
+
+
+class ImpatienceError(Exception):
+    """One of the host library's own timeouts passed. The call is over; the engine saw a cancellation."""
+
+    def __init__(self, phase: Phase, seconds: float, info: CallInfo) -> None:
+        super().__init__(f"{phase.value} timeout of {seconds:g} s passed")
+        self.phase = phase
+        self.info = info
+
+
+class SecureSchemeError(Exception):
+    """An https:// URL to a host of the mesh."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"{target} belongs to the mesh: use an http:// URL. The mesh decides by the cluster's transport socket whether "
+            "the connection is encrypted; it never sends an https:// request in plaintext."
+        )
+
+
+class UnsupportedActionError(Exception):
+    """The engine asked for something that this transport does not do."""
+
+    def __init__(self, action: object) -> None:
+        super().__init__(f"the HTTP transport cannot carry out {type(action).__name__}")
+
+
+class Patience:
+    """The host library's own timeouts, in seconds; inf where it gave none."""
+
+    __slots__ = ("connect", "pool", "read", "write")
+
+    def __init__(self, timeout: Mapping[str, float | None] | None) -> None:
+        given = timeout or {}
+        self.connect = _seconds(given.get("connect"))
+        self.read = _seconds(given.get("read"))
+        self.write = _seconds(given.get("write"))
+        self.pool = _seconds(given.get("pool"))
+
+
+def _seconds(value: float | None) -> float:
+    return inf if value is None else value
+
+
+class OriginalRequest:
+    """The application's request. headers: as it gave them. body: None when it is streamed."""
+
+    __slots__ = ("body", "headers", "method", "path", "patience", "view")
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        scheme: str,
+        target: str,
+        authority: str,
+        path: bytes,
+        headers: RawHeaders,
+        body: bytes | None,
+        timeout: Mapping[str, float | None] | None,
+    ) -> None:
+        self.method = method.encode("ascii", "replace")
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.patience = Patience(timeout)
+        self.view = RequestView(
+            method=method,
+            scheme=scheme,
+            authority=authority,
+            path=path.decode("utf-8", "surrogateescape"),
+            headers=self._view_headers,
+            target=target,
+        )
+
+    def _view_headers(self) -> HeaderList:
+        return [header for header in decode_headers(self.headers) if header[0] != "host"]
+
+    def outgoing(self, start: Start) -> OutgoingRequest:
+        """What one attempt sends. Raises SecureSchemeError when the application asked for https."""
+        view = self.view
+        if view.scheme == "https":
+            raise SecureSchemeError(view.target)
+        path = self.path if start.path == view.path else start.path.encode("utf-8", "surrogateescape")
+        headers = self.headers if start.headers is None else encode_headers(start.headers)
+        authority = start.authority.encode("utf-8", "surrogateescape")
+        return OutgoingRequest(self.method, path, authority, headers, self.body)
+
+
+class Attempt:
+    """One attempt. connection: None while it is parked. accepted: its response is the application's."""
+
+    __slots__ = ("connect_by", "connection", "number", "outgoing", "stage", "start", "waiter")
+
+    def __init__(self, start: Start) -> None:
+        self.number = start.attempt
+        self.start = start
+        self.stage = Stage.READY
+        self.connection: Any = None
+        self.waiter: Waiter | None = None
+        self.connect_by = inf
+        self.outgoing: OutgoingRequest | None = None
+
+
+class LazyHeaders(Sequence[tuple[str, str]]):
+    """Response headers as the engine sees them, decoded when it looks."""
+
+    __slots__ = ("_decoded", "_raw")
+
+    def __init__(self, raw: RawHeaders) -> None:
+        self._raw = raw
+        self._decoded: HeaderList | None = None
+
+    def _all(self) -> HeaderList:
+        if self._decoded is None:
+            self._decoded = decode_headers(self._raw)
+        return self._decoded
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> HeaderList: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, str] | HeaderList:
+        return self._all()[index]
+
+
+def decode_headers(headers: RawHeaders) -> HeaderList:
+    """As the engine sees them: lower-case names; bytes that are not UTF-8 survive the way back."""
+    return [
+        (name.decode("ascii", "replace").lower(), value.decode("utf-8", "surrogateescape"))
+        for name, value in headers
+    ]
+
+
+def encode_headers(headers: Iterable[tuple[str, str]]) -> RawHeaders:
+    return [
+        (name.encode("ascii", "replace"), value.encode("utf-8", "surrogateescape")) for name, value in headers
+    ]
+
+
+class Answer:
+    """What the application gets. content: the whole body; None when `stream` has to be read for it."""
+
+    __slots__ = ("content", "headers", "info", "reason", "status", "stream", "version")
+
+    def __init__(
+        self,
+        status: int,
+        headers: RawHeaders,
+        info: CallInfo,
+        *,
+        content: bytes | None,
+        stream: Any = None,
+        reason: bytes | None = None,
+        version: bytes = b"HTTP/1.1",
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.info = info
+        self.content = content
+        self.stream = stream
+        self.reason = reason
+        self.version = version
+
+    @classmethod
+    def local(cls, reply: LocalReply, info: CallInfo) -> Answer:
+        """An answer that nobody upstream gave."""
+        return cls(reply.status, encode_headers(reply.headers), info, content=reply.body)

@@ -1,0 +1,69 @@
+"""One request and one response, as codecs and connections pass them on."""
+
+from __future__ import annotations
+
+__all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "OutgoingRequest", "RawHeaders", "Response", "content_length"]
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+MAX_HEADERS = 100
+"""config.core.v3.HttpProtocolOptions.max_headers_count: its default."""
+
+MAX_HEADER_BYTES = 60 * 1024
+"""The size of all response headers together that Envoy takes from an upstream by default."""
+
+
+def content_length(headers: RawHeaders) -> int | None:
+    """The declared length, None when there is none or when it is not a number."""
+    for name, value in headers:
+        if len(name) == 14 and name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return None
+
+
+class OutgoingRequest:
+    """A request of one attempt.
+
+    headers: as the application gave them or as the engine made them; a Host among them is replaced by authority. body:
+    complete bytes; None when it is streamed, then its framing is chunked unless the headers have a Content-Length.
+    """
+
+    __slots__ = ("authority", "body", "headers", "method", "path")
+
+    def __init__(
+        self, method: bytes, path: bytes, authority: bytes, headers: RawHeaders, body: bytes | None = b""
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.authority = authority
+        self.headers = headers
+        self.body = body
+
+
+class Response:
+    """A response while it arrives.
+
+    status: 0 until the headers are there. chunks: the part of the body that nobody has taken. complete: nothing follows.
+    version, reason: as in the status line, b"HTTP/2" and empty for HTTP/2. failed: why no more will come.
+    """
+
+    __slots__ = ("chunks", "complete", "failed", "headers", "reason", "status", "trailers", "version")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = b""
+        self.version = b"HTTP/1.1"
+        self.headers: RawHeaders = []
+        self.trailers: RawHeaders = []
+        self.chunks: list[bytes] = []
+        self.complete = False
+        self.failed: Exception | None = None
+
+    def take(self) -> bytes:
+        """The body that arrived since the last time; empty when there is none."""
+        chunks = self.chunks
+        if not chunks:
+            return b""
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        return body

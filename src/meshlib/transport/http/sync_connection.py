@@ -1,0 +1,259 @@
+"""A blocking connection to one endpoint, for one call at a time.
+
+One `send` and one `recv` in the common case. While there is more to send, both directions are served: a response that
+begins before the request is complete is read at once, so that neither side can block the other for ever.
+
+Time limits are the caller's: `advance(limit)` waits at most that many seconds and raises TimeoutError, perhaps a little
+early (the socket's timeout is only set again when it is too long, or less than half of what is allowed), so the caller
+looks at the clock and calls again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from functools import partial
+from typing import Protocol
+
+from meshlib.resources.cluster import Cluster
+from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.transport.http.codec import Codec
+from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
+from meshlib.transport.http.message import OutgoingRequest
+from meshlib.transport.http.pool import Pool, PooledConnection
+
+__all__ = ["BodySlices", "BodySource", "SyncConnection"]
+
+INLINE_BODY = 64 * 1024
+"""Bodies up to this size go out together with the headers."""
+
+SLICE = 256 * 1024
+RECEIVE = 64 * 1024
+_LONG = 86_400.0
+
+
+class BodySource(Protocol):
+    """What gives the pieces of a request body; None at the end."""
+
+    def next(self) -> bytes | None: ...
+
+
+class BodySlices:
+    """A large body that is already in memory, in pieces."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, body: bytes) -> None:
+        self._rest = memoryview(body)
+
+    def next(self) -> bytes | None:
+        piece, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        return bytes(piece) or None
+
+
+class SyncConnection(PooledConnection):
+    """connecting: the TCP handshake is not over. sent: a byte of the current request has left."""
+
+    __slots__ = (
+        "_broken",
+        "_pending",
+        "_poller",
+        "_socket",
+        "_source",
+        "_timeout",
+        "codec",
+        "connecting",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        endpoint: EndpointState,
+        cluster: Cluster,
+        state: ClusterState,
+        permits: Permits,
+        codec: Codec,
+    ) -> None:
+        super().__init__(pool, endpoint, cluster, state, permits)
+        self.codec = codec
+        self.sent = False
+        self._pending: memoryview | None = None
+        self._source: BodySource | None = None
+        self._broken = False
+        self._timeout = 0.0
+        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._socket.settimeout(0.0)
+        self._poller = select.poll()
+        self.connecting = True
+
+    def connect(self) -> None:
+        """Begin to connect. Raises TransportFailure when that is refused at once."""
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = self._socket.connect_ex((self.endpoint.address, self.endpoint.port))
+        if code not in (0, errno.EINPROGRESS):
+            raise connect_failure(OSError(code, os.strerror(code)))
+        self._poller.register(self._socket, select.POLLIN)
+        if code == 0:
+            self.connecting = False
+
+    def begin(self, request: OutgoingRequest, source: BodySource | None, limit: float) -> None:
+        """Send the request, or as much of it as goes at once; `advance` does the rest. Raises TransportFailure."""
+        body = request.body
+        if body is not None and len(body) > INLINE_BODY:
+            source = BodySlices(body)
+        data = self.codec.start(request, inline=source is None)
+        self.served += 1
+        self.sent = self._broken = False
+        self._source = source
+        self._limit(limit)
+        try:
+            count = self._socket.send(data)
+        except TimeoutError:
+            count = 0
+        except OSError as error:
+            raise terminated(error) from None
+        self.sent = True
+        if count < len(data):
+            self._pending = memoryview(data)[count:]
+
+    def advance(self, limit: float) -> None:
+        """Wait until something has arrived or could be sent. Raises TimeoutError or TransportFailure."""
+        if self.connecting:
+            self._finish_connecting(limit)
+        elif self._pending is None and self._source is None:
+            self._limit(limit)
+            self._receive()
+        else:
+            self._exchange(limit)
+
+    def finished(self) -> bool:
+        """The response is complete; whether the connection can serve another request."""
+        return self.codec.reusable and not self.sending and not self._broken and not self.closed
+
+    @property
+    def sending(self) -> bool:
+        """There is more of the request to send."""
+        return self._pending is not None or self._source is not None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def interest(self) -> int:
+        """The poll events that `advance` would wait for."""
+        if self.connecting:
+            return select.POLLOUT
+        return select.POLLIN | select.POLLOUT if self.sending else select.POLLIN
+
+    def _limit(self, limit: float) -> None:
+        if not limit * 0.5 <= self._timeout <= limit:
+            self._timeout = min(max(limit, 1e-6), _LONG)
+            self._socket.settimeout(self._timeout)
+
+    def _receive(self) -> None:
+        codec = self.codec
+        try:
+            data = self._socket.recv(RECEIVE)
+        except TimeoutError:
+            raise
+        except BlockingIOError:
+            raise TimeoutError from None
+        except OSError as error:
+            self._source = self._pending = None
+            raise codec.abort() from error
+        if data:
+            codec.feed(data)
+        else:
+            self._source = self._pending = None
+            codec.end()
+        if codec.outgoing:
+            self._queue(codec.take_outgoing())
+
+    def _queue(self, data: bytes) -> None:
+        if data and not self._broken:
+            self._pending = memoryview(data if self._pending is None else bytes(self._pending) + data)
+
+    def _exchange(self, limit: float) -> None:
+        if self._pending is None and self._source is not None and not self.codec.blocked:
+            self._fill(self._source)
+            if not self.sending:
+                return
+        self._poller.modify(self._socket, self.interest() if self._pending else select.POLLIN)
+        try:
+            ready = self._poller.poll(min(limit, _LONG) * 1000)
+        finally:
+            self._poller.modify(self._socket, select.POLLIN)
+        if not ready:
+            raise TimeoutError
+        events = ready[0][1]
+        if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+            self._receive()
+        elif self._pending is not None:
+            self._send_pending(self._pending)
+
+    def _fill(self, source: BodySource) -> None:
+        """Take the next piece of the body; what the application's iterator raises passes through."""
+        data = source.next()
+        if data is None:
+            self._source = None
+            out = self.codec.end_body()
+        else:
+            out = self.codec.body(data)
+        if out:
+            self._pending = memoryview(out)
+
+    def _send_pending(self, pending: memoryview) -> None:
+        try:
+            count = self._socket.send(pending[:SLICE])
+        except (TimeoutError, BlockingIOError):
+            return
+        except OSError:
+            # The peer reads no more. Its answer may be on the way all the same.
+            self._broken = True
+            self._source = self._pending = None
+            return
+        self._pending = pending[count:] if count < len(pending) else None
+
+    def _finish_connecting(self, limit: float) -> None:
+        self._poller.modify(self._socket, select.POLLOUT)
+        if not self._poller.poll(min(limit, _LONG) * 1000):
+            raise TimeoutError
+        self._poller.modify(self._socket, select.POLLIN)
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise connect_failure(OSError(code, os.strerror(code)))
+        self.connecting = False
+
+    def healthy(self) -> bool:
+        if not self._poller.poll(0):
+            return True
+        if not self.codec.survives_input:
+            return False
+        try:
+            self._receive()
+        except (TimeoutError, TransportFailure):
+            return False
+        return self.codec.reusable
+
+    def disconnect(self) -> None:
+        self.codec.close()
+        self._source = self._pending = None
+        self._socket.close()
+
+    def give_back(self) -> None:
+        """The call is over and the connection is as good as new."""
+        self.pool.release(self)
+
+    def drop(self) -> None:
+        """Close without a lock: the cluster hears of it from the next call."""
+        if not self.closed:
+            self.closed = True
+            self.disconnect()
+            self.state.abandoned.append(partial(self.state.connection_closed, self.endpoint, self.permits))
+
+    def forget(self) -> None:
+        self.codec.close()
+        self._socket.close()
