@@ -387,6 +387,14 @@ def test_retries_on_a_route_without_a_policy_are_safe_ones(
     assert retry_policy(mine, request(), options, trust=False) is mine
 
 
+def test_a_state_answers_by_its_rules() -> None:
+    state = RetryState(policy("gateway-error"))
+    assert state.wants_response(502, ())
+    assert not state.wants_response(500, ())
+    assert state.wants_reset(K.TERMINATED, bytes_sent=True)
+    assert not state.wants_reset(K.OVERFLOW, bytes_sent=False)
+
+
 def test_safe_retries_never_repeat_what_was_sent() -> None:
     rules = RetryRules.of(SAFE)
     sent = {kind for kind in FailureKind if rules.wants_reset(kind, bytes_sent=True)}

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from meshlib.resources import format as formats
-from meshlib.routing.format import FormatContext, evaluate
+from meshlib.resources import operators
+from meshlib.routing.format import EVALUATED, FormatContext, evaluate
 from meshlib.routing.request import ResponseView
 from meshlib.routing.start_time import format_time
 from tests.routing.build import request
@@ -86,3 +87,7 @@ def test_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_time_formats(text: str, expected: str) -> None:
     assert format_time(text, MOMENT) == expected
     assert format_time("%E*S|%E*f", 5.0) == "05|0"
+
+
+def test_what_is_not_evaluated_is_reported_by_the_decoder() -> None:
+    assert EVALUATED == operators.EVALUATED

@@ -194,6 +194,8 @@ def test_a_plan_that_changes_nothing_is_plain() -> None:
     assert plan.response_plain
     asked = request("/p?q", [("a", "b")])
     assert plan.prepare(asked, FormatContext(asked)) == Prepared("svc", "/p?q", [("a", "b")])
+    came: Pairs = [("c", "d")]
+    assert plan.edit_response(came, FormatContext(asked)) is came
 
 
 def test_router_headers_go_before_the_configured_edits() -> None:
