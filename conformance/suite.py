@@ -74,6 +74,7 @@ class _CaseRun:
         self._upstreams = upstreams
         self._thread = thread
         self._envoy: list[Outcome] = []
+        self._ask_envoy: Callable[[], list[Outcome]] = list
         self._rejected = False
 
     def with_envoy(self, envoy: Envoy) -> CaseResult:
@@ -85,10 +86,13 @@ class _CaseRun:
             if not complaint:
                 result.error = "Envoy accepts this configuration, the case says that it is rejected"
             return result
-        self._envoy = self._observed(lambda: envoy.run(case, self._compiled))
-        return CaseResult(
-            name=case.name, envoy=_word(self._envoy), wrong_expectation=unexpected(case, self._envoy)
-        )
+        self._ask_envoy = lambda: self._observed(lambda: envoy.run(case, self._compiled))
+        self._envoy = self._ask_envoy()
+        wrong = unexpected(case, self._envoy)
+        if _unlucky(wrong):
+            self._envoy = self._ask_envoy()
+            wrong = unexpected(case, self._envoy)
+        return CaseResult(name=case.name, envoy=_word(self._envoy), wrong_expectation=wrong)
 
     def with_runner(self, runner: Runner, name: str, listed: list[Listed], used: set[Listed]) -> Verdict:
         verdict = Verdict()
@@ -111,6 +115,10 @@ class _CaseRun:
             return [Difference(field="rejected", where="", envoy=self._rejected, other=rejected)]
         outcomes = self._observed(lambda: runner.run(self._case, self._compiled))
         found = differences(self._case, self._envoy, outcomes)
+        if _unlucky(found):
+            self._envoy = self._ask_envoy()
+            outcomes = self._observed(lambda: runner.run(self._case, self._compiled))
+            found = differences(self._case, self._envoy, outcomes)
         errors = {outcome.error for outcome in outcomes if outcome.error and not outcome.status}
         return found + [
             Difference(field="error", where="", envoy="", other=error) for error in sorted(errors)
@@ -122,6 +130,14 @@ class _CaseRun:
         self._thread.settle()
         hits = self._upstreams.record.by_request()
         return [outcome.with_hits(hits.get(outcome.id, [])) for outcome in outcomes]
+
+
+def _unlucky(found: list[Difference]) -> bool:
+    """Whether a distribution is off. It is drawn once more then, on both sides.
+
+    A suite makes some hundred tests at z = 3.5, so one run in ten would fail by chance; a real bias fails twice.
+    """
+    return any(difference.field.endswith("distribution") for difference in found)
 
 
 def _word(outcomes: list[Outcome]) -> str:

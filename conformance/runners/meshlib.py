@@ -161,8 +161,9 @@ def _outcome(sent: Sent, response: Any, body: bytes, failure: Exception | None, 
         flags=told.flags,
         details=told.details,
         attempts=len(info.attempts),
-        cluster=info.cluster or "",
-        route=str(info.route or ""),
+        # Envoy's log has no cluster where the one asked for does not exist, and no route where it has no name.
+        cluster="" if told.details == "cluster_not_found" else info.cluster or "",
+        route="" if (info.route or "0").isdigit() else info.route,
         elapsed=elapsed,
         error="" if failure is None else repr(failure),
     )
