@@ -303,6 +303,18 @@ def test_random_waits_are_asked_for_once() -> None:
     assert all(1 <= wait <= 2 for wait in waits)
 
 
+def test_a_wait_knows_how_long_was_slept() -> None:
+    slept: list[float] = []
+
+    def wait(state: RetryCallState) -> float:
+        slept.append(state.idle_for)
+        return 0.5
+
+    state = RetryState(policy("5xx", num_retries=3), schedule=Schedule(wait=wait))
+    assert waits_of(state) == [0.5, 0.5, 0.5]
+    assert slept == [0.0, 0.5, 1.0]
+
+
 STEERED: list[tuple[dict[str, str], set[str] | None, int]] = [
     # Seen on Envoy with an internal caller and a route without a policy.
     ({}, None, 0),

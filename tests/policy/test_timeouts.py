@@ -45,6 +45,7 @@ TRIES = RetryPolicy(per_try_timeout=2.0)
 )
 def test_what_is_configured(action: dict[str, Any], expected: tuple[float | None, ...]) -> None:
     plan = plan_of(**action)
+    assert plan.timeouts == expected
     assert effective(plan, request(), None, trust=False) is plan.timeouts
     assert effective(plan, request(), None, trust=True) == expected
     assert effective(plan, request(), CallOptions(timeout=0.1), trust=False) == expected

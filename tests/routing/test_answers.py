@@ -46,6 +46,7 @@ def reply_to(resource: Route, path: str = "/", authority: str = "rd", **options:
         ({"path": "nolead"}, "/n", "rd", "/n?b", 301, "http://rd/nolead?b"),
         ({}, "/", "rd", "/other?x", 301, "http://rd/other?x"),
         ({"scheme": "https"}, "/", "rd:80", "/x", 301, "https://rd/x"),
+        ({"path": "/n"}, "/", "rd:80", "/x", 301, "http://rd:80/n"),
         ({"scheme": "https"}, "/", "rd:443", "/x", 301, "https://rd:443/x"),
         ({"port": 8443}, "/", "rd:81", "/x", 301, "http://rd:8443/x"),
         ({"scheme": "https"}, "/", "[::1]:80", "/x", 301, "https://[::1]/x"),
