@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshlib.resources.decode import Decoded as Decoded
-    from meshlib.resources.decode import decode as decode
-    from meshlib.resources.decode import decode_any as decode_any
+    from meshlib.resources.decoding import Decoded as Decoded
+    from meshlib.resources.decoding import decode as decode
+    from meshlib.resources.decoding import decode_any as decode_any
 
 __all__ = ["Decoded", "decode", "decode_any"]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from meshlib.resources import decode as module
+        import meshlib.resources.decoding as module
 
         return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

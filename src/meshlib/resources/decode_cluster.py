@@ -1,0 +1,242 @@
+"""Cluster: from protobuf to dataclasses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib.resources.cluster import (
+    CircuitBreakers,
+    Cluster,
+    DiscoveryType,
+    HttpProtocol,
+    OutlierDetection,
+    Thresholds,
+)
+from meshlib.resources.decode_common import check_transport_socket, from_control_plane
+from meshlib.resources.decode_endpoint import decode_load_assignment
+from meshlib.resources.decode_lb import decode_lb
+from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.reader import Reader
+
+__all__ = ["decode_cluster"]
+
+_DISCOVERY = {
+    0: DiscoveryType.STATIC,
+    1: DiscoveryType.STRICT_DNS,
+    2: DiscoveryType.LOGICAL_DNS,
+    3: DiscoveryType.EDS,
+}
+_DNS = (DiscoveryType.STRICT_DNS, DiscoveryType.LOGICAL_DNS)
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_UPSTREAM_CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+
+
+def decode_cluster(reader: Reader) -> Cluster:
+    """config.cluster.v3.Cluster. Raises ResourceError."""
+    name = reader.text("name")
+    discovery = _discovery(reader)
+    check_transport_socket(reader)
+    lb_policy, locality = decode_lb(reader)
+    http = _http_options(reader)
+    family = reader.enum("dns_lookup_family", {0: "auto", 1: "v4", 2: "v6", 3: "v4 preferred", 4: "all"})
+    if family in ("v4 preferred", "all") and discovery in _DNS:
+        reader.unsupported("dns_lookup_family")
+    refresh = reader.duration("dns_refresh_rate")
+    if discovery not in _DNS:
+        reader.leave("dns_jitter", "dns_failure_refresh_rate", "dns_resolvers", "dns_resolution_config")
+        reader.leave("typed_dns_resolver_config", "use_tcp_for_dns_lookups")
+    connect_timeout = reader.duration("connect_timeout")
+    return Cluster(
+        name=name,
+        discovery=discovery,
+        eds_service_name=_eds_service_name(reader, discovery, name),
+        load_assignment=_load_assignment(reader, discovery, name),
+        lb_policy=lb_policy,
+        locality=locality,
+        connect_timeout=5.0 if connect_timeout is None else connect_timeout,
+        circuit_breakers=_circuit_breakers(reader),
+        outlier_detection=_outlier_detection(reader.child("outlier_detection")),
+        dns_refresh_rate=5.0 if refresh is None else refresh,
+        respect_dns_ttl=bool(reader.value("respect_dns_ttl")),
+        dns_ipv4_only=family == "v4",
+        dns_ipv6_only=family == "v6",
+        **http,
+    )
+
+
+def _discovery(reader: Reader) -> DiscoveryType:
+    if reader.which("cluster_discovery_type") == "cluster_type":
+        kind = reader.message.cluster_type.name
+        raise reader.fail("cluster_type", f"clusters of the custom type {kind!r} are not implemented")
+    if reader.value("type") == 4:
+        raise reader.fail(
+            "type", "ORIGINAL_DST has no meaning in a client: the original destination is not known"
+        )
+    return reader.enum("type", _DISCOVERY)
+
+
+def _eds_service_name(reader: Reader, discovery: DiscoveryType, name: str) -> str:
+    eds = reader.child("eds_cluster_config")
+    if discovery is not DiscoveryType.EDS:
+        if eds is not None:
+            raise reader.fail("eds_cluster_config", "is only for clusters of type EDS")
+        return ""
+    if eds is None:
+        raise reader.fail("eds_cluster_config", "a cluster of type EDS needs it")
+    from_control_plane(eds, "eds_config")
+    return eds.text("service_name") or name
+
+
+def _load_assignment(reader: Reader, discovery: DiscoveryType, name: str) -> ClusterLoadAssignment | None:
+    child = reader.child("load_assignment")
+    if discovery is DiscoveryType.EDS:
+        if child is not None:
+            raise reader.fail("load_assignment", "a cluster of type EDS gets its endpoints from EDS")
+        return None
+    if child is None:
+        assignment = ClusterLoadAssignment(cluster_name=name)
+    else:
+        child.leave("cluster_name", "endpoints", "named_endpoints", "policy")  # read from the bytes
+        assignment = decode_load_assignment(
+            child.message.SerializeToString(),
+            reader.reading,
+            path=child.path,
+            hostnames=discovery in _DNS,
+            unique=False,
+        )
+    sizes = [len(locality.endpoints) for locality in assignment.localities]
+    if discovery is DiscoveryType.LOGICAL_DNS and sizes != [1]:
+        reason = "a cluster of type LOGICAL_DNS must have exactly one locality with exactly one endpoint"
+        raise reader.fail("load_assignment", reason)
+    return assignment
+
+
+def _circuit_breakers(reader: Reader) -> CircuitBreakers:
+    child = reader.child("circuit_breakers")
+    if child is None:
+        return CircuitBreakers()
+    found: dict[str, Thresholds] = {}
+    for entry in child.each("thresholds"):
+        priority = entry.enum("priority", {0: "default", 1: "high"})
+        limits: dict[str, int] = {}
+        for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
+            limit = entry.boxed(field)
+            if limit is not None:
+                limits[field] = limit
+        entry.leave("track_remaining")  # gauges only
+        found.setdefault(priority, Thresholds(**limits))  # the first of a priority counts, as in Envoy
+    return CircuitBreakers(**found)
+
+
+# Detectors that are not implemented: the field that says how often they eject, its default, and their parameters.
+_OTHER_DETECTORS = (
+    ("enforcing_consecutive_gateway_failure", 0, ("consecutive_gateway_failure",)),
+    (
+        "enforcing_success_rate",
+        100,
+        ("success_rate_minimum_hosts", "success_rate_request_volume", "success_rate_stdev_factor"),
+    ),
+    (
+        "enforcing_failure_percentage",
+        0,
+        (
+            "failure_percentage_threshold",
+            "failure_percentage_minimum_hosts",
+            "failure_percentage_request_volume",
+        ),
+    ),
+)
+# Without split_external_local_origin_errors these do nothing.
+_LOCAL_ORIGIN = (
+    "consecutive_local_origin_failure",
+    "enforcing_consecutive_local_origin_failure",
+    "enforcing_local_origin_success_rate",
+    "enforcing_failure_percentage_local_origin",
+)
+
+
+def _outlier_detection(reader: Reader | None) -> OutlierDetection | None:
+    if reader is None:
+        return None
+    given: dict[str, Any] = {}
+    for field in ("interval", "base_ejection_time", "max_ejection_time", "max_ejection_time_jitter"):
+        given[field] = reader.duration(field)
+    for field in ("consecutive_5xx", "enforcing_consecutive_5xx", "max_ejection_percent"):
+        given[field] = reader.boxed(field)
+    given["always_eject_one_host"] = reader.boxed("always_eject_one_host")
+    given = {field: value for field, value in given.items() if value is not None}
+    base = given.get("base_ejection_time", 30.0)
+    if "max_ejection_time" not in given:
+        given["max_ejection_time"] = max(300.0, base)
+    elif given["max_ejection_time"] < base:
+        raise reader.fail("max_ejection_time", f"must not be smaller than base_ejection_time ({base:g} s)")
+    reader.leave("successful_active_health_check_uneject_host")  # there are no active health checks
+    if not reader.message.split_external_local_origin_errors:
+        reader.leave(*_LOCAL_ORIGIN)
+    for enforcing, default, parameters in _OTHER_DETECTORS:
+        percent = reader.boxed(enforcing)
+        if (default if percent is None else percent) == 0:
+            reader.leave(*parameters)
+        elif percent is not None:
+            reader.unsupported(enforcing)
+        else:
+            detector = enforcing.removeprefix("enforcing_").replace("_", " ")
+            reader.reading.warnings.append(
+                f"{reader.path}: Envoy also ejects by {detector} unless {enforcing} is 0; it is not implemented"
+            )
+    return OutlierDetection(**given)
+
+
+def _http_options(reader: Reader) -> dict[str, Any]:
+    """protocol, idle_timeout, max_requests_per_connection and max_stream_duration of the Cluster."""
+    for key, entry in reader.entries("typed_extension_protocol_options"):
+        if entry.message.type_url.rpartition("/")[2] == _HTTP_OPTIONS:
+            reader.leave("common_http_protocol_options", "http_protocol_options", "http2_protocol_options")
+            reader.leave(
+                "max_requests_per_connection", "protocol_selection", "upstream_http_protocol_options"
+            )
+            return _explicit(entry.unpacked())
+        entry.leave("type_url", "value")
+        reader.unsupported(f'typed_extension_protocol_options["{key}"]')
+    requests = reader.boxed("max_requests_per_connection")
+    reader.child("http_protocol_options")
+    http2 = reader.child("http2_protocol_options") is not None
+    common = _common(reader.child("common_http_protocol_options"))
+    return {
+        **common,
+        "protocol": HttpProtocol.HTTP2 if http2 else HttpProtocol.HTTP1,
+        "max_requests_per_connection": requests or common["max_requests_per_connection"],
+    }
+
+
+def _explicit(options: Reader) -> dict[str, Any]:
+    protocol = HttpProtocol.HTTP1
+    kind = options.which("upstream_protocol_options")
+    if kind == "explicit_http_config":
+        explicit = options.required(kind)
+        chosen = explicit.which("protocol_config")
+        if chosen == "http3_protocol_options":
+            raise explicit.fail(chosen, "HTTP/3 is not implemented")
+        if chosen is not None:
+            explicit.child(chosen)
+        if chosen == "http2_protocol_options":
+            protocol = HttpProtocol.HTTP2
+    elif kind is not None:
+        options.unsupported(kind)
+    for index, entry in enumerate(options.each("http_filters")):
+        entry.leave("name", "typed_config", "disabled", "is_optional", "config_discovery")
+        if entry.message.typed_config.type_url.rpartition("/")[2] != _UPSTREAM_CODEC:
+            raise options.fail(f"http_filters[{index}]", "HTTP filters of a cluster are not implemented")
+    return {"protocol": protocol, **_common(options.child("common_http_protocol_options"))}
+
+
+def _common(options: Reader | None) -> dict[str, Any]:
+    """core.v3.HttpProtocolOptions."""
+    if options is None:
+        return {"max_requests_per_connection": 0}
+    idle = options.duration("idle_timeout")
+    return {
+        "idle_timeout": 3600.0 if idle is None else idle or None,
+        "max_requests_per_connection": options.boxed("max_requests_per_connection") or 0,
+        "max_stream_duration": options.duration("max_stream_duration") or None,
+    }

@@ -1,0 +1,93 @@
+"""What several resources have in common: configuration sources, transport sockets, data sources, fractions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from meshlib.errors import ResourceError
+from meshlib.resources.format import Format, FormatError, parse
+from meshlib.resources.matching import FractionalPercent
+from meshlib.resources.reader import Reader
+
+__all__ = ["check_transport_socket", "data_source", "format_string", "from_control_plane", "runtime_fraction"]
+
+_RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+_DENOMINATORS = {0: 100, 1: 10_000, 2: 1_000_000}
+
+
+def check_transport_socket(reader: Reader) -> None:
+    """Refuse any transport socket but plaintext: no byte may go in plaintext where TLS was asked for."""
+    socket = reader.child("transport_socket")
+    if socket is None:
+        return
+    socket.leave("name")
+    config = socket.child("typed_config")
+    if config is None:
+        raise socket.fail("typed_config", "must be given")
+    if config.message.type_url.rpartition("/")[2] != _RAW_BUFFER:
+        kind = config.message.type_url.rpartition(".")[2] or "an unknown type"
+        raise reader.fail(
+            "transport_socket",
+            f"{kind} is not implemented yet, and plaintext must not go where another transport was asked for",
+        )
+    config.unpacked()
+
+
+def from_control_plane(reader: Reader, field: str) -> None:
+    """Accept a core.v3.ConfigSource that means the control plane (or the files) that this resource came from."""
+    source = reader.required(field)
+    kind = source.which("config_source_specifier")
+    if kind in ("ads", "self"):
+        source.leave(kind)
+    elif kind in ("path", "path_config_source"):
+        source.unsupported(kind)
+    elif kind is None:
+        raise reader.fail(field, "must say where from: ads or self")
+    else:
+        raise source.fail(kind, "another control plane is not supported: use ads or self")
+
+
+def runtime_fraction(reader: Reader | None) -> FractionalPercent | None:
+    """A core.v3.RuntimeFractionalPercent; there is no runtime, so its default counts."""
+    if reader is None:
+        return None
+    value = reader.required("default_value")
+    denominator = value.enum("denominator", _DENOMINATORS)
+    return FractionalPercent(numerator=value.value("numerator"), denominator=denominator)
+
+
+def format_string(reader: Reader, field: str, text: str) -> Format:
+    """A format string. Operators without a value here are reported as `field<OPERATOR>`."""
+    try:
+        parsed = parse(text)
+    except FormatError as error:
+        raise reader.fail(field, error.reason) from None
+    for name in parsed.unsupported:
+        reader.unsupported(f"{field}<%{name}%>")
+    return parsed
+
+
+def data_source(reader: Reader) -> bytes:
+    """The content of a core.v3.DataSource, read now."""
+    kind = reader.which("specifier")
+    if kind == "inline_string":
+        return reader.text("inline_string").encode()
+    if kind == "inline_bytes":
+        return bytes(reader.value("inline_bytes"))
+    if kind == "environment_variable":
+        name = reader.text("environment_variable")
+        if name not in os.environ:
+            raise reader.fail("environment_variable", f"there is no environment variable {name!r}")
+        return os.environ[name].encode("utf-8", "surrogateescape")
+    if kind != "filename":
+        raise reader.fail("", "must be given")
+    return _file(reader)
+
+
+def _file(reader: Reader) -> bytes:
+    try:
+        return Path(reader.text("filename")).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ResourceError(reader.at("filename"), f"can't be read: {reason}") from None

@@ -1,0 +1,295 @@
+"""ClusterLoadAssignment: health and weight of all endpoints at once, addresses when there are not too many.
+
+A push of 100,000 endpoints must take effect in milliseconds and must not hold the interpreter while it is read. So only what
+decides where traffic goes is read here (`endpoint_wire` says how): health, weight, priority, and up to CHECKED endpoints also
+address and port, with duplicates. Above that, `check_addresses` does the rest after publication, and `without` drops what
+it found. All work is done in slices, with a call of `pause` between them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from meshlib import proto
+from meshlib.errors import ResourceError
+from meshlib.resources import rules
+from meshlib.resources.endpoint import ClusterLoadAssignment, Health, Locality, LocalityEndpoints
+from meshlib.resources.endpoint_address import identity, read_address, unapplied
+from meshlib.resources.endpoint_wire import LazyEndpoints, Tails, is_canonical, keys_of, plain_tails, split
+from meshlib.resources.reader import Reader, Reading
+
+__all__ = ["CHECKED", "EndpointProblem", "check_addresses", "decode_load_assignment", "without"]
+
+CHECKED = 10_000
+"""Up to so many endpoints, addresses are checked before the assignment is used."""
+
+SLICE = 1024
+"""How many endpoints are read between two pauses (about 0.5 ms when addresses are checked)."""
+
+Pause = Callable[[], None]
+
+T = TypeVar("T")
+
+
+def _no_pause() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointProblem:
+    """An endpoint that can't be used. locality: index into `localities`; index: into its endpoints.
+
+    reason begins with the path within the LbEndpoint.
+    """
+
+    locality: int
+    index: int
+    reason: str
+
+
+def decode_load_assignment(
+    data: bytes,
+    reading: Reading,
+    *,
+    path: str = "",
+    hostnames: bool = False,
+    unique: bool = True,
+    pause: Pause = _no_pause,
+) -> ClusterLoadAssignment:
+    """The assignment in data, the bytes of a ClusterLoadAssignment message.
+
+    path: where it stands, for errors. hostnames: addresses may be names to resolve (the DNS cluster types). unique: of
+    endpoints with one address the first counts, as in Envoy's EDS; otherwise all count, as in its STATIC clusters.
+    Raises ResourceError.
+    """
+    try:
+        shadow: Any = proto.parse("meshlib.shadow.ClusterLoadAssignment", data)
+    except proto.DecodeError:
+        raise ResourceError(path, "the bytes are not an encoding of a ClusterLoadAssignment") from None
+    base = f"{path}.endpoints" if path else "endpoints"
+    scan = _Scan(
+        reading,
+        read=functools.partial(read_address, hostnames=hostnames),
+        check=sum(len(place.lb_endpoints) for place in shadow.endpoints) <= CHECKED,
+        unique=unique,
+        pause=pause,
+    )
+    localities = [scan.locality(place, f"{base}[{index}]") for index, place in enumerate(shadow.endpoints)]
+    if scan.duplicates:
+        reading.warnings.append(
+            f"{base}: {scan.duplicates} endpoints have the address of an earlier one and are left out"
+        )
+    shadow.ClearField("endpoints")
+    message = _parse("ClusterLoadAssignment", shadow, path)
+    top = Reader(message, path, reading, 0)
+    policy = top.child("policy")
+    factor = None
+    if policy is not None:
+        factor = policy.boxed("overprovisioning_factor")
+        policy.duration("endpoint_stale_after")
+        if len(policy.message.drop_overloads) > 1:
+            raise policy.fail("drop_overloads", "at most one category is supported, as in Envoy")
+        for field in ("drop_overloads", "endpoint_stale_after"):
+            if any(descriptor.name == field for descriptor, _ in policy.message.ListFields()):
+                policy.unsupported(field)
+    return ClusterLoadAssignment(
+        cluster_name=top.text("cluster_name"),
+        localities=_without_gaps(localities),
+        overprovisioning_factor=140 if factor is None else factor,
+        weighted_priority_health=policy is not None and bool(policy.value("weighted_priority_health")),
+    )
+
+
+class _Scan:
+    """Goes through the endpoints of all localities, a slice at a time."""
+
+    def __init__(self, reading: Reading, *, read: Any, check: bool, unique: bool, pause: Pause) -> None:
+        self._reading = reading
+        self._read = read
+        self._check = check
+        self._unique = unique
+        self._pause = pause
+        self._tails = Tails()
+        self._seen: set[bytes] = set()
+        self._reported: set[str] = set()
+        self.duplicates = 0
+
+    def locality(self, shadow: Any, path: str) -> LocalityEndpoints:
+        items: list[bytes] = []
+        slices: list[list[bytes]] = []
+        unhealthy: list[int] = []
+        degraded: list[int] = []
+        weights: set[int] = set()
+        source = shadow.lb_endpoints
+        for start in range(0, len(source), SLICE):
+            part: list[bytes] = source[start : start + SLICE]
+            keys = keys_of(part) if self._check else None
+            tails = self._tails_of(part, start, path, plain=keys is not None)
+            if self._check:
+                part, tails = self._checked(part, keys, tails, start, path)
+            for tail in set(tails):
+                parsed = self._tails[tail]
+                weights.add(parsed.weight or 1)
+                if parsed.health is not Health.HEALTHY:
+                    found = unhealthy if parsed.health is Health.UNHEALTHY else degraded
+                    found += [i for i, other in enumerate(tails, len(items)) if other == tail]
+            items += part
+            slices.append(tails)
+            self._pause()
+        shadow.ClearField("lb_endpoints")
+        message = _parse("LocalityLbEndpoints", shadow, path)
+        reader = Reader(message, path, self._reading, 0)
+        locality = reader.child("locality")
+        names = ("region", "zone", "sub_zone")
+        known = self._tails
+        return LocalityEndpoints(
+            locality=Locality() if locality is None else Locality(**{n: locality.text(n) for n in names}),
+            priority=reader.value("priority"),
+            weight=reader.boxed("load_balancing_weight"),
+            endpoints=LazyEndpoints(items, self._tails, self._read),
+            unhealthy=sorted(unhealthy),
+            degraded=sorted(degraded),
+            weights=[known[t].weight or 1 for tails in slices for t in tails] if len(weights) > 1 else None,
+        )
+
+    def _tails_of(self, part: list[bytes], start: int, path: str, *, plain: bool) -> list[bytes]:
+        tails = plain_tails(part, known=plain)
+        if tails is None:
+            tails = [_within(_place(path, start + i), split, item)[1] for i, item in enumerate(part)]
+        for tail in set(tails):
+            if tail not in self._tails:
+                place = _place(path, start + tails.index(tail))
+                if not _within(place, self._tails.__getitem__, tail).known:
+                    self._unsupported(place, "health_status")
+        return tails
+
+    def _checked(
+        self, part: list[bytes], keys: list[bytes] | None, tails: list[bytes], start: int, path: str
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Check all addresses, and leave out the endpoints whose address stood before."""
+        if keys is None:
+            keys = [self._address(item, _place(path, start + i)) for i, item in enumerate(part)]
+        if not self._unique:
+            return part, tails
+        fresh = set(keys)
+        if len(fresh) == len(keys) and self._seen.isdisjoint(fresh):
+            self._seen |= fresh
+            return part, tails
+        kept = []
+        for index, key in enumerate(keys):
+            if key not in self._seen:
+                self._seen.add(key)
+                kept.append(index)
+        self.duplicates += len(keys) - len(kept)
+        return [part[i] for i in kept], [tails[i] for i in kept]
+
+    def _address(self, item: bytes, place: str) -> bytes:
+        key, _ = split(item)
+        if is_canonical(key):
+            return key
+        address, port, _ = _within(place, self._read, item)
+        for field in unapplied(item):
+            self._unsupported(place, field)
+        return identity(address, port)
+
+    def _unsupported(self, place: str, field: str) -> None:
+        """Report a field at the first endpoint that has it."""
+        if field not in self._reported:
+            self._reported.add(field)
+            self._reading.unsupported(f"{place}.{field}")
+
+
+def check_addresses(
+    assignment: ClusterLoadAssignment, pause: Pause = _no_pause, *, hostnames: bool = False
+) -> list[EndpointProblem]:
+    """Every endpoint of a large assignment that can't be used: a wrong address or port, or an address that stood before."""
+    problems: list[EndpointProblem] = []
+    seen: set[bytes] = set()
+    for number, locality in enumerate(assignment.localities):
+        endpoints = locality.endpoints
+        if not isinstance(endpoints, LazyEndpoints):
+            continue
+        for start in range(0, len(endpoints), SLICE):
+            part = endpoints.items[start : start + SLICE]
+            keys = keys_of(part)
+            fresh = set(keys or ())
+            if len(fresh) == len(part) and seen.isdisjoint(fresh):
+                seen |= fresh
+            else:
+                for index in range(start, start + len(part)):
+                    reason = _problem(endpoints, index, seen)
+                    if reason is not None:
+                        problems.append(EndpointProblem(locality=number, index=index, reason=reason))
+            pause()
+    return problems
+
+
+def _problem(endpoints: LazyEndpoints, index: int, seen: set[bytes]) -> str | None:
+    try:
+        endpoint = endpoints.read(index)
+    except ResourceError as error:
+        return str(error)
+    key = identity(endpoint.address, endpoint.port)
+    if key in seen:
+        return f"{endpoint.key} stood before"
+    seen.add(key)
+    return None
+
+
+def without(assignment: ClusterLoadAssignment, problems: Iterable[EndpointProblem]) -> ClusterLoadAssignment:
+    """The assignment without these endpoints."""
+    bad: dict[int, set[int]] = {}
+    for problem in problems:
+        bad.setdefault(problem.locality, set()).add(problem.index)
+    if not bad:
+        return assignment
+    localities = list(assignment.localities)
+    for number, indexes in bad.items():
+        localities[number] = _drop(localities[number], indexes)
+    return replace(assignment, localities=tuple(localities))
+
+
+def _drop(locality: LocalityEndpoints, bad: set[int]) -> LocalityEndpoints:
+    endpoints = locality.endpoints
+    assert isinstance(endpoints, LazyEndpoints)
+    kept = [index for index in range(len(endpoints)) if index not in bad]
+    place = {index: position for position, index in enumerate(kept)}
+    weights = locality.weights
+    return replace(
+        locality,
+        endpoints=endpoints.only(kept),
+        unhealthy=[place[i] for i in locality.unhealthy if i in place],
+        degraded=[place[i] for i in locality.degraded if i in place],
+        weights=None if weights is None else [weights[i] for i in kept],
+    )
+
+
+def _without_gaps(localities: list[LocalityEndpoints]) -> tuple[LocalityEndpoints, ...]:
+    """Envoy treats a priority that is not there as one without endpoints."""
+    present = {locality.priority for locality in localities}
+    missing = set(range(max(present, default=-1) + 1)) - present
+    return (*localities, *(LocalityEndpoints(priority=p, endpoints=()) for p in sorted(missing)))
+
+
+def _parse(name: str, shadow: Any, path: str) -> Any:
+    """What is left of a shadow message, as the real message, checked."""
+    try:
+        message = proto.parse(f"envoy.config.endpoint.v3.{name}", shadow.SerializeToString())
+    except proto.DecodeError:
+        raise ResourceError(path, f"the bytes are not an encoding of a {name}") from None
+    rules.check(message, path)
+    return message
+
+
+def _place(path: str, index: int) -> str:
+    return f"{path}.lb_endpoints[{index}]"
+
+
+def _within(place: str, function: Callable[[bytes], T], item: bytes) -> T:
+    try:
+        return function(item)
+    except ResourceError as error:
+        raise ResourceError(f"{place}.{error.path}" if error.path else place, error.reason) from None

@@ -1,0 +1,197 @@
+"""LbEndpoint messages as bytes, read without making a message of each.
+
+An endpoint as every encoder writes it is `endpoint`, then a few bytes for health and weight: the *key* and the *tail*.
+Thousands of endpoints share a handful of tails, so a tail is parsed once and then recognised. The key of a plain IPv4 endpoint
+has one layout for each length of its address and of its port; one regular expression knows them all, so that a whole list
+of keys is checked by one match in C. Whatever looks different is parsed as a message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from meshlib import proto
+from meshlib.errors import ResourceError
+from meshlib.resources.endpoint import Endpoint, Health
+
+__all__ = ["BAD", "LazyEndpoints", "Tails", "is_canonical", "keys_of", "parse", "plain_tails", "split"]
+
+BAD = Endpoint("0.0.0.0", 0)  # noqa: S104 - port 0 can't be connected to
+"""Stands for an endpoint whose bytes turn out to be wrong after publication; every connection to it fails."""
+
+ReadMessage = Callable[[bytes], tuple[str, int, str]]
+"""Reads address, port and hostname of one LbEndpoint of any layout. Raises ResourceError."""
+
+_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rb"\.".join([_OCTET] * 4)
+# A varint of 1 .. 3 bytes; 0xffff is FF FF 03.
+_PORTS = ((1, rb"[\x00-\x7f]"), (2, rb"[\x80-\xff][\x01-\x7f]"), (3, rb"[\x80-\xff]{2}[\x01-\x03]"))
+_HEALTH = {
+    0: Health.HEALTHY,
+    1: Health.HEALTHY,
+    2: Health.UNHEALTHY,
+    3: Health.UNHEALTHY,
+    4: Health.UNHEALTHY,
+}
+_HEALTH[5] = Health.DEGRADED
+
+
+def _layout() -> bytes:
+    # LbEndpoint.endpoint { Endpoint.address { Address.socket_address { SocketAddress.address .port_value } } }, where
+    # each length follows from that of the text and that of the port. So a key says itself where it ends.
+    by_size: dict[int, list[bytes]] = {}
+    for octets, port in _PORTS:
+        for length in range(7, 16):
+            text = re.escape(bytes((length,))) + rb"(?=[0-9.]{%d}\x18)" % length
+            by_size.setdefault(2 + length + 1 + octets, []).append(text + _IPV4 + rb"\x18" + port)
+    return b"\x0a(?:%b)" % b"|".join(
+        re.escape(bytes((size + 4, 0x0A, size + 2, 0x0A, size, 0x12))) + b"(?:%b)" % b"|".join(texts)
+        for size, texts in sorted(by_size.items(), reverse=True)
+    )
+
+
+_CANONICAL = re.compile(_layout(), re.DOTALL)
+_ALL_CANONICAL = re.compile(b"(?:%b)*+" % _layout(), re.DOTALL)
+
+
+def keys_of(items: list[bytes]) -> list[bytes] | None:
+    """The keys of many endpoints; None unless all are plain IPv4 endpoints with a valid address and port."""
+    try:
+        keys = [item[: item[1] + 2] for item in items]
+    except IndexError:
+        return None
+    return keys if _ALL_CANONICAL.fullmatch(b"".join(keys)) else None
+
+
+def is_canonical(key: bytes) -> bool:
+    """Whether a key is a plain IPv4 endpoint with a valid address and port."""
+    return _CANONICAL.fullmatch(key) is not None
+
+
+def split(item: bytes) -> tuple[bytes, bytes]:
+    """Key and tail of an LbEndpoint. The key is empty when the endpoint is not the first field, or 128 bytes or longer."""
+    if len(item) < 2 or item[0] != 0x0A or item[1] > 0x7F:
+        return b"", _without_endpoint(item)
+    end = 2 + item[1]
+    return item[:end], item[end:]
+
+
+def plain_tails(items: list[bytes], *, known: bool = False) -> list[bytes] | None:
+    """The tails of many endpoints; None when one of them has no key. known: that all have one is known already."""
+    if known or all(
+        len(head) == 2 and head[0] == 0x0A and head[1] <= 0x7F for head in {item[:2] for item in items}
+    ):
+        return [item[item[1] + 2 :] for item in items]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What follows the key. weight is 0 when it is not given; known: whether the health status is one of Envoy's."""
+
+    health: Health
+    weight: int
+    known: bool
+
+
+class Tails(dict[bytes, Tail]):
+    """Every tail that was seen, parsed when it is seen first. Raises ResourceError (path within the LbEndpoint)."""
+
+    __slots__ = ()
+
+    def __missing__(self, tail: bytes) -> Tail:
+        message = parse(tail)
+        if message.HasField("endpoint"):
+            raise ResourceError("endpoint", "is given in two pieces")
+        if message.HasField("endpoint_name"):
+            raise ResourceError("endpoint_name", "named endpoints are not supported")
+        number = message.health_status
+        weight = message.load_balancing_weight.value
+        if message.HasField("load_balancing_weight") and not weight:
+            raise ResourceError("load_balancing_weight", "must be at least 1")
+        health = _HEALTH.get(number, Health.HEALTHY)
+        self[tail] = parsed = Tail(health, weight, number in _HEALTH)
+        return parsed
+
+
+class LazyEndpoints(Sequence[Endpoint]):
+    """The endpoints of one locality; each is made the first time that it is asked for, and kept.
+
+    An endpoint whose bytes are wrong is BAD (only possible above the number up to which all are checked beforehand).
+    """
+
+    __slots__ = ("_made", "_read", "_tails", "items")
+
+    def __init__(self, items: list[bytes], tails: Tails, read: ReadMessage) -> None:
+        self.items = items
+        self._tails = tails
+        self._read = read
+        self._made: dict[int, Endpoint] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Endpoint: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Endpoint]: ...
+    def __getitem__(self, index: int | slice) -> Endpoint | Sequence[Endpoint]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self.items))))
+        made = self._made.get(index)
+        if made is None:
+            try:
+                made = self.read(index)
+            except ResourceError:
+                made = BAD
+            self._made[index if index >= 0 else index + len(self.items)] = made
+        return made
+
+    def read(self, index: int) -> Endpoint:
+        """Read the endpoint from its bytes. Raises ResourceError with the path within the LbEndpoint."""
+        item = self.items[index]
+        key, rest = split(item)
+        tail = self._tails[rest]
+        if not is_canonical(key):
+            address, port, hostname = self._read(item)
+            return Endpoint(address, port, tail.weight or 1, tail.health, hostname)
+        length = key[7]
+        port = shift = 0
+        for octet in key[9 + length :]:
+            port |= (octet & 0x7F) << shift
+            shift += 7
+        return Endpoint(key[8 : 8 + length].decode("ascii"), port, tail.weight or 1, tail.health)
+
+    def only(self, indexes: Sequence[int]) -> LazyEndpoints:
+        """The endpoints at these indexes."""
+        return LazyEndpoints([self.items[index] for index in indexes], self._tails, self._read)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, LazyEndpoints):
+            return self.items == other.items
+        return (
+            isinstance(other, Sequence)
+            and len(other) == len(self)
+            and all(a == b for a, b in zip(self, other))
+        )
+
+    def __hash__(self) -> int:
+        return hash(len(self.items))
+
+
+def parse(item: bytes) -> Any:
+    """An LbEndpoint message. Raises ResourceError."""
+    try:
+        return proto.parse("envoy.config.endpoint.v3.LbEndpoint", item)
+    except proto.DecodeError:
+        raise ResourceError("", "not an encoding of an LbEndpoint") from None
+
+
+def _without_endpoint(item: bytes) -> bytes:
+    """The tail of an LbEndpoint whose fields stand in another order."""
+    message = parse(item)
+    message.ClearField("endpoint")
+    return bytes(message.SerializeToString())
