@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from meshlib import proto
 from meshlib.controlplane import FileFeed, ResourceStore
 from meshlib.errors import ConfigError, ResourceError
+from meshlib.testing import service
 
 CLUSTER = """\
 resources:
@@ -153,3 +155,19 @@ def test_problems_go_to_standard_error_by_default(edits: Edits, capsys: pytest.C
     running.poll()
     running.poll()
     assert f"{edits.path}:1: neither" in capsys.readouterr().err
+
+
+def test_by_default_what_meshlib_cannot_apply_is_not_served(tmp_path: Path) -> None:
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps(service("reviews", "127.0.0.1:1")))
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(
+        f'"@type": {proto.ROUTE}\nname: r\nvirtual_hosts:\n- name: v\n  domains: ["*"]\n  routes:\n'
+        '  - match: {safe_regex: {regex: "(("}}\n    route: {cluster: c}\n'
+    )
+    running = FileFeed([good])
+    running.load()
+    assert sum(len(state.resources) for state in running.store.types.values()) == 4
+    with pytest.raises(ConfigError) as caught:
+        FileFeed([good, bad]).load()
+    assert str(caught.value).startswith(f"{bad}:7: virtual_hosts[0].routes[0].match.safe_regex.regex: ")

@@ -23,7 +23,7 @@ INTERVAL = 0.2
 
 
 def _decode(type_url: str, message: proto.Message) -> object:
-    from meshlib.resources.decode import decode
+    from meshlib.resources import decode
 
     return decode(type_url, message)
 
