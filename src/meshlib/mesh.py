@@ -25,7 +25,7 @@ from meshlib.state import StateStore
 from meshlib.stats import Registry
 
 if TYPE_CHECKING:
-    from meshlib.resources.decode import Decoded
+    from meshlib.resources import Decoded
     from meshlib.xds.bootstrap import Bootstrap
     from meshlib.xds.client import AdsClient
     from meshlib.xds.files import FileSource
@@ -201,7 +201,7 @@ class Mesh:
         )
 
     def _from_control_plane(self, bootstrap: Bootstrap) -> AdsClient:
-        from meshlib.resources.decode import decode_any
+        from meshlib.resources import decode_any
         from meshlib.xds.client import AdsClient
 
         self.engine.listener_name = bootstrap.listener_name
@@ -251,7 +251,7 @@ def _decode_files(sources: Iterable[ConfigSource]) -> list[Decoded]:
     Raises:
         ConfigError: something is wrong with them; one line for each problem.
     """
-    from meshlib.resources.decode import decode
+    from meshlib.resources import decode
     from meshlib.resources.files import DECODED, load
 
     given = [source if isinstance(source, Mapping) else Path(source) for source in sources]

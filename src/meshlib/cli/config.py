@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from meshlib.resources.decode import decode
+from meshlib.resources import decode
 from meshlib.resources.files import FileConfig, Problem, load, validate
 
 __all__ = ["CONFIG", "checked", "fail"]

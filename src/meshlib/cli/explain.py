@@ -16,7 +16,7 @@ from meshlib.engine.program import Compiler, Program
 from meshlib.errors import ConfigError
 from meshlib.observe.explain import Explanation, Question
 from meshlib.observe.explain import explain as decide
-from meshlib.resources.decode import decode
+from meshlib.resources import decode
 from meshlib.resources.files import DECODED, FileConfig
 from meshlib.runtime.clock import SystemClock
 from meshlib.snapshot import from_resources

@@ -6,7 +6,7 @@ import click
 
 from meshlib.cli.config import CONFIG, checked, fail
 from meshlib.errors import ResourceError
-from meshlib.resources.decode import decode
+from meshlib.resources import decode
 from meshlib.resources.files import DECODED, FileConfig, Problem
 
 __all__ = ["validate"]

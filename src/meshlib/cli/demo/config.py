@@ -15,6 +15,7 @@ resources:
   api_listener:
     api_listener:
       "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: reviews
       rds: {{route_config_name: reviews, config_source: {{ads: {{}}}}}}
       http_filters:
       - name: envoy.filters.http.router

@@ -34,25 +34,31 @@ class _Child:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._errors: list[str] = []
         assert self._process.stdout is not None and self._process.stderr is not None
         self._readers = [
-            threading.Thread(target=_each_line, args=(self._process.stdout, self._lines.put), daemon=True),
-            threading.Thread(
-                target=_each_line, args=(self._process.stderr, self._errors.append), daemon=True
-            ),
+            threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True),
+            threading.Thread(target=self._errors.extend, args=(self._process.stderr,), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
 
     def line(self, timeout: float) -> str:
-        """The next line; DemoError when there is none in time."""
+        """The next line; DemoError when the process ended, or says nothing in time."""
         try:
-            return self._lines.get(timeout=timeout)
+            line = self._lines.get(timeout=timeout)
         except queue.Empty:
-            reason = f": {self._errors[-1].strip()}" if self._errors else ""
-            raise DemoError(f"{self._name} says nothing{reason}") from None
+            raise DemoError(f"{self._name} says nothing for {timeout:g} s") from None
+        if line is None:
+            self._readers[1].join()
+            raise DemoError(f"{self._name} ended: {''.join(self._errors).strip() or 'without a word'}")
+        return line
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._lines.put(line)
+        self._lines.put(None)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
@@ -139,8 +145,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._child.kill()
-
-
-def _each_line(stream: IO[str], take: Any) -> None:
-    for line in stream:
-        take(line)
