@@ -79,6 +79,12 @@ def test_response_edits_see_the_location() -> None:
     )
 
 
+def test_response_edits_see_the_rewritten_request() -> None:
+    shown = edits(header("x", "%REQ(:path)% %REQ(x-envoy-original-path)% %RESPONSE_CODE%"))
+    reply = reply_to(route(Redirect(prefix_rewrite="/n/"), response_headers=shown), "/p")
+    assert reply.headers[:2] == (("location", "http://rd/n/p"), ("x", "/n/p /p 0"))
+
+
 @pytest.mark.parametrize(
     ("status", "body", "added", "headers", "sent"),
     [
@@ -107,6 +113,7 @@ def test_response_edits_see_the_location() -> None:
             b"x",
         ),
         (204, b"", [("content-type", "application/json")], [], b""),
+        (204, b"x", [], [("content-length", "1"), ("content-type", "text/plain")], b""),
     ],
 )
 def test_direct_responses(

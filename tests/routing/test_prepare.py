@@ -184,7 +184,17 @@ def test_the_request_is_edited_before_an_endpoint_is_known() -> None:
     asked = request()
     context = FormatContext(asked, endpoint="10.0.0.1:80")
     assert plan_of(resource).prepare(asked, context).headers == [("x", "[]")]
-    assert (context.endpoint, context.request) == ("10.0.0.1:80", asked)
+    assert context.endpoint == "10.0.0.1:80"
+
+
+def test_response_edits_see_the_request_that_went_upstream() -> None:
+    shown = edits(header("x", "%REQ(:path)% %REQ(:authority)% %REQ(a)% %REQ(x-envoy-original-path)%"))
+    action = cluster(host_rewrite=AUTO, prefix_rewrite="/n/")
+    resource = config(host(route(action, request_headers=edits(header("a", "1")), response_headers=shown)))
+    asked = request("/p")
+    plan, context = plan_of(resource), FormatContext(asked, response=ResponseView(200, []))
+    plan.for_endpoint(plan.prepare(asked, context), "one.host", context)
+    assert plan.edit_response([], context) == [("x", "/n/p one.host 1 /p")]
 
 
 def test_a_plan_that_changes_nothing_is_plain() -> None:
@@ -196,6 +206,14 @@ def test_a_plan_that_changes_nothing_is_plain() -> None:
     assert plan.prepare(asked, FormatContext(asked)) == Prepared("svc", "/p?q", [("a", "b")])
     came: Pairs = [("c", "d")]
     assert plan.edit_response(came, FormatContext(asked)) is came
+
+
+def test_nothing_is_joined_to_a_header_for_an_empty_value() -> None:
+    changes = edits(
+        header("via", "%REQ(zz)%", keep_empty_value=True), header("te", "%REQ(zz)%", keep_empty_value=True)
+    )
+    resource = config(host(route(cluster(), request_headers=changes)))
+    assert prepared(resource, request(headers=[("via", "a")])).headers == [("via", "a"), ("te", "")]
 
 
 def test_router_headers_go_before_the_configured_edits() -> None:

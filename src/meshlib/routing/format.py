@@ -26,8 +26,8 @@ class FormatContext:
 
     started: seconds since the epoch at which the call began; duration: seconds since then. endpoint: `ip:port` of the
     attempt, whose number is attempts, from 1. protocol: of the request, `HTTP/1.1`, `HTTP/2`. flags: Envoy's response flags.
-    body: of a local reply. suppress_envoy_headers: the router's option, which keeps x-envoy-original-path and
-    x-envoy-original-host out of the request.
+    local_reply: the response is not an upstream's; body: of that. suppress_envoy_headers: the router's option, which keeps
+    x-envoy-original-path and x-envoy-original-host out of the request.
     """
 
     __slots__ = (
@@ -38,6 +38,7 @@ class FormatContext:
         "duration",
         "endpoint",
         "flags",
+        "local_reply",
         "protocol",
         "request",
         "response",
@@ -63,6 +64,7 @@ class FormatContext:
         details: str | None = None,
         stream_id: str | None = None,
         body: str | None = None,
+        local_reply: bool = False,
         suppress_envoy_headers: bool = False,
     ) -> None:
         self.request = request
@@ -78,6 +80,7 @@ class FormatContext:
         self.details = details
         self.stream_id = stream_id
         self.body = body
+        self.local_reply = local_reply
         self.suppress_envoy_headers = suppress_envoy_headers
 
 
@@ -122,7 +125,10 @@ def _response_header(operator: Operator, context: FormatContext) -> str | None:
 
 
 def _response_code(operator: Operator, context: FormatContext) -> str | None:
-    return context.response.values(":status")[0] if context.response is not None else "0"
+    # Envoy edits its own replies before it notes their status.
+    if context.response is None or context.local_reply:
+        return "0"
+    return context.response.values(":status")[0]
 
 
 def _stream_id(operator: Operator, context: FormatContext) -> str | None:

@@ -65,7 +65,7 @@ def append_header(headers: Headers, name: str, value: str, joined: frozenset[str
     if name in joined:
         for index, (key, present) in enumerate(headers):
             if key == name:
-                headers[index] = (name, f"{present},{value}" if present else value)
+                headers[index] = (name, f"{present},{value}" if present and value else present or value)
                 return
     headers.append((name, value))
 

@@ -140,17 +140,15 @@ class ForwardPlan:
     ) -> Prepared:
         """The request as it goes upstream; made once for a call, before an endpoint is known. request stays as it is.
 
-        added: headers that the router adds before the configured edits see them. context is left as it was.
+        added: headers that the router adds before the configured edits see them. context then shows what goes upstream,
+        which is what response edits see.
         """
         authority, path = request.authority, request.path
-        shown, endpoint = context.request, context.endpoint
-        context.endpoint = None
+        endpoint, context.endpoint = context.endpoint, None
         headers: Headers = [*request.headers, *added] if added else list(request.headers)
 
         def refresh(context: FormatContext, headers: Headers) -> None:
-            context.request = RequestView(
-                method=request.method, scheme=request.scheme, authority=authority, path=path, headers=headers
-            )
+            context.request = _view(request, Prepared(authority, path, headers))
 
         for level in self._before:
             level.apply(headers, context, refresh)
@@ -167,7 +165,8 @@ class ForwardPlan:
             if not context.suppress_envoy_headers:
                 set_header(headers, "x-envoy-original-path", path)
             path = self._path(path)
-        context.request, context.endpoint = shown, endpoint
+        refresh(context, headers)
+        context.endpoint = endpoint
         return Prepared(authority, path, headers)
 
     def for_endpoint(self, prepared: Prepared, hostname: str, context: FormatContext) -> Prepared:
@@ -179,7 +178,9 @@ class ForwardPlan:
             return prepared
         headers = list(prepared.headers)
         self._forward_host(headers, prepared.authority, context)
-        return Prepared(hostname, prepared.path, headers)
+        sent = Prepared(hostname, prepared.path, headers)
+        context.request = _view(context.request, sent)
+        return sent
 
     def edit_response(self, headers: Headers, context: FormatContext) -> Headers:
         """The response headers after the edits of all levels; a new list unless there is nothing to do.
@@ -208,6 +209,13 @@ class ForwardPlan:
         return Timeouts(
             self.timeout or None, per_try or None, stream.max_stream_duration if stream is not None else None
         )
+
+
+def _view(request: RequestView, prepared: Prepared) -> RequestView:
+    authority, path, headers = prepared
+    return RequestView(
+        method=request.method, scheme=request.scheme, authority=authority, path=path, headers=headers
+    )
 
 
 def response_levels(

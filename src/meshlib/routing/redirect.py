@@ -9,6 +9,7 @@ from meshlib.errors import LocalReply
 from meshlib.resources.route import DirectResponse, Redirect, Route, RouteConfiguration, VirtualHost
 from meshlib.routing.authority import port_start
 from meshlib.routing.format import FormatContext, evaluate
+from meshlib.routing.headers import set_header
 from meshlib.routing.plan import edit_response, response_levels
 from meshlib.routing.request import Headers, RequestView, ResponseView
 from meshlib.routing.rewrite import compile_path_rewrite, split_path
@@ -28,14 +29,16 @@ def compile_redirect(
     rewrite = compile_path_rewrite(redirect.prefix_rewrite, redirect.regex_rewrite, route.match.path)
     finish = _finisher(redirect.response_code, route, virtual_host, config)
 
-    def location(request: RequestView) -> str:
+    def answer(request: RequestView, context: FormatContext | None) -> LocalReply:
+        if rewrite is not None:
+            request = _rewritten(request, rewrite(request.path))
         scheme = redirect.scheme or request.scheme
         port = f":{redirect.port}" if redirect.port else ""
         host = redirect.host or _host(request, scheme, port)
-        path = _redirected_path(redirect, rewrite(request.path) if rewrite is not None else request.path)
-        return f"{scheme}://{host}{port}{path}"
+        path = _redirected_path(redirect, request.path)
+        return finish(request, context, f"{scheme}://{host}{port}{path}", b"")
 
-    return lambda request, context: finish(request, context, location(request), b"")
+    return answer
 
 
 def compile_direct_response(
@@ -67,6 +70,19 @@ def https_redirect(request: RequestView) -> LocalReply | None:
         return None
     location = f"https://{request.authority}{request.path}"
     return LocalReply(301, (("location", location), ("content-length", "0")))
+
+
+def _rewritten(request: RequestView, path: str) -> RequestView:
+    """The request as response edits see it after a rewrite."""
+
+    def headers() -> Headers:
+        changed = list(request.headers)
+        set_header(changed, "x-envoy-original-path", request.path)
+        return changed
+
+    return RequestView(
+        method=request.method, scheme=request.scheme, authority=request.authority, path=path, headers=headers
+    )
 
 
 def _host(request: RequestView, scheme: str, port: str) -> str:
@@ -103,17 +119,16 @@ def _finisher(status: int, route: Route, virtual_host: VirtualHost, config: Rout
         headers: Headers = [("location", location)] if location else []
         if levels:
             context = context or FormatContext(request)
-            context.response = ResponseView(status, headers)
+            context.request = request
+            context.response, context.local_reply = ResponseView(status, headers), True
             edit_response(levels, headers, context)
-        if status in _BODILESS:
-            body = b""
         headers = [
             pair for pair in headers if pair[0] != "content-length" and (body or pair[0] != "content-type")
         ]
-        if status != HTTPStatus.NO_CONTENT:
+        if body or status not in _BODILESS:
             headers.append(("content-length", str(len(body))))
         if body and not any(name == "content-type" for name, _ in headers):
             headers.append(("content-type", "text/plain"))
-        return LocalReply(status, tuple(headers), body)
+        return LocalReply(status, tuple(headers), b"" if status in _BODILESS else body)
 
     return finish
