@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshlib.errors import LocalReply
 from meshlib.resources.headers import AppendAction, HeaderEdits, HeaderValueOption
 from meshlib.resources.route import (
     HostRewrite,
@@ -38,6 +39,8 @@ from tests.routing.build import (
 )
 
 Pairs = list[tuple[str, str]]
+LENGTH = ("content-length", "4")
+TEXT = ("content-type", "text/plain")
 
 
 def plan_of(resource: RouteConfiguration, asked: RequestView | None = None) -> ForwardPlan:
@@ -195,6 +198,22 @@ def test_response_edits_see_the_request_that_went_upstream() -> None:
     plan, context = plan_of(resource), FormatContext(asked, response=ResponseView(200, []))
     plan.for_endpoint(plan.prepare(asked, context), "one.host", context)
     assert plan.edit_response([], context) == [("x", "/n/p one.host 1 /p")]
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ([("x", "%RESPONSE_CODE% %RESP(:status)% %RESPONSE_FLAGS%")], [("x", "0 503 UH"), LENGTH, TEXT]),
+        ([("content-type", "text/html"), ("content-length", "7")], [("content-type", "text/html"), LENGTH]),
+        ([], [LENGTH, TEXT]),
+    ],
+)
+def test_local_replies_are_edited_before_they_get_length_and_type(added: Pairs, expected: Pairs) -> None:
+    changes = edits(*(header(name, value) for name, value in added))
+    plan, asked = plan_of(config(host(route(cluster(), response_headers=changes)))), request()
+    reply = LocalReply(503, (LENGTH, TEXT, ("x-envoy-overloaded", "true")), b"four")
+    edited = plan.edit_local_reply(reply, FormatContext(asked, flags="UH"))
+    assert edited == LocalReply(503, (("x-envoy-overloaded", "true"), *expected), b"four")
 
 
 def test_a_plan_that_changes_nothing_is_plain() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from meshlib.errors import LocalReply
 from meshlib.resources.route import (
     HostRewriteKind,
     MaxStreamDuration,
@@ -30,6 +31,7 @@ from meshlib.routing.headers import (
     compile_levels,
     set_header,
 )
+from meshlib.routing.reply import finish_reply
 from meshlib.routing.request import Headers, RequestView, ResponseView
 from meshlib.routing.rewrite import compile_host, compile_path_rewrite, forward_host
 
@@ -192,6 +194,13 @@ class ForwardPlan:
         edited = list(headers)
         edit_response(self._response, edited, context)
         return edited
+
+    def edit_local_reply(self, reply: LocalReply, context: FormatContext) -> LocalReply:
+        """One of Envoy's own answers after the response edits. Length and type are added after them."""
+        headers = [pair for pair in reply.headers if pair[0] not in ("content-length", "content-type")]
+        context.response, context.local_reply = ResponseView(reply.status, headers), True
+        edit_response(self._response, headers, context)
+        return finish_reply(reply.status, headers, reply.body)
 
     def _forward_host(self, headers: Headers, authority: str, context: FormatContext) -> None:
         forward_host(

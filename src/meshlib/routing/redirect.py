@@ -11,6 +11,7 @@ from meshlib.routing.authority import port_start
 from meshlib.routing.format import FormatContext, evaluate
 from meshlib.routing.headers import set_header
 from meshlib.routing.plan import edit_response, response_levels
+from meshlib.routing.reply import finish_reply
 from meshlib.routing.request import Headers, RequestView, ResponseView
 from meshlib.routing.rewrite import compile_path_rewrite, split_path
 
@@ -19,7 +20,6 @@ __all__ = ["Answer", "compile_direct_response", "compile_redirect", "https_redir
 Answer = Callable[[RequestView, FormatContext | None], LocalReply]
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_BODILESS = frozenset({204, 304})
 
 
 def compile_redirect(
@@ -122,13 +122,6 @@ def _finisher(status: int, route: Route, virtual_host: VirtualHost, config: Rout
             context.request = request
             context.response, context.local_reply = ResponseView(status, headers), True
             edit_response(levels, headers, context)
-        headers = [
-            pair for pair in headers if pair[0] != "content-length" and (body or pair[0] != "content-type")
-        ]
-        if body or status not in _BODILESS:
-            headers.append(("content-length", str(len(body))))
-        if body and not any(name == "content-type" for name, _ in headers):
-            headers.append(("content-type", "text/plain"))
-        return LocalReply(status, tuple(headers), b"" if status in _BODILESS else body)
+        return finish_reply(status, headers, body)
 
     return finish
