@@ -152,11 +152,45 @@ def _translate(error: Exception, request: httpx.Request) -> Exception:
     return translated
 
 
-def _response(answer: Answer, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> httpx.Response:
+class _WholeResponse(httpx.Response):
+    """A response whose body is here already and not encoded: reading it takes none of httpx's streaming machinery."""
+
+    def read(self) -> bytes:
+        stream = self.stream
+        if self.is_stream_consumed or self.is_closed or hasattr(self, "_content"):
+            return super().read()
+        self._content = b"".join(stream)  # type: ignore[arg-type]
+        self.is_stream_consumed = True
+        self._num_bytes_downloaded = len(self._content)
+        self.close()
+        return self._content
+
+    async def aread(self) -> bytes:
+        if self.is_stream_consumed or self.is_closed or hasattr(self, "_content"):
+            return await super().aread()
+        self._content = b"".join([part async for part in self.stream])  # type: ignore[union-attr]
+        self.is_stream_consumed = True
+        self._num_bytes_downloaded = len(self._content)
+        await self.aclose()
+        return self._content
+
+
+def _whole(answer: Answer, content: bytes) -> httpx.Response:
+    for name, _ in answer.headers:
+        if len(name) == 16 and name.lower() == b"content-encoding":
+            return _response(answer, httpx.ByteStream(content))
+    return _response(answer, httpx.ByteStream(content), _WholeResponse)
+
+
+def _response(
+    answer: Answer,
+    stream: httpx.SyncByteStream | httpx.AsyncByteStream,
+    cls: type[httpx.Response] = httpx.Response,
+) -> httpx.Response:
     extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
     if answer.reason is not None:
         extensions["reason_phrase"] = answer.reason
-    return httpx.Response(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
+    return cls(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
 
 
 class _SyncStream(httpx.SyncByteStream):
@@ -229,7 +263,7 @@ class MeshTransport(httpx.BaseTransport):
         if answer is None:
             return self._without_mesh().handle_request(request)
         if answer.content is not None:
-            return _response(answer, httpx.ByteStream(answer.content))
+            return _whole(answer, answer.content)
         return _response(answer, _SyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx.HTTPTransport:
@@ -266,7 +300,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if answer is None:
             return await self._without_mesh().handle_async_request(request)
         if answer.content is not None:
-            return _response(answer, httpx.ByteStream(answer.content))
+            return _whole(answer, answer.content)
         return _response(answer, _AsyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx.AsyncHTTPTransport:

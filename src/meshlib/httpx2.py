@@ -153,11 +153,45 @@ def _translate(error: Exception, request: httpx2.Request) -> Exception:
     return translated
 
 
-def _response(answer: Answer, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> httpx2.Response:
+class _WholeResponse(httpx2.Response):
+    """A response whose body is here already and not encoded: reading it takes none of httpx2's streaming machinery."""
+
+    def read(self) -> bytes:
+        stream = self.stream
+        if self.is_stream_consumed or self.is_closed or hasattr(self, "_content"):
+            return super().read()
+        self._content = b"".join(stream)  # type: ignore[arg-type]
+        self.is_stream_consumed = True
+        self._num_bytes_downloaded = len(self._content)
+        self.close()
+        return self._content
+
+    async def aread(self) -> bytes:
+        if self.is_stream_consumed or self.is_closed or hasattr(self, "_content"):
+            return await super().aread()
+        self._content = b"".join([part async for part in self.stream])  # type: ignore[union-attr]
+        self.is_stream_consumed = True
+        self._num_bytes_downloaded = len(self._content)
+        await self.aclose()
+        return self._content
+
+
+def _whole(answer: Answer, content: bytes) -> httpx2.Response:
+    for name, _ in answer.headers:
+        if len(name) == 16 and name.lower() == b"content-encoding":
+            return _response(answer, httpx2.ByteStream(content))
+    return _response(answer, httpx2.ByteStream(content), _WholeResponse)
+
+
+def _response(
+    answer: Answer,
+    stream: httpx2.SyncByteStream | httpx2.AsyncByteStream,
+    cls: type[httpx2.Response] = httpx2.Response,
+) -> httpx2.Response:
     extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
     if answer.reason is not None:
         extensions["reason_phrase"] = answer.reason
-    return httpx2.Response(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
+    return cls(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
 
 
 class _SyncStream(httpx2.SyncByteStream):
@@ -230,7 +264,7 @@ class MeshTransport(httpx2.BaseTransport):
         if answer is None:
             return self._without_mesh().handle_request(request)
         if answer.content is not None:
-            return _response(answer, httpx2.ByteStream(answer.content))
+            return _whole(answer, answer.content)
         return _response(answer, _SyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx2.HTTPTransport:
@@ -267,7 +301,7 @@ class AsyncMeshTransport(httpx2.AsyncBaseTransport):
         if answer is None:
             return await self._without_mesh().handle_async_request(request)
         if answer.content is not None:
-            return _response(answer, httpx2.ByteStream(answer.content))
+            return _whole(answer, answer.content)
         return _response(answer, _AsyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx2.AsyncHTTPTransport:

@@ -100,7 +100,8 @@ class AsyncExchange:
                     if self._accepted is None:
                         self._end_upload()
                         del self.call  # it refers back to us through `wake`
-                    return self._answer
+                    answer, self._answer = self._answer, None
+                    return answer
                 actions = handle(event or await self._wait(), monotonic())
         except BaseException:
             self._abandon()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from math import inf
 from typing import Any, overload
 
@@ -105,22 +106,35 @@ class Patience:
 
     __slots__ = ("connect", "pool", "read", "write")
 
-    def __init__(self, timeout: Mapping[str, float | None] | None) -> None:
-        given = timeout or {}
-        self.connect = _seconds(given.get("connect"))
-        self.read = _seconds(given.get("read"))
-        self.write = _seconds(given.get("write"))
-        self.pool = _seconds(given.get("pool"))
+    def __init__(self, timeout: Mapping[str, float | None]) -> None:
+        self.connect = _seconds(timeout.get("connect"))
+        self.read = _seconds(timeout.get("read"))
+        self.write = _seconds(timeout.get("write"))
+        self.pool = _seconds(timeout.get("pool"))
 
 
 def _seconds(value: float | None) -> float:
     return inf if value is None else value
 
 
+_patience: dict[tuple[tuple[str, float | None], ...], Patience] = {}
+
+
+def _patience_of(timeout: Mapping[str, float | None] | None) -> Patience:
+    """A client sends all its requests with the same few timeouts."""
+    key = tuple(timeout.items()) if timeout else ()
+    known = _patience.get(key)
+    if known is None:
+        known = Patience(timeout or {})
+        if len(_patience) < 256:
+            _patience[key] = known
+    return known
+
+
 class OriginalRequest:
     """The application's request. headers: as it gave them. body: None when it is streamed."""
 
-    __slots__ = ("body", "headers", "method", "path", "patience", "view")
+    __slots__ = ("authority", "body", "headers", "method", "path", "patience", "view")
 
     def __init__(
         self,
@@ -128,37 +142,39 @@ class OriginalRequest:
         method: str,
         scheme: str,
         target: str,
-        authority: str,
+        authority: bytes,
         path: bytes,
         headers: RawHeaders,
         body: bytes | None,
         timeout: Mapping[str, float | None] | None,
     ) -> None:
         self.method = method.encode("ascii", "replace")
+        self.authority = authority
         self.path = path
         self.headers = headers
         self.body = body
-        self.patience = Patience(timeout)
+        self.patience = _patience_of(timeout)
         self.view = RequestView(
             method=method,
             scheme=scheme,
-            authority=authority,
+            authority=authority.decode("utf-8", "surrogateescape"),
             path=path.decode("utf-8", "surrogateescape"),
-            headers=self._view_headers,
+            headers=partial(_view_headers, headers),
             target=target,
         )
-
-    def _view_headers(self) -> HeaderList:
-        return [header for header in decode_headers(self.headers) if header[0] != "host"]
 
     def outgoing(self, start: Start) -> OutgoingRequest:
         """What one attempt sends. Raises SecureSchemeError when the application asked for https."""
         view = self.view
         if view.scheme == "https":
             raise SecureSchemeError(view.target)
-        path = self.path if start.path == view.path else start.path.encode("utf-8", "surrogateescape")
-        headers = self.headers if start.headers is None else encode_headers(start.headers)
-        authority = start.authority.encode("utf-8", "surrogateescape")
+        path, authority, headers = self.path, self.authority, self.headers
+        if start.path is not view.path:
+            path = start.path.encode("utf-8", "surrogateescape")
+        if start.authority is not view.authority:
+            authority = start.authority.encode("utf-8", "surrogateescape")
+        if start.headers is not None:
+            headers = encode_headers(start.headers)
         return OutgoingRequest(self.method, path, authority, headers, self.body)
 
 
@@ -175,6 +191,10 @@ class Attempt:
         self.waiter: Waiter | None = None
         self.connect_by = inf
         self.outgoing: OutgoingRequest | None = None
+
+
+def _view_headers(headers: RawHeaders) -> HeaderList:
+    return [header for header in decode_headers(headers) if header[0] != "host"]
 
 
 class LazyHeaders(Sequence[tuple[str, str]]):

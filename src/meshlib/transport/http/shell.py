@@ -81,7 +81,7 @@ def _original(request: HostRequest, body: bytes | None) -> OriginalRequest:
         method=request.method,
         scheme=scheme,
         target=_target(netloc, scheme),
-        authority=authority.decode("utf-8", "surrogateescape"),
+        authority=authority,
         path=extensions.get("target") or url.raw_path,
         headers=headers,
         body=body,

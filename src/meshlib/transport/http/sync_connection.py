@@ -3,9 +3,8 @@
 One `send` and one `recv` in the common case. While there is more to send, both directions are served: a response that
 begins before the request is complete is read at once, so that neither side can block the other for ever.
 
-Time limits are the caller's: `advance(limit)` waits at most that many seconds and raises TimeoutError, perhaps a little
-early (the socket's timeout is only set again when it is too long, or less than half of what is allowed), so the caller
-looks at the clock and calls again.
+Time limits are the caller's: `advance(limit)` waits at most that many seconds and raises TimeoutError. The socket itself never
+blocks, so a send costs one system call; only the wait for the response polls first.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import os
 import select
 import socket
 from functools import partial
+from math import ceil
 from typing import Protocol
 
 from meshlib.resources.cluster import Cluster
@@ -31,7 +31,11 @@ INLINE_BODY = 64 * 1024
 
 SLICE = 256 * 1024
 RECEIVE = 64 * 1024
-_LONG = 86_400.0
+
+
+def _milliseconds(limit: float) -> int:
+    """For poll: rounded up, so that a deadline is never met early; a day at most."""
+    return 86_400_000 if limit > 86_400.0 else ceil(limit * 1000)
 
 
 class BodySource(Protocol):
@@ -62,7 +66,6 @@ class SyncConnection(PooledConnection):
         "_poller",
         "_socket",
         "_source",
-        "_timeout",
         "codec",
         "connecting",
         "sent",
@@ -83,10 +86,8 @@ class SyncConnection(PooledConnection):
         self._pending: memoryview | None = None
         self._source: BodySource | None = None
         self._broken = False
-        self._timeout = 0.0
         family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        self._socket.settimeout(0.0)
         self._poller = select.poll()
         self.connecting = True
 
@@ -100,7 +101,7 @@ class SyncConnection(PooledConnection):
         if code == 0:
             self.connecting = False
 
-    def begin(self, request: OutgoingRequest, source: BodySource | None, limit: float) -> None:
+    def begin(self, request: OutgoingRequest, source: BodySource | None) -> None:
         """Send the request, or as much of it as goes at once; `advance` does the rest. Raises TransportFailure."""
         body = request.body
         if body is not None and len(body) > INLINE_BODY:
@@ -109,10 +110,9 @@ class SyncConnection(PooledConnection):
         self.served += 1
         self.sent = self._broken = False
         self._source = source
-        self._limit(limit)
         try:
             count = self._socket.send(data)
-        except TimeoutError:
+        except BlockingIOError:
             count = 0
         except OSError as error:
             raise terminated(error) from None
@@ -125,7 +125,8 @@ class SyncConnection(PooledConnection):
         if self.connecting:
             self._finish_connecting(limit)
         elif self._pending is None and self._source is None:
-            self._limit(limit)
+            if not self._poller.poll(_milliseconds(limit)):
+                raise TimeoutError
             self._receive()
         else:
             self._exchange(limit)
@@ -148,19 +149,12 @@ class SyncConnection(PooledConnection):
             return select.POLLOUT
         return select.POLLIN | select.POLLOUT if self.sending else select.POLLIN
 
-    def _limit(self, limit: float) -> None:
-        if not limit * 0.5 <= self._timeout <= limit:
-            self._timeout = min(max(limit, 1e-6), _LONG)
-            self._socket.settimeout(self._timeout)
-
     def _receive(self) -> None:
         codec = self.codec
         try:
             data = self._socket.recv(RECEIVE)
-        except TimeoutError:
-            raise
         except BlockingIOError:
-            raise TimeoutError from None
+            return
         except OSError as error:
             self._source = self._pending = None
             raise codec.abort() from error
@@ -183,7 +177,7 @@ class SyncConnection(PooledConnection):
                 return
         self._poller.modify(self._socket, self.interest() if self._pending else select.POLLIN)
         try:
-            ready = self._poller.poll(min(limit, _LONG) * 1000)
+            ready = self._poller.poll(_milliseconds(limit))
         finally:
             self._poller.modify(self._socket, select.POLLIN)
         if not ready:
@@ -208,7 +202,7 @@ class SyncConnection(PooledConnection):
     def _send_pending(self, pending: memoryview) -> None:
         try:
             count = self._socket.send(pending[:SLICE])
-        except (TimeoutError, BlockingIOError):
+        except BlockingIOError:
             return
         except OSError:
             # The peer reads no more. Its answer may be on the way all the same.
@@ -219,7 +213,7 @@ class SyncConnection(PooledConnection):
 
     def _finish_connecting(self, limit: float) -> None:
         self._poller.modify(self._socket, select.POLLOUT)
-        if not self._poller.poll(min(limit, _LONG) * 1000):
+        if not self._poller.poll(_milliseconds(limit)):
             raise TimeoutError
         self._poller.modify(self._socket, select.POLLIN)
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -234,7 +228,7 @@ class SyncConnection(PooledConnection):
             return False
         try:
             self._receive()
-        except (TimeoutError, TransportFailure):
+        except TransportFailure:
             return False
         return self.codec.reusable
 

@@ -112,7 +112,8 @@ class SyncExchange:
                 if self._answer is not None:
                     if self._accepted is None:
                         del self.call  # it refers back to us through `wake`
-                    return self._answer
+                    answer, self._answer = self._answer, None
+                    return answer
                 actions = handle(event or self._wait(), monotonic())
         except BaseException:
             self._abandon()
@@ -258,8 +259,12 @@ class SyncExchange:
         """The next event, waited for as long as the engine and the application's patience allow."""
         call, monotonic = self.call, self._monotonic
         wait_from = monotonic()
+        attempts = self._attempts
+        if self._told_complete and len(attempts) == 1 and attempts[0].stage is Stage.READY:
+            event = self._send_and_receive(attempts[0], wait_from)
+            if event is not None:
+                return event
         while True:
-            attempts = self._attempts
             event = self._ready_event(attempts)
             if event is not None:
                 return event
@@ -283,6 +288,17 @@ class SyncExchange:
                 self._moved = False
                 wait_from = monotonic()
 
+    def _send_and_receive(self, attempt: Attempt, now: float) -> Event | None:
+        """The common case: one attempt, one send, one receive. None when it takes more than that."""
+        event = self._send(attempt)
+        connection: SyncConnection = attempt.connection
+        if event is not None or connection.sending:
+            return event
+        limit = min(self.call.wake_at - now, self._request.patience.read)
+        if limit > 0.0:
+            event = self._advance(attempt, limit)
+        return event or self._headers_event(attempt)
+
     def _ready_event(self, attempts: list[Attempt]) -> Event | None:
         """What needs no waiting: a request to send, headers that are there, a body that is complete."""
         if not self._told_complete:
@@ -298,23 +314,25 @@ class SyncExchange:
                     return failure
                 stage = attempt.stage
             if stage is Stage.SENT:
-                response = attempt.connection.codec.response
-                if response.status:
-                    attempt.stage = Stage.ANSWERED
-                    return Headers(
-                        attempt.number, response.status, LazyHeaders(response.headers), response.complete
-                    )
+                event = self._headers_event(attempt)
+                if event is not None:
+                    return event
         return None
+
+    def _headers_event(self, attempt: Attempt) -> Event | None:
+        response = attempt.connection.codec.response
+        if not response.status or attempt.stage is not Stage.SENT:
+            return None
+        attempt.stage = Stage.ANSWERED
+        return Headers(attempt.number, response.status, LazyHeaders(response.headers), response.complete)
 
     def _send(self, attempt: Attempt) -> Event | None:
         upload = self._upload
         if upload is not None:
             upload.restart()
         attempt.stage = Stage.SENT
-        now = self._monotonic()
-        limit = max(min(self.call.wake_at - now, self._request.patience.write), 0.0)
         try:
-            attempt.connection.begin(self._request.outgoing(attempt.start), upload, limit)
+            attempt.connection.begin(self._request.outgoing(attempt.start), upload)
         except TransportFailure as failure:
             return self._failed(attempt, failure)
         return None
