@@ -100,22 +100,27 @@ class Heads:
         edited = list(headers)
         if self._envoy:
             set_header(edited, SERVICE_TIME, str(int((now - attempt.started) * 1000)))
-        return self._edit(status, edited, attempt.number)
+        return self._edit(status, edited, attempt)
 
     def local_reply(self, reply: LocalReply, flags: str, details: str) -> LocalReply:
         """The reply after the edits that Envoy makes to its own answers too."""
         self._context.flags = flags
         self._context.details = details
-        number = self._attempt.number if self._attempt is not None else None
-        return LocalReply(
-            reply.status, tuple(self._edit(reply.status, list(reply.headers), number)), reply.body
-        )
+        edited = self._plan.edit_local_reply(reply, self._context)
+        headers = list(edited.headers)
+        self._count(headers, self._attempt)
+        return LocalReply(edited.status, tuple(headers), edited.body)
 
-    def _edit(self, status: int, headers: Headers, attempt: int | None) -> Headers:
-        if attempt is not None and self._plan.virtual_host.include_attempt_count_in_response:
-            set_header(headers, ATTEMPT_COUNT, str(attempt))
+    def _edit(self, status: int, headers: Headers, attempt: Attempt) -> Headers:
         self._context.response = ResponseView(status, headers)
-        return self._plan.edit_response(headers, self._context)
+        edited = self._plan.edit_response(headers, self._context)
+        self._count(edited, attempt)
+        return edited
+
+    def _count(self, headers: Headers, attempt: Attempt | None) -> None:
+        """x-envoy-attempt-count, which comes after the edits."""
+        if attempt is not None and self._plan.virtual_host.include_attempt_count_in_response:
+            set_header(headers, ATTEMPT_COUNT, str(attempt.number))
 
     def _without_consumed(self, changing: Sequence[tuple[str, str]]) -> RequestView:
         """The request without what the router reads and does not pass on, and what it is about to set itself."""
