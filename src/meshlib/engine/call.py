@@ -84,6 +84,14 @@ class Call(AttemptLoop):
     def info(self) -> CallInfo:
         return CallInfo(self)
 
+    @property
+    def buffer_limit(self) -> int:
+        """How many bytes of a streamed request body may be kept for another attempt. Valid once the call is routed."""
+        assert self._listener is not None and self.route is not None
+        limit = self._listener.listener.per_connection_buffer_limit_bytes
+        own = self.route.virtual_host.per_request_buffer_limit_bytes
+        return limit if own is None else min(limit, own)
+
     def handle(self, event: ev.Event, now: float) -> Actions:
         """Take one event and say what to do. now: monotonic seconds. Events of a call that is over change nothing."""
         return _HANDLERS[type(event)](self, event, now)

@@ -226,14 +226,15 @@ class ClusterState:
                 return False
         return True
 
-    def next_waiter(self, endpoint: EndpointState, owner: object) -> Waiter | None:
-        """Take the head of the queue if it belongs to `owner`, which then hands it the connection that became free."""
+    def next_waiter(self, endpoint: EndpointState, owner: object, connection: object = None) -> Waiter | None:
+        """Hand the connection that became free to the head of the queue, if that belongs to `owner`, who then wakes it."""
         if not endpoint.waiters:
             return None
         with self.lock:
             if endpoint.waiters and endpoint.waiters[0].owner is owner:
                 waiter = endpoint.waiters.popleft()
                 waiter.served = True
+                waiter.connection = connection
                 return waiter
         return None
 

@@ -69,14 +69,13 @@ class AsyncExchange:
         request: OriginalRequest,
         source: AsyncIterable[bytes] | None,
         length: int | None,
-        limit: int,
         monotonic: Callable[[], float],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pools = pools
         self._pool = pools.for_loop(self._loop)
         self._request = request
-        self._upload = None if source is None else AsyncUpload(source, length, limit, self._notify)
+        self._upload = None if source is None else AsyncUpload(source, length, self._notify)
         self._monotonic = monotonic
         self._attempts: list[Attempt] = []
         self._sleeper: asyncio.Future[None] | None = None
@@ -303,6 +302,7 @@ class AsyncExchange:
         except TransportFailure as failure:
             return self._failed(attempt, failure)
         if self._upload is not None:
+            self._upload.buffer.limit = self.call.buffer_limit
             self._upload.attach(lane)
         return None
 

@@ -19,15 +19,16 @@ __all__ = ["AsyncUpload", "BodyStream", "ReplayBuffer", "SyncUpload"]
 class ReplayBuffer:
     """What has been read from the application's body, for as long as it may be sent again.
 
-    length: the declared Content-Length, None when the body is chunked. exhausted: the application has given all of it.
+    length: the declared Content-Length, None when the body is chunked. limit: bytes that may be kept, set before the first
+    piece is read. exhausted: the application has given all of it.
     """
 
     __slots__ = ("chunks", "exhausted", "length", "limit", "replayable", "size")
 
-    def __init__(self, length: int | None, limit: int) -> None:
+    def __init__(self, length: int | None) -> None:
         self.chunks: list[bytes] = []
         self.length = length
-        self.limit = limit
+        self.limit = 0
         self.size = 0
         self.replayable = True
         self.exhausted = False
@@ -56,10 +57,10 @@ class SyncUpload:
 
     __slots__ = ("_index", "_source", "buffer")
 
-    def __init__(self, source: Iterable[bytes], length: int | None, limit: int) -> None:
+    def __init__(self, source: Iterable[bytes], length: int | None) -> None:
         self._source: Iterator[bytes] = iter(source)
         self._index = 0
-        self.buffer = ReplayBuffer(length, limit)
+        self.buffer = ReplayBuffer(length)
 
     def restart(self) -> None:
         self._index = 0
@@ -112,16 +113,14 @@ class AsyncUpload:
         "writing",
     )
 
-    def __init__(
-        self, source: AsyncIterable[bytes], length: int | None, limit: int, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, source: AsyncIterable[bytes], length: int | None, changed: Callable[[], None]) -> None:
         self._source: AsyncIterator[bytes] = aiter(source)
         self._changed = changed
         self._index = 0
         self._stream: BodyStream | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
-        self.buffer = ReplayBuffer(length, limit)
+        self.buffer = ReplayBuffer(length)
         self.error: BaseException | None = None
         self.writing = False
         self.steps = 0

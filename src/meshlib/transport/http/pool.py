@@ -127,9 +127,8 @@ class Pool:
 
     def _hand_over(self, connection: PooledConnection) -> bool:
         """To the head of the queue. When that belongs to another owner, closing lets it open a connection of its own."""
-        waiter = connection.state.next_waiter(connection.endpoint, self)
+        waiter = connection.state.next_waiter(connection.endpoint, self, connection)
         if waiter is not None:
-            waiter.connection = connection
             waiter.wake()
             return True
         if connection.endpoint.waiters:

@@ -70,10 +70,11 @@ class AsyncPool(Pool):
             and connection.served < connection.max_requests
         ):
             while endpoint.waiters and connection.credit > 0:
-                waiter = connection.state.next_waiter(endpoint, self)
+                lane = H2Lane(connection)
+                waiter = connection.state.next_waiter(endpoint, self, lane)
                 if waiter is None:
+                    connection.lanes.discard(lane)
                     break
-                waiter.connection = H2Lane(connection)
                 waiter.wake()
             if connection.lanes or not (endpoint.departed or endpoint.waiters):
                 connection.idle_until = self._monotonic() + connection.idle_timeout

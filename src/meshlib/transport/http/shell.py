@@ -24,9 +24,6 @@ __all__ = ["AsyncShell", "HostRequest", "LocalReplies", "MeshLike", "Shell", "Sy
 
 LocalReplies = Literal["raise", "response"]
 
-BUFFER_LIMIT = 1024 * 1024
-"""How much of a streamed request body is kept before the listener's own limit is known (Envoy's default)."""
-
 _targets: dict[bytes, str] = {}
 _TARGETS_KEPT = 4096
 
@@ -141,7 +138,7 @@ class SyncShell(Shell):
         self._admit(original)
         upload = None
         if body is None and source is not None:
-            upload = SyncUpload(source, content_length(original.headers), BUFFER_LIMIT)
+            upload = SyncUpload(source, content_length(original.headers))
         exchange = SyncExchange(engine, pools, original, upload, engine.clock.monotonic)
         try:
             return exchange.run()
@@ -175,7 +172,6 @@ class AsyncShell(Shell):
             original,
             None if body is not None else source,
             length,
-            BUFFER_LIMIT,
             engine.clock.monotonic,
         )
         try:

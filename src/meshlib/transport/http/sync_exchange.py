@@ -329,6 +329,7 @@ class SyncExchange:
     def _send(self, attempt: Attempt) -> Event | None:
         upload = self._upload
         if upload is not None:
+            upload.buffer.limit = self.call.buffer_limit
             upload.restart()
         attempt.stage = Stage.SENT
         try:
