@@ -36,11 +36,13 @@ class Loads:
 
 def spread(priorities: Sequence[Membership], *, factor: int = 140, panic_threshold: float = 50.0) -> Loads:
     """The loads for these priorities, in order. factor: overprovisioning, percent. panic_threshold: percent, 0 for never."""
+    if not priorities:
+        return Loads((), (), ())
     health = [_availability(each.healthy, each.total, factor) for each in priorities]
     degraded = [_availability(each.degraded, each.total, factor) for each in priorities]
     total = min(100, sum(health) + sum(degraded))
     panic = tuple(total != 100 and _percent_up(each) < panic_threshold for each in priorities)
-    if panic and all(panic):
+    if all(panic):
         return Loads(_by_size(priorities), (0,) * len(priorities), panic)
     if total == 0:
         return Loads((100,) + (0,) * (len(priorities) - 1), (0,) * len(priorities), panic)
