@@ -11,6 +11,7 @@ peer is.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -155,6 +156,7 @@ class AsyncConnection(AsyncSocket):
         "_buffered",
         "_deadline",
         "_paused",
+        "_poller",
         "_timer",
         "_uploading",
         "activity",
@@ -174,6 +176,7 @@ class AsyncConnection(AsyncSocket):
         self._uploading = False
         self._buffered = 0
         self._paused = False
+        self._poller: select.poll | None = None
         self._deadline = inf
         self._timer: asyncio.TimerHandle | None = None
 
@@ -283,12 +286,13 @@ class AsyncConnection(AsyncSocket):
         return terminated()
 
     def healthy(self) -> bool:
-        return (
-            self.failure is None
-            and not self.closed
-            and self.transport is not None
-            and not self.transport.is_closing()
-        )
+        if self.failure is not None or self.closed:
+            return False
+        poller = self._poller
+        if poller is None:
+            poller = self._poller = select.poll()
+            poller.register(self._socket, select.POLLIN)
+        return not poller.poll(0)  # the loop may not have had its turn since the peer closed
 
     def disconnect(self) -> None:
         self.listener = None
