@@ -55,7 +55,7 @@ def _in_filter_chain(reader: Reader) -> Reader:
     for index, entry in enumerate(filters):
         entry.leave("name")
         kind = entry.message.typed_config.type_url.rpartition("/")[2]
-        if kind == _HCM and index == len(filters) - 1:
+        if kind == _HCM and len(filters) == 1:
             return _manager(entry, "typed_config")
         if kind != _HCM:
             reason = f"the network filter {entry.message.name!r} ({kind or 'no type'}) is not implemented"
