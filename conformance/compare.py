@@ -29,7 +29,13 @@ class Difference:
     other: object
 
     def __str__(self) -> str:
-        return f"{self.where}{self.field}: Envoy {self.envoy!r}, here {self.other!r}"
+        return f"{self.where}{self.field}: Envoy {_shown(self.envoy)}, here {_shown(self.other)}"
+
+
+def _shown(value: object) -> str:
+    """The value in full, but for bodies of many kilobytes."""
+    text = repr(value)
+    return text if len(text) <= 1000 else f"{text[:200]} ... ({len(text)} characters)"
 
 
 def differences(case: Case, envoy: list[Outcome], other: list[Outcome]) -> list[Difference]:

@@ -99,7 +99,7 @@ class _CaseRun:
         try:
             found = self._compare(runner)
         except Exception:  # noqa: BLE001  whatever breaks in a runner is that runner's result, not the end of the run
-            verdict.error = traceback.format_exc().strip()
+            verdict.error = traceback.format_exc(limit=-3).strip()
             return verdict
         for difference in found:
             covering = [entry for entry in listed if entry.covers(self._case.name, name, difference)]

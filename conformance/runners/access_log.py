@@ -24,6 +24,9 @@ _FIELDS = {
     "route": "%ROUTE_NAME%",
 }
 
+NOBODY = "no_healthy_upstream"
+"""Envoy's counter includes the last pick, which found nobody; an attempt is something that was sent or at least dialled."""
+
 
 def access_log(path: Path, case: str) -> dict[str, Any]:
     """The access logger of one case's HttpConnectionManager."""
@@ -62,11 +65,12 @@ class AccessLog:
         line = self._seen.get((case, outcome.id))
         if line is None:
             return outcome
+        details = line["details"] or ""
         return replace(
             outcome,
             flags=line["flags"] or "-",
-            details=line["details"] or "",
-            attempts=line["attempts"],
+            details=details,
+            attempts=(line["attempts"] or 0) - (details == NOBODY and bool(line["attempts"])),
             cluster=line["cluster"] or "",
             route=line["route"] or "",
         )

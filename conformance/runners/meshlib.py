@@ -42,6 +42,7 @@ class MeshRunner:
     def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
         """Send the requests of ``case``."""
         with self._mesh(case, compiled) as mesh:
+            mesh.wait_ready(timeout=TIMEOUT)
             if self._asyncio:
                 return asyncio.run(self._run_async(case, mesh))
             with self._client(self._host.Client, self._transports.MeshTransport, mesh) as client:
