@@ -25,7 +25,7 @@ ENDPOINTS = ("exact", "rotation", "counts", "set", "ignored")
 class Request:
     """One request, sent ``repeat`` times by ``concurrency`` workers after waiting ``pause`` seconds.
 
-    ``stagger`` seconds lie between the starts of concurrent requests, where their order matters. ``at_least`` and
+    ``stagger`` seconds lie between the starts of concurrent requests, or after each of the others. ``at_least`` and
     ``at_most`` bound each call's seconds.
     """
 

@@ -22,7 +22,9 @@ def drive(case: Case, send: Callable[[Sent], Outcome]) -> list[Outcome]:
         if request.pause:
             time.sleep(request.pause)
         if request.concurrency == 1:
-            outcomes += [send(sent) for sent in batch]
+            for sent in batch:
+                outcomes.append(send(sent))
+                time.sleep(request.stagger)
         else:
             with ThreadPoolExecutor(request.concurrency) as pool:
                 futures = []

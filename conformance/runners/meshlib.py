@@ -76,7 +76,9 @@ class MeshRunner:
                         return await self._send_async(client, sent)
 
                 if request.concurrency == 1:
-                    outcomes += [await self._send_async(client, sent) for sent in batch]
+                    for sent in batch:
+                        outcomes.append(await self._send_async(client, sent))
+                        await asyncio.sleep(request.stagger)
                 else:
                     tasks = []
                     for sent in batch:
