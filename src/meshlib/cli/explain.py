@@ -99,7 +99,7 @@ def _questions(file: Path) -> Iterator[Question]:
             continue
         try:
             yield _question(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             fail([f'{file}:{number}: not a request like {{"method", "url", "headers"}}: {error}'])
 
 

@@ -35,8 +35,9 @@ class Question:
 class Explanation:
     """What meshlib would do. None where a part does not apply.
 
-    route: its name, or its index when it has none. action: cluster, direct_response, redirect or none. timeout: seconds, 0 is
-    none. retry: on (conditions), attempts (all of them, the first included), per_try_timeout. endpoint: `address:port`.
+    route: its name, or its index in the virtual host when it has none; None for the redirect of require_tls. action: cluster,
+    direct_response, redirect or none. timeout: seconds, 0 is none. retry: on (conditions), attempts (all of them, the first
+    included), per_try_timeout. endpoint: `address:port`.
     unsupported: paths of fields of the resources involved that were reported, not applied.
     """
 
@@ -88,7 +89,7 @@ def explain(
     found: dict[str, Any] = {"listener": listener.listener.name if listener is not None else None}
     if config is None or table is None:
         return Explanation(
-            **found, status=404, unsupported=_unsupported(program.snapshot, listener, None, None)
+            **found, status=404, body="", unsupported=_unsupported(program.snapshot, listener, None, None)
         )
     found["route_config"] = config.name
     if listener is not None and listener.normalise is not None:
@@ -101,7 +102,8 @@ def explain(
             **found, status=404, body="", unsupported=_unsupported(program.snapshot, listener, config, None)
         )
     found["virtual_host"] = route.virtual_host.name
-    found["route"] = route.resource.name or route.index
+    if route.index >= 0:  # no route of the configuration answers for require_tls
+        found["route"] = route.resource.name or route.index
     plan = route.forward(request, random)
     if plan is None:
         reply = route.reply(request, FormatContext(request, started=epoch, route_name=route.resource.name))
