@@ -117,7 +117,7 @@ class Mesh:
         self.engine.start()
 
     def wait_ready(self, *hosts: str, timeout: float = 15.0) -> None:
-        """Wait until the configuration of these hosts (`host:port`) and of all asked for so far is there.
+        """Wait until the configuration of these hosts (`host:port`) and of every Listener known so far is there.
 
         timeout: seconds. A host that does not exist counts as answered.
 
@@ -132,7 +132,7 @@ class Mesh:
         while True:
             woken = threading.Event()
             program = self.engine.program
-            missing = self._missing(program.snapshot, names)
+            missing = self._missing(program.snapshot, names.union(program.snapshot.listeners))
             if missing is None:
                 return
             left = due - self.clock.monotonic()

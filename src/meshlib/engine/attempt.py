@@ -20,7 +20,8 @@ class Holding(Enum):
 
 
 class Attempt:
-    """number: 1, 2, ... started: monotonic seconds. per_try_at: when its per-try timeout ends it, None for never.
+    """number: 1, 2, ... started: monotonic seconds. per_try_at: when its per-try timeout ends it, stream_until:
+    when the cluster's max_stream_duration does, None for never.
 
     retry_permit: it is a retry and holds the cluster's permit for it. outcome: set once its verdict is known.
     """
@@ -36,6 +37,7 @@ class Attempt:
         "permits",
         "retry_permit",
         "started",
+        "stream_until",
         "timed_out",
         "waiter",
     )
@@ -52,6 +54,7 @@ class Attempt:
         self.waiter: Waiter | None = None
         self.connecting = False
         self.per_try_at: float | None = None
+        self.stream_until: float | None = None
         self.retry_permit = False
         self.timed_out = False
         self.outcome: AttemptRecord | None = None

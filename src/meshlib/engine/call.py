@@ -21,12 +21,13 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.attempt import Holding
 from meshlib.engine.filters import Answer, Ask, FilterContext, GoOn, Step, WaitUntil
-from meshlib.engine.headers import arriving
+from meshlib.engine.headers import arriving, echoed
 from meshlib.engine.heads import Heads, needs_heads
 from meshlib.engine.loop import NOTHING, Actions, AttemptLoop, Stage
 from meshlib.engine.replies import Endings
-from meshlib.errors import AttemptRecord, MeshClosed
+from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
+from meshlib.routing.request import Headers
 
 __all__ = ["Call", "CallInfo"]
 
@@ -55,6 +56,11 @@ class CallInfo:
         return self._call.records()
 
     @property
+    def attempt_count(self) -> int:
+        """How many attempts Envoy would count (`%UPSTREAM_REQUEST_ATTEMPT_COUNT%`): also one that found no endpoint."""
+        return self._call.attempt_count
+
+    @property
     def cluster(self) -> str | None:
         """The cluster that the route chose, None when no request was to be forwarded."""
         plan = self._call.plan
@@ -64,7 +70,9 @@ class CallInfo:
     def route(self) -> str | None:
         """The route's name, or its index in the virtual host when it has none."""
         route = self._call.route
-        return None if route is None else route.resource.name or str(route.index)
+        if route is None or route.index < 0:
+            return None
+        return route.resource.name or str(route.index)
 
     @property
     def virtual_host(self) -> str | None:
@@ -124,6 +132,8 @@ class Call(AttemptLoop):
                 return self._await_configuration(f"RouteConfiguration {name!r}", program, now)
             return self._end(Endings.NO_ROUTE, now)
         self._listener = listener
+        if "#" in self.request.path:
+            return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
         if listener.normalise is not None:
             self.request.authority = listener.normalise(self.request.authority)
         if engine.envoy_headers:
@@ -184,7 +194,7 @@ class Call(AttemptLoop):
             self.details = "direct_response"
             self._stage = Stage.DONE
             self.wake_at = inf
-            return (act.Reply(self._grpc_reply(reply)),)
+            return (act.Reply(self._local(reply)),)
         self._stage = Stage.FORWARDING
         engine = self._engine
         assert self.route is not None and self._listener is not None
@@ -196,6 +206,7 @@ class Call(AttemptLoop):
                 started=engine.clock.time(),
                 envoy=engine.envoy_headers,
                 suppressed=self._listener.suppress_envoy_headers,
+                echoed=self._echoed(),
             )
         self._timeouts = timeouts = effective(
             plan, self.request, self._options, trust=engine.trust_request_headers
@@ -204,9 +215,21 @@ class Call(AttemptLoop):
         if stream is None and plan.max_stream_duration is None:
             stream = self._listener.listener.http.max_stream_duration
         self._stream_deadline = self._started + stream if stream else None
+        self._idle_timeout = self._listener.listener.http.stream_idle_timeout
+        self._active_at = now
         if self._complete:
             self._start_deadline(now)
         return self._start_attempt(now)
+
+    def _echoed(self) -> Headers:
+        assert self._listener is not None
+        return echoed(self.request, self._listener.listener.http) if self._engine.envoy_headers else []
+
+    def _local(self, reply: LocalReply) -> LocalReply:
+        """A configured answer in the form that this request gets."""
+        reply = self._grpc_reply(reply)
+        headers = (*reply.headers, *self._echoed())
+        return LocalReply(reply.status, headers, b"" if self.request.method == "HEAD" else reply.body)
 
     def _start_deadline(self, now: float) -> None:
         """The route timeout runs from the end of the request; the caller's own deadline from the start."""
@@ -221,6 +244,7 @@ class Call(AttemptLoop):
         if self._complete:
             return NOTHING
         self._complete = True
+        self._active_at = now
         if self._stage in (Stage.FORWARDING, Stage.STREAMING):
             self._start_deadline(now)
             for attempt in self._attempts:
@@ -262,7 +286,7 @@ _HANDLERS: dict[type[Any], Callable[[Call, Any, float], Actions]] = {
     ev.Sent: Call._ignore,
     ev.RequestComplete: Call._request_complete,
     ev.Headers: Call._response,
-    ev.Message: Call._ignore,
+    ev.Message: Call._message,
     ev.End: Call._end_of_response,
     ev.Failed: Call._attempt_failed,
     ev.Timer: Call._timer,

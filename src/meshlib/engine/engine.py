@@ -93,8 +93,10 @@ class Engine:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Make the snapshot take effect: compile it, swap one reference, wake whoever waits. One thread at a time."""
-        self.program = self._compiler.compile(snapshot, self.program)
+        previous = self.program
+        self.program = self._compiler.compile(snapshot, previous)
         self._wake_all()
+        self._compiler.settle(self.program, previous)
 
     def close(self) -> None:
         """Calls that wait for configuration fail now; later ones fail when they begin. Calls under way go on."""

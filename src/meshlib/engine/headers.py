@@ -12,12 +12,17 @@ from meshlib.resources.listener import HttpConnectionManager
 from meshlib.routing.request import Headers, RequestView
 
 __all__ = [
+    "ALT_RESPONSE",
     "ATTEMPT_COUNT",
     "CONSUMED",
     "EXPECTED_TIMEOUT",
+    "HOP_BY_HOP",
+    "IS_TIMEOUT_RETRY",
+    "REQUEST_ID",
     "SERVICE_TIME",
     "STEERING",
     "arriving",
+    "echoed",
     "set_header",
     "shadow_host",
 ]
@@ -65,10 +70,16 @@ CONSUMED = frozenset(
 )
 """Steering headers of a trusted caller that Envoy's router reads and does not pass on."""
 
-HOP_BY_HOP = frozenset(("connection", "keep-alive", "proxy-connection", "te", "upgrade"))
+HOP_BY_HOP = frozenset(("connection", "keep-alive", "proxy-connection", "upgrade"))
 
+BODILESS = frozenset(("GET", "HEAD", "DELETE", "CONNECT", "TRACE"))
+"""Methods whose requests without a body go out without `content-length: 0`."""
+
+ALT_RESPONSE = "x-envoy-upstream-rq-timeout-alt-response"
 ATTEMPT_COUNT = "x-envoy-attempt-count"
 EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
+IS_TIMEOUT_RETRY = "x-envoy-is-timeout-retry"
+REQUEST_ID = "x-request-id"
 SERVICE_TIME = "x-envoy-upstream-service-time"
 
 
@@ -77,14 +88,20 @@ def arriving(
 ) -> RequestView:
     """The request as Envoy's connection manager hands it to routing: steering removed, scheme and request id added."""
     dropped = HOP_BY_HOP if trusted else HOP_BY_HOP | STEERING
-    headers = [pair for pair in request.headers if pair[0] not in dropped]
+    headers = [
+        pair
+        for pair in request.headers
+        if pair[0] not in dropped and (pair[0] != "te" or pair[1] == "trailers")
+    ]
     names = {name for name, _ in headers}
+    if request.method not in BODILESS and not names & {"content-length", "transfer-encoding"}:
+        headers.append(("content-length", "0"))
     if trusted and "x-envoy-internal" not in names:
         headers.append(("x-envoy-internal", "true"))
     if "x-forwarded-proto" not in names:
         headers.append(("x-forwarded-proto", request.scheme))
-    if manager.generate_request_id and "x-request-id" not in names:
-        headers.append(("x-request-id", _uuid4(random)))
+    if manager.generate_request_id and REQUEST_ID not in names:
+        headers.append((REQUEST_ID, _uuid4(random)))
     return RequestView(
         method=request.method,
         scheme=request.scheme,
@@ -93,6 +110,12 @@ def arriving(
         headers=headers,
         target=request.target,
     )
+
+
+def echoed(request: RequestView, manager: HttpConnectionManager) -> Headers:
+    """The headers that every response of this listener gets: the request's id, with always_set_request_id_in_response."""
+    identity = request.first(REQUEST_ID) if manager.always_set_request_id_in_response else None
+    return [] if identity is None else [(REQUEST_ID, identity)]
 
 
 def set_header(headers: Headers, name: str, value: str) -> None:

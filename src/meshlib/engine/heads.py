@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshlib.engine.attempt import Attempt
-from meshlib.engine.headers import ATTEMPT_COUNT, CONSUMED, EXPECTED_TIMEOUT, SERVICE_TIME, set_header
+from meshlib.engine.headers import (
+    ATTEMPT_COUNT,
+    CONSUMED,
+    EXPECTED_TIMEOUT,
+    HOP_BY_HOP,
+    IS_TIMEOUT_RETRY,
+    SERVICE_TIME,
+    set_header,
+)
 from meshlib.errors import LocalReply
 from meshlib.routing.compiled import CompiledRoute, ForwardPlan, Prepared
 from meshlib.routing.format import FormatContext
@@ -25,6 +33,7 @@ def needs_heads(plan: ForwardPlan, *, envoy: bool) -> bool:
         or not plan.plain
         or not plan.response_plain
         or host.include_request_attempt_count
+        or host.include_is_timeout_retry_header
         or host.include_attempt_count_in_response
     )
 
@@ -32,10 +41,11 @@ def needs_heads(plan: ForwardPlan, *, envoy: bool) -> bool:
 class Heads:
     """The request head of each attempt, and the response head, of one call.
 
-    envoy: headers="envoy". suppressed: the router's suppress_envoy_headers. started: seconds since the epoch.
+    envoy: headers="envoy". suppressed: the router's suppress_envoy_headers. started: seconds since the epoch. echoed: headers
+    that every response gets (x-request-id, where the listener asks for it).
     """
 
-    __slots__ = ("_attempt", "_consume", "_context", "_envoy", "_plan", "_prepared", "_request")
+    __slots__ = ("_attempt", "_consume", "_context", "_echoed", "_envoy", "_plan", "_prepared", "_request")
 
     def __init__(
         self,
@@ -46,7 +56,9 @@ class Heads:
         started: float,
         envoy: bool,
         suppressed: bool,
+        echoed: Headers,
     ) -> None:
+        self._echoed = echoed
         self._request = request
         self._plan = plan
         self._consume = envoy
@@ -62,10 +74,10 @@ class Heads:
             suppress_envoy_headers=not self._envoy,
         )
 
-    def upstream(self, attempt: Attempt, timeout_ms: int | None) -> Prepared:
+    def upstream(self, attempt: Attempt, timeout_ms: int | None, *, after_timeout: bool = False) -> Prepared:
         """Authority, path and headers as the endpoint of this attempt sees them.
 
-        timeout_ms: what the attempt may take, None for no limit.
+        timeout_ms: what the attempt may take, None for no limit. after_timeout: the attempt before ended by its timeout.
         """
         self._attempt = attempt
         plan = self._plan
@@ -74,6 +86,8 @@ class Heads:
             changing.append((EXPECTED_TIMEOUT, str(timeout_ms)))
         if plan.virtual_host.include_request_attempt_count:
             changing.append((ATTEMPT_COUNT, str(attempt.number)))
+        if plan.virtual_host.include_is_timeout_retry_header and attempt.number > 1:
+            changing.append((IS_TIMEOUT_RETRY, "true" if after_timeout else "false"))
         context = self._context
         context.attempts = attempt.number
         context.endpoint = attempt.endpoint.key
@@ -91,15 +105,17 @@ class Heads:
         return prepared
 
     def response(
-        self, status: int, headers: Sequence[tuple[str, str]], attempt: Attempt, now: float
+        self, status: int, headers: Sequence[tuple[str, str]], attempt: Attempt, flags: str, now: float
     ) -> Headers | None:
-        """The response headers after the edits; None when they stay as they came."""
+        """The response headers after the edits; None when they stay as they came. flags: Envoy's, `-` for none."""
         counted = self._plan.virtual_host.include_attempt_count_in_response
         if self._plan.response_plain and not counted and not self._envoy:
             return None
-        edited = list(headers)
+        edited = [pair for pair in headers if pair[0] not in HOP_BY_HOP] if self._consume else list(headers)
         if self._envoy:
             set_header(edited, SERVICE_TIME, str(int((now - attempt.started) * 1000)))
+        self._context.flags = flags
+        self._context.details = "via_upstream"
         return self._edit(status, edited, attempt)
 
     def local_reply(self, reply: LocalReply, flags: str, details: str) -> LocalReply:
@@ -108,17 +124,19 @@ class Heads:
         self._context.details = details
         edited = self._plan.edit_local_reply(reply, self._context)
         headers = list(edited.headers)
-        self._count(headers, self._attempt)
+        self._complete(headers, self._attempt)
         return LocalReply(edited.status, tuple(headers), edited.body)
 
     def _edit(self, status: int, headers: Headers, attempt: Attempt) -> Headers:
         self._context.response = ResponseView(status, headers)
         edited = self._plan.edit_response(headers, self._context)
-        self._count(edited, attempt)
+        self._complete(edited, attempt)
         return edited
 
-    def _count(self, headers: Headers, attempt: Attempt | None) -> None:
-        """x-envoy-attempt-count, which comes after the edits."""
+    def _complete(self, headers: Headers, attempt: Attempt | None) -> None:
+        """What comes after the edits: x-envoy-attempt-count, and what every response gets."""
+        for name, value in self._echoed:
+            set_header(headers, name, value)
         if attempt is not None and self._plan.virtual_host.include_attempt_count_in_response:
             set_header(headers, ATTEMPT_COUNT, str(attempt.number))
 

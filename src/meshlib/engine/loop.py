@@ -10,6 +10,7 @@ gives them back through `ClusterState.abandoned`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING
@@ -17,14 +18,23 @@ from typing import TYPE_CHECKING
 from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.attempt import Attempt, Holding
-from meshlib.engine.headers import shadow_host
+from meshlib.engine.headers import ALT_RESPONSE
 from meshlib.engine.heads import Heads
-from meshlib.engine.replies import Ending, Endings, for_failure, grpc_form, plain_reply
+from meshlib.engine.mirrors import Mirrors
+from meshlib.engine.replies import (
+    Ending,
+    Endings,
+    describe,
+    for_failure,
+    grpc_form,
+    plain_reply,
+    without_envoy_headers,
+)
 from meshlib.engine.retrier import Retrier, retry_state
 from meshlib.errors import AttemptRecord, ConfigTimeout, LocalReply, MeshError
 from meshlib.policy.failure import FailureKind
 from meshlib.policy.retry import RetryRules
-from meshlib.resources.route import MirrorPolicy, RouteAction
+from meshlib.resources.route import RouteAction
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.routing.request import RequestView
 from meshlib.state import Admission, Waiter
@@ -58,6 +68,7 @@ class AttemptLoop:
 
     __slots__ = (
         "__weakref__",
+        "_active_at",
         "_attempts",
         "_breaker",
         "_complete",
@@ -67,6 +78,7 @@ class AttemptLoop:
         "_filter",
         "_filter_wait",
         "_heads",
+        "_idle_timeout",
         "_listener",
         "_mirrors",
         "_options",
@@ -79,6 +91,7 @@ class AttemptLoop:
         "_user_deadline",
         "_wake",
         "accepted",
+        "attempt_count",
         "details",
         "flags",
         "plan",
@@ -105,7 +118,7 @@ class AttemptLoop:
         self._started = 0.0
         self._complete = True
         self._attempts: list[Attempt] = []
-        self._mirrors: dict[int, Attempt] = {}
+        self._mirrors: Mirrors | None = None
         self._retrier: Retrier | None = None
         self._config_until: float | None = None
         self._filter_wait: float | None = None
@@ -117,6 +130,9 @@ class AttemptLoop:
         self._listener: ListenerProgram | None = None
         self._timeouts: Timeouts | None = None
         self._breaker: Breaker | None = None
+        self._idle_timeout = 0.0
+        self._active_at = 0.0
+        self.attempt_count = 0
         self.route: CompiledRoute | None = None
         self.plan: ForwardPlan | None = None
         self.accepted: int | None = None
@@ -166,6 +182,7 @@ class AttemptLoop:
         outlier = cluster.outlier
         if outlier is not None and now >= outlier.next_sweep and outlier.sweep(now):
             cluster.balancer.refresh()
+        self.attempt_count += 1
         endpoint = cluster.balancer.pick(now)
         if endpoint is None:
             return self._end(Endings.NO_HEALTHY_UPSTREAM, now)
@@ -176,13 +193,15 @@ class AttemptLoop:
             self._retrier.hand_over(attempt)
         state.stats.upstream_rq_total.value += 1
         permitted = attempt.take_request_permit()
-        if permitted and self._complete:
-            self._start_per_try(attempt, now)
+        if permitted:
+            self._start_stream(attempt, now)
         self._arm()
         request = self.request
         authority, path, headers = request.authority, request.path, None
         if self._heads is not None:
-            authority, path, headers = self._heads.upstream(attempt, self._expected_timeout(now))
+            after_timeout = self._retrier is not None and self._retrier.after_timeout
+            timeout_ms = self._expected_timeout(now)
+            authority, path, headers = self._heads.upstream(attempt, timeout_ms, after_timeout=after_timeout)
         start = act.Start(
             attempt.number,
             endpoint,
@@ -194,46 +213,11 @@ class AttemptLoop:
             headers=headers,
             permitted=permitted,
         )
-        if attempt.number == 1 and isinstance(plan.route.action, RouteAction) and plan.route.action.mirrors:
-            return (start, *self._mirror(plan.route.action.mirrors, start, now))
+        action = plan.route.action
+        if attempt.number == 1 and isinstance(action, RouteAction) and action.mirrors:
+            self._mirrors = Mirrors()
+            return (start, *self._mirrors.start(engine, action.mirrors, start, now))
         return (start,)
-
-    def _mirror(self, policies: Sequence[MirrorPolicy], start: act.Start, now: float) -> list[act.Action]:
-        """Copies of the request for other clusters. Nothing that happens to them touches the call; numbers are negative."""
-        engine = self._engine
-        copies: list[act.Action] = []
-        for policy in policies:
-            fraction = policy.fraction
-            if fraction is not None and engine.random.randrange(fraction.denominator) >= fraction.numerator:
-                continue
-            cluster = engine.program.clusters.get(policy.cluster)
-            endpoint = None if cluster is None else cluster.balancer.pick(now)
-            if cluster is None or endpoint is None:
-                continue
-            state = cluster.state
-            mirror = Attempt(-1 - len(self._mirrors), endpoint, cluster, state.default, now)
-            if not mirror.take_request_permit():
-                continue
-            self._mirrors[mirror.number] = mirror
-            state.stats.upstream_rq_total.value += 1
-            copy = act.Start(
-                mirror.number,
-                endpoint,
-                cluster.cluster,
-                state,
-                state.default,
-                authority=start.authority if policy.keep_host else shadow_host(start.authority),
-                path=start.path,
-                headers=start.headers,
-                permitted=True,
-            )
-            copies.append(act.Mirror(copy))
-        return copies
-
-    def _mirror_over(self, number: int, *, over: bool) -> None:
-        """A copy has been answered or has failed; either way it only gives back what it held."""
-        if over and (mirror := self._mirrors.pop(number, None)) is not None:
-            mirror.give_back()
 
     def _expected_timeout(self, now: float) -> int | None:
         """x-envoy-expected-rq-timeout-ms: the per-try timeout or what is left of the route's, at least 1; None for none."""
@@ -245,9 +229,18 @@ class AttemptLoop:
         return max(1, round(expected * 1000)) if expected else None
 
     def _start_per_try(self, attempt: Attempt, now: float) -> None:
+        """The attempt has its connection and the whole request: its own timeout runs."""
         timeouts = self._timeouts
         if timeouts is not None and timeouts.per_try:
             attempt.per_try_at = now + timeouts.per_try
+
+    def _start_stream(self, attempt: Attempt, now: float) -> None:
+        """The attempt is on its connection: the cluster's max_stream_duration runs."""
+        longest = attempt.cluster.cluster.max_stream_duration
+        if longest:
+            attempt.stream_until = now + longest
+        if self._complete:
+            self._start_per_try(attempt, now)
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -258,7 +251,7 @@ class AttemptLoop:
         if attempt.holding is Holding.REQUEST:
             attempt.holding = Holding.NOTHING
             attempt.cluster.state.return_request(attempt.endpoint, attempt.permits)
-        attempt.per_try_at = None
+        attempt.per_try_at = attempt.stream_until = None
         waiter = Waiter(self._wake, event.owner)
         admission = attempt.cluster.state.admit(attempt.endpoint, attempt.permits, waiter)
         if admission is Admission.OVERFLOW:
@@ -283,9 +276,8 @@ class AttemptLoop:
         if not attempt.take_request_permit():
             attempt.cluster.state.stats.upstream_rq_active_overflow.value += 1
             return self._overflow(attempt, now)
-        if self._complete:
-            self._start_per_try(attempt, now)
-            self._arm()
+        self._start_stream(attempt, now)
+        self._arm()
         return NOTHING
 
     def _served(self) -> Actions:
@@ -315,9 +307,11 @@ class AttemptLoop:
     def _response(self, event: ev.Headers, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if attempt is None:
-            self._mirror_over(event.attempt, over=event.end)
+            if event.end:
+                self._mirror_over(event.attempt)
             return NOTHING
         status = event.status
+        self._active_at = now
         self._judge(attempt, status < 500, now)
         attempt.per_try_at = None
         plan = self.plan
@@ -326,6 +320,7 @@ class AttemptLoop:
             retrier = self._retries()
             wanted = retrier is not None and retrier.state.wants_response(status, event.headers)
             if retrier is not None and wanted:
+                retrier.after_timeout = False
                 again = self._try_again(retrier, attempt, now, event.headers)
                 if again or self._others_alive(attempt):
                     attempt.record(now, status=status)
@@ -352,7 +347,10 @@ class AttemptLoop:
             self._breaker.record(event.status < 500, now)
             self._breaker = None
         heads = self._heads
-        headers = None if heads is None else heads.response(event.status, event.headers, attempt, now)
+        headers = None
+        if heads is not None:
+            flags = ",".join(self.flags) or "-"
+            headers = heads.response(event.status, event.headers, attempt, flags, now)
         actions.append(act.Accept(attempt.number, headers))
         if event.end:
             self._finish(attempt, now)
@@ -364,7 +362,7 @@ class AttemptLoop:
     def _end_of_response(self, event: ev.End, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if attempt is None:
-            self._mirror_over(event.attempt, over=True)
+            self._mirror_over(event.attempt)
         elif self.accepted == event.attempt:
             self._finish(attempt, now)
         return NOTHING
@@ -381,7 +379,7 @@ class AttemptLoop:
     def _attempt_failed(self, event: ev.Failed, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if attempt is None:
-            self._mirror_over(event.attempt, over=True)
+            self._mirror_over(event.attempt)
             return NOTHING
         stats = attempt.cluster.state.stats
         kind = event.kind
@@ -397,14 +395,16 @@ class AttemptLoop:
                 return NOTHING
             attempt.give_back()
             return self._end(for_failure(kind, "", retried=False, started=True), now)
-        attempt.per_try_at = None
+        attempt.per_try_at = attempt.stream_until = None
         attempt.record(now, failure=kind.value)
         attempt.give_back()
         retrier = self._retries()
         wanted = retrier is not None and retrier.state.wants_reset(kind, event.bytes_sent)
-        if (retrier is not None and wanted and self._try_again(retrier, attempt, now)) or self._others_alive(
-            attempt
-        ):
+        if retrier is not None:
+            retrier.after_timeout = False
+            if wanted and self._try_again(retrier, attempt, now):
+                return NOTHING
+        if self._others_alive(attempt):
             return NOTHING
         return self._end(for_failure(kind, event.reason, retried=attempt.number > 1, started=False), now)
 
@@ -453,25 +453,31 @@ class AttemptLoop:
     def _arm(self) -> None:
         """Set `wake_at` to the earliest of the call's timers."""
         earliest = self._deadline if self._deadline is not None else inf
+        if self._idle_timeout and self._complete and self._active_at + self._idle_timeout < earliest:
+            earliest = self._active_at + self._idle_timeout
         retry_at = self._retrier.at if self._retrier is not None else None
         for moment in (self._stream_deadline, retry_at, self._filter_wait):
             if moment is not None and moment < earliest:
                 earliest = moment
-        if self.accepted is None:
-            for attempt in self._attempts:
-                if attempt.per_try_at is not None and attempt.per_try_at < earliest:
-                    earliest = attempt.per_try_at
+        for attempt in self._attempts:
+            for moment in (attempt.per_try_at, attempt.stream_until):
+                if moment is not None and moment < earliest:
+                    earliest = moment
         self.wake_at = earliest
+
+    def _message(self, _event: ev.Message, now: float) -> Actions:
+        """The stream is not idle. `wake_at` stays: a timer that comes too early only sets the next one."""
+        self._active_at = now
+        return NOTHING
 
     def _upstream_timer(self, now: float) -> Actions:
         """Whichever timer of the attempt loop is due, the earliest first."""
-        if now < self.wake_at:
-            return NOTHING
         due = self.wake_at
-        if self.accepted is None:
-            for attempt in self._attempts:
-                if attempt.per_try_at is not None and attempt.per_try_at <= due:
-                    return self._per_try_timeout(attempt, now)
+        for attempt in self._attempts:
+            if attempt.per_try_at is not None and attempt.per_try_at <= due:
+                return self._per_try_timeout(attempt, now)
+            if attempt.stream_until is not None and attempt.stream_until <= due:
+                return self._stream_too_long(attempt, now)
         if self._retrier is not None and self._retrier.at is not None and self._retrier.at <= due:
             return self._start_attempt(now)
         if self._stream_deadline is not None and self._stream_deadline <= due:
@@ -481,7 +487,10 @@ class AttemptLoop:
                 if attempt.outcome is None:
                     attempt.cluster.state.stats.upstream_rq_timeout.value += 1
                     self._judge(attempt, False, now)
-            return self._give_up(Endings.ROUTE_TIMEOUT, now)
+            return self._give_up(self._timeout_ending(Endings.ROUTE_TIMEOUT), now)
+        if self._idle_timeout and self._active_at + self._idle_timeout <= now:
+            return self._give_up(Endings.STREAM_IDLE, now)
+        self._arm()
         return NOTHING
 
     def _per_try_timeout(self, attempt: Attempt, now: float) -> Actions:
@@ -491,17 +500,42 @@ class AttemptLoop:
         attempt.cluster.state.stats.upstream_rq_per_try_timeout.value += 1
         self._judge(attempt, False, now)
         retrier = self._retries()
-        if retrier is not None and not retrier.state.wants_reset(FailureKind.LOCAL_RESET, bytes_sent=True):
-            retrier = None
-        action = plan.route.action
-        if retrier is not None and isinstance(action, RouteAction) and action.hedge_on_per_try_timeout:
-            return self._hedge(retrier, attempt, now)
-        attempt.record(now, failure="per try timeout")
+        if retrier is not None:
+            retrier.after_timeout = True
+            action = plan.route.action
+            hedging = isinstance(action, RouteAction) and action.hedge_on_per_try_timeout
+            if hedging and retrier.state.wants_reset(FailureKind.LOCAL_RESET, bytes_sent=True):
+                return self._hedge(retrier, attempt, now)
+        return self._reset_attempt(attempt, self._timeout_ending(Endings.PER_TRY_TIMEOUT), now)
+
+    def _stream_too_long(self, attempt: Attempt, now: float) -> Actions:
+        """The cluster's max_stream_duration passed for this attempt."""
+        attempt.cluster.state.stats.upstream_rq_max_duration_reached.value += 1
+        if self._retrier is not None:
+            self._retrier.after_timeout = False
+        if self.accepted is not None:
+            return self._give_up(Endings.UPSTREAM_MAX_STREAM_DURATION, now)
+        return self._reset_attempt(attempt, Endings.UPSTREAM_MAX_STREAM_DURATION, now)
+
+    def _reset_attempt(self, attempt: Attempt, ending: Ending, now: float) -> Actions:
+        """Give one attempt up on our side: it may be retried, others may go on, or the call ends."""
+        attempt.per_try_at = attempt.stream_until = None
+        attempt.record(now, failure=ending.details.replace("_", " "))
         attempt.give_back()
         cancel = act.CancelAttempt(attempt.number)
-        if (retrier is not None and self._try_again(retrier, attempt, now)) or self._others_alive(attempt):
+        retrier = self._retries()
+        wanted = retrier is not None and retrier.state.wants_reset(FailureKind.LOCAL_RESET, bytes_sent=True)
+        if (retrier is not None and wanted and self._try_again(retrier, attempt, now)) or self._others_alive(
+            attempt
+        ):
             return (cancel,)
-        return (cancel, *self._end(Endings.PER_TRY_TIMEOUT, now))
+        return (cancel, *self._end(ending, now))
+
+    def _timeout_ending(self, ending: Ending) -> Ending:
+        """The reply to a timeout; a trusted caller may ask for an empty 204 instead."""
+        if self._engine.trust_request_headers and self.request.first(ALT_RESPONSE) is not None:
+            return replace(ending, status=204, body="")
+        return ending
 
     def _hedge(self, retrier: Retrier, attempt: Attempt, now: float) -> Actions:
         """Start the next attempt at once and leave this one alive; it is not tried again when it fails later."""
@@ -532,11 +566,22 @@ class AttemptLoop:
         if ending.flag:
             self._flag(ending.flag)
         self.details = ending.details
+        listener = self._listener
+        if listener is not None and listener.suppress_envoy_headers:
+            ending = without_envoy_headers(ending)
         reply = self._grpc_reply(plain_reply(ending))
         if self._heads is not None and self.accepted is None:
             reply = self._heads.local_reply(reply, ",".join(self.flags) or "-", ending.details)
+        if self.request.method == "HEAD":
+            reply = replace(reply, body=b"")
         error = ending.error(
-            self._describe(ending),
+            describe(
+                ending,
+                self.request,
+                self.plan.cluster if self.plan is not None else None,
+                self.flags,
+                self.records(),
+            ),
             flags=",".join(self.flags) or "-",
             details=ending.details,
             attempts=self.records(),
@@ -574,11 +619,13 @@ class AttemptLoop:
         if self._stage is Stage.DONE:
             return
         # A finalizer must not take a lock: its own thread may hold it. The next call of the cluster gives these back.
-        for attempt in (*self._attempts, *self._mirrors.values()):
+        for attempt in self._attempts:
             if attempt.holding is not Holding.NOTHING or attempt.retry_permit:
                 attempt.cluster.state.abandoned.append(attempt.give_back)
         if self._retrier is not None:
             self._retrier.abandon()
+        if self._mirrors is not None:
+            self._mirrors.abandon()
 
     # --- small things ------------------------------------------------------------------------------------------------
 
@@ -591,6 +638,10 @@ class AttemptLoop:
             return None
         return attempt
 
+    def _mirror_over(self, number: int) -> None:
+        if self._mirrors is not None:
+            self._mirrors.over(number)
+
     def _others_alive(self, attempt: Attempt) -> bool:
         if self._retrier is not None and self._retrier.at is not None:
             return True
@@ -599,19 +650,6 @@ class AttemptLoop:
     def _flag(self, flag: str) -> None:
         if flag not in self.flags:
             self.flags.append(flag)
-
-    def _describe(self, ending: Ending) -> str:
-        """The exception's text: what failed, where it was going, and each attempt."""
-        where = f"{self.request.method} {self.request.authority}{self.request.path}"
-        if self.plan is not None:
-            where += f" (cluster {self.plan.cluster or '(none)'})"
-        tried = "; ".join(
-            f"attempt {index}: {record.endpoint} {record.failure or record.status}"
-            for index, record in enumerate(self.records(), 1)
-        )
-        return f"{where}: {ending.message} [{','.join(self.flags) or '-'} {ending.details}]" + (
-            f"; {tried}" if tried else ""
-        )
 
     def _grpc_reply(self, reply: LocalReply) -> LocalReply:
         return grpc_form(reply) if is_grpc(self.request) else reply

@@ -20,6 +20,7 @@ from meshlib.resources.listener import Listener, RouterConfig
 from meshlib.resources.route import RouteConfiguration
 from meshlib.routing.authority import compile_authority
 from meshlib.routing.table import RouteTable
+from meshlib.runtime.threads import Slicer
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.state import ClusterState, StateStore
 
@@ -80,6 +81,7 @@ class Compiler:
         self._store = store
         self._random = random
         self._breakers = breakers
+        self._slicer = Slicer()
 
     def empty(self) -> Program:
         return Program(Snapshot(), {}, {}, None)
@@ -96,6 +98,20 @@ class Compiler:
         }
         sole = next(iter(listeners.values())) if snapshot.complete and len(listeners) == 1 else None
         return Program(snapshot, listeners, clusters, sole)
+
+    def settle(self, program: Program, previous: Program) -> None:
+        """After publication, what no call waits for: endpoints that have left are marked, so that pools let go of them."""
+        self._slicer.begin()
+        for name, cluster in program.clusters.items():
+            before = previous.clusters.get(name)
+            if before is cluster or (before is not None and before.assignment is cluster.assignment):
+                continue
+            cluster.balancer.settle(self._slicer.pause)
+            if cluster.outlier is not None:
+                cluster.outlier.members(cluster.balancer)
+        for name in previous.clusters.keys() - program.clusters.keys():
+            state = previous.clusters[name].state
+            state.depart(list(state.endpoints.values()), frozenset())
 
     def _listener(
         self, listener: Listener, snapshot: Snapshot, known: ListenerProgram | None
@@ -130,13 +146,15 @@ class Compiler:
         state = self._store.cluster(cluster.name)
         if not same:
             state.configure(cluster)
-        outlier = None
-        if cluster.outlier_detection is not None:
-            outlier = known.outlier if known is not None else None
-            if outlier is None:
-                outlier = OutlierDetector(cluster.outlier_detection, state, self._random)
-            elif not same:
-                outlier.configure(cluster.outlier_detection)
+        outlier = known.outlier if known is not None else None
+        if cluster.outlier_detection is None:
+            if outlier is not None:
+                outlier.release()
+            outlier = None
+        elif outlier is None:
+            outlier = OutlierDetector(cluster.outlier_detection, state, self._random)
+        elif not same:
+            outlier.configure(cluster.outlier_detection)
         balancer = LoadBalancer(cluster, assignment, state, self._random)
         if outlier is not None:
             outlier.members(balancer)

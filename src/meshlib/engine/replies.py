@@ -6,10 +6,12 @@ same reply: HTTP 200, trailers-only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from meshlib.errors import (
+    AttemptRecord,
     BreakerOpen,
     CircuitFull,
     ConnectFailed,
@@ -25,8 +27,17 @@ from meshlib.errors import (
     UnknownHost,
 )
 from meshlib.policy.failure import FailureKind
+from meshlib.routing.request import RequestView
 
-__all__ = ["Ending", "Endings", "for_failure", "grpc_form", "plain_reply"]
+__all__ = [
+    "Ending",
+    "Endings",
+    "describe",
+    "for_failure",
+    "grpc_form",
+    "plain_reply",
+    "without_envoy_headers",
+]
 
 TEXT = ("content-type", "text/plain")
 OVERLOADED = ("x-envoy-overloaded", "true")
@@ -87,6 +98,26 @@ class Endings:
         "the route's max_stream_duration passed",
     )
 
+    UPSTREAM_MAX_STREAM_DURATION = Ending(
+        DeadlineExceeded,
+        504,
+        "upstream max stream duration reached",
+        "UMSDR",
+        "upstream_max_stream_duration_reached",
+        "the cluster's max_stream_duration passed",
+    )
+    STREAM_IDLE = Ending(
+        DeadlineExceeded,
+        504,
+        "stream timeout",
+        "SI",
+        "stream_idle_timeout",
+        "nothing moved for stream_idle_timeout",
+    )
+    PATH_NORMALIZATION_FAILED = Ending(
+        NoRoute, 400, "", "", "path_normalization_failed", "the path holds a '#'", (("connection", "close"),)
+    )
+
     @staticmethod
     def no_cluster(status: int) -> Ending:
         return Ending(NoCluster, status, "", "NC", "cluster_not_found", "the route's cluster does not exist")
@@ -116,15 +147,43 @@ _FAILURES: dict[FailureKind, tuple[type[MeshError], int, str]] = {
 def for_failure(kind: FailureKind, reason: str, *, retried: bool, started: bool) -> Ending:
     """The ending of an attempt that broke and is not tried again.
 
-    reason: the transport's own text, for example `delayed connect error: Connection refused`. retried: there were attempts
-    before it. started: the response headers were passed on already, so that only the body is cut.
+    reason: the transport's own text, for example `delayed connect error: Connection refused`; Envoy's details have it only
+    for a connection that could not be opened. retried: there were attempts before it. started: the response headers were
+    passed on already, so that only the body is cut.
     """
     error, status, flag = _FAILURES[kind]
     prefix = "retried and the latest reset reason: " if retried else "reset reason: "
     phase = "after" if started else "before"
-    inner = kind.value if not reason else f"{kind.value}|{reason}"
+    told = reason if kind is FailureKind.CONNECT_FAILED else ""
+    inner = f"{kind.value}|{told}" if told else kind.value
     details = f"upstream_reset_{phase}_response_started{{{inner.replace(' ', '_')}}}"
     return Ending(error, status, RESET + prefix + kind.value, flag, details, reason or kind.value)
+
+
+def describe(
+    ending: Ending,
+    request: RequestView,
+    cluster: str | None,
+    flags: Sequence[str],
+    attempts: Sequence[AttemptRecord],
+) -> str:
+    """The exception's text: what was asked, what failed, and each attempt. cluster: None before the route is known."""
+    where = f"{request.method} {request.authority}{request.path}"
+    if cluster is not None:
+        where += f" (cluster {cluster or 'not named'})"
+    text = f"{where}: {ending.message} [{','.join(flags) or '-'} {ending.details}]"
+    tried = "; ".join(
+        f"attempt {number}: {attempt.endpoint} {attempt.failure or attempt.status}"
+        for number, attempt in enumerate(attempts, 1)
+    )
+    return f"{text}; {tried}" if tried else text
+
+
+def without_envoy_headers(ending: Ending) -> Ending:
+    """As the router's suppress_envoy_headers has it."""
+    return replace(
+        ending, headers=tuple(pair for pair in ending.headers if not pair[0].startswith("x-envoy-"))
+    )
 
 
 def plain_reply(ending: Ending) -> LocalReply:

@@ -38,10 +38,11 @@ class Retrier:
     """The retry policy of one call at work.
 
     state: Envoy's conditions and the number of retries left. at: when the next attempt is due (monotonic seconds), None
-    when none is. flag: why the last refusal was one, `URX` or `UO`, None when the outcome was not worth a retry.
+    when none is. after_timeout: the last attempt ended by its per-try timeout. flag: why the last refusal was one, `URX` or
+    `UO`, None when the outcome was not worth a retry.
     """
 
-    __slots__ = ("_engine", "_held", "_replayable", "_started", "at", "flag", "state")
+    __slots__ = ("_engine", "_held", "_replayable", "_started", "after_timeout", "at", "flag", "state")
 
     def __init__(
         self, engine: Engine, state: RetryState, replayable: Callable[[], bool] | None, started: float
@@ -53,6 +54,7 @@ class Retrier:
         self.state = state
         self.at: float | None = None
         self.flag: str | None = None
+        self.after_timeout = False
 
     def schedule(self, attempt: Attempt, now: float, headers: Sequence[tuple[str, str]] = ()) -> bool:
         """Arrange the attempt after this one. headers: of its response, which may say how long to wait.

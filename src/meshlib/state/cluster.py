@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from meshlib.resources.cluster import CircuitBreakers, Cluster, Thresholds
@@ -39,10 +40,14 @@ class Admission(Enum):
 
 
 class Permits:
-    """The counts of one priority and their limits."""
+    """The counts of one priority and their limits.
+
+    inherited: they are the parent's, in a forked child; what its calls return here counts for nothing.
+    """
 
     __slots__ = (
         "connections",
+        "inherited",
         "max_connections",
         "max_pending",
         "max_requests",
@@ -57,6 +62,7 @@ class Permits:
         self.pending = 0
         self.requests = 0
         self.retries = 0
+        self.inherited = False
         self.limit(Thresholds())
 
     def limit(self, thresholds: Thresholds) -> None:
@@ -73,6 +79,8 @@ class ClusterStats:
     __slots__ = (
         "_classes",
         "ejections_active",
+        "ejections_detected_consecutive_5xx",
+        "ejections_enforced_consecutive_5xx",
         "ejections_enforced_total",
         "ejections_overflow",
         "lb_healthy_panic",
@@ -86,6 +94,7 @@ class ClusterStats:
         "upstream_cx_total",
         "upstream_rq_active_overflow",
         "upstream_rq_completed",
+        "upstream_rq_max_duration_reached",
         "upstream_rq_pending_overflow",
         "upstream_rq_per_try_timeout",
         "upstream_rq_retry",
@@ -109,6 +118,7 @@ class ClusterStats:
         self.rq_5xx = counter(prefix + "upstream_rq_5xx")
         self.upstream_rq_timeout = counter(prefix + "upstream_rq_timeout")
         self.upstream_rq_per_try_timeout = counter(prefix + "upstream_rq_per_try_timeout")
+        self.upstream_rq_max_duration_reached = counter(prefix + "upstream_rq_max_duration_reached")
         self.upstream_rq_rx_reset = counter(prefix + "upstream_rq_rx_reset")
         self.upstream_rq_pending_overflow = counter(prefix + "upstream_rq_pending_overflow")
         self.upstream_rq_active_overflow = counter(prefix + "upstream_rq_active_overflow")
@@ -121,9 +131,12 @@ class ClusterStats:
         self.upstream_cx_connect_fail = counter(prefix + "upstream_cx_connect_fail")
         self.upstream_cx_connect_timeout = counter(prefix + "upstream_cx_connect_timeout")
         self.lb_healthy_panic = counter(prefix + "lb_healthy_panic")
-        self.ejections_enforced_total = counter(prefix + "outlier_detection.ejections_enforced_total")
-        self.ejections_overflow = counter(prefix + "outlier_detection.ejections_overflow")
-        self.ejections_active = registry.gauge(prefix + "outlier_detection.ejections_active")
+        outlier = prefix + "outlier_detection."
+        self.ejections_enforced_total = counter(outlier + "ejections_enforced_total")
+        self.ejections_enforced_consecutive_5xx = counter(outlier + "ejections_enforced_consecutive_5xx")
+        self.ejections_detected_consecutive_5xx = counter(outlier + "ejections_detected_consecutive_5xx")
+        self.ejections_overflow = counter(outlier + "ejections_overflow")
+        self.ejections_active = registry.gauge(outlier + "ejections_active")
         self.upstream_rq_time = registry.histogram(prefix + "upstream_rq_time")
         self._classes = {2: self.rq_2xx, 3: self.rq_3xx, 4: self.rq_4xx, 5: self.rq_5xx}
 
@@ -168,7 +181,21 @@ class ClusterState:
                 known = self.endpoints.setdefault(key, EndpointState(key, address, port, hostname))
         if known.hostname != hostname:
             known.hostname = hostname
+        known.departed = False
         return known
+
+    def depart(self, known: Iterable[EndpointState], present: AbstractSet[str]) -> None:
+        """Of the endpoints `known`, the assignment has those with the keys in `present`; the others have left it.
+
+        An endpoint that has left is forgotten once nothing uses it and it is not ejected. Until then, one that comes back
+        is found again.
+        """
+        for endpoint in known:
+            gone = endpoint.departed = endpoint.key not in present
+            if gone:
+                with self.lock:
+                    if not endpoint.in_use and not endpoint.ejected:
+                        self.endpoints.pop(endpoint.key, None)
 
     def take_request(self, endpoint: EndpointState, permits: Permits) -> bool:
         """Take the permit of a request that is about to be sent."""
@@ -176,13 +203,15 @@ class ClusterState:
             if permits.requests >= permits.max_requests:
                 return False
             permits.requests += 1
-            endpoint.active += 1
+            if not permits.inherited:
+                endpoint.active += 1
         return True
 
     def return_request(self, endpoint: EndpointState, permits: Permits) -> None:
         with self.lock:
             permits.requests -= 1
-            endpoint.active -= 1
+            if not permits.inherited:
+                endpoint.active -= 1
 
     def take_retry(self, permits: Permits) -> bool:
         with self.lock:
@@ -205,13 +234,21 @@ class ClusterState:
             if permits.pending >= permits.max_pending:
                 return Admission.OVERFLOW
             permits.pending += 1
-            if permits.connections < permits.max_connections or endpoint.connections == 0:
-                permits.connections += 1
-                endpoint.connections += 1
+            if self._may_connect(endpoint, permits):
                 return Admission.CONNECT
             self.stats.upstream_cx_overflow.value += 1
+            waiter.permits = permits
             endpoint.waiters.append(waiter)
             return Admission.WAIT
+
+    def _may_connect(self, endpoint: EndpointState, permits: Permits) -> bool:
+        """Count one more connection if it is allowed. The caller holds the lock."""
+        if permits.connections >= permits.max_connections and endpoint.connections > 0:
+            return False
+        permits.connections += 1
+        if not permits.inherited:
+            endpoint.connections += 1
+        return True
 
     def end_pending(self, permits: Permits) -> None:
         with self.lock:
@@ -239,30 +276,46 @@ class ClusterState:
         return None
 
     def connection_closed(self, endpoint: EndpointState, permits: Permits) -> None:
-        """A connection that `admit` allowed is gone, or was never opened. The head of the queue may open the next one."""
+        """A connection that `admit` allowed is gone, or was never opened. The head of the queue may open the next one.
+
+        That one counts against the waiter's own priority; when its limit does not allow it, the queue goes on waiting for
+        the connections that the endpoint still has.
+        """
         woken = None
         with self.lock:
             permits.connections -= 1
-            endpoint.connections -= 1
-            if endpoint.waiters:
-                woken = endpoint.waiters.popleft()
+            if not permits.inherited:
+                endpoint.connections -= 1
+            waiters = endpoint.waiters
+            if waiters and self._may_connect(endpoint, waiters[0].permits or permits):
+                woken = waiters.popleft()
                 woken.served = True
-                permits.connections += 1
-                endpoint.connections += 1
         if woken is not None:
             woken.wake()
 
     def drain_abandoned(self) -> None:
         """Return what calls held that were dropped without an end."""
-        while self.abandoned:
-            self.abandoned.popleft()()
+        while True:
+            try:
+                give_back = self.abandoned.popleft()
+            except IndexError:  # empty, or another thread was faster
+                return
+            give_back()
 
     def renew_lock(self) -> None:
         """In a forked child: a lock that nobody holds, and none of the parent's calls or connections."""
         self.lock = threading.Lock()
-        for permits in (self.default, self.high):
-            permits.connections = permits.pending = permits.requests = permits.retries = 0
+        self.default = self._renewed(self.default)
+        self.high = self._renewed(self.high)
         for endpoint in self.endpoints.values():
             endpoint.active = endpoint.connections = 0
             endpoint.waiters.clear()
         self.abandoned.clear()
+
+    @staticmethod
+    def _renewed(held: Permits) -> Permits:
+        held.inherited = True
+        fresh = Permits()
+        fresh.max_connections, fresh.max_pending = held.max_connections, held.max_pending
+        fresh.max_requests, fresh.max_retries = held.max_requests, held.max_retries
+        return fresh

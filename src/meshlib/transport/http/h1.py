@@ -2,7 +2,7 @@
 
 httptools (llhttp) never completes the answer to HEAD, so that one is complete at its headers and the parser is replaced. It
 has no call for the end of the connection: a body that lasts until the peer closes ends in `H1Codec.end`. It takes
-headers of any size: Envoy's limits, 100 headers and 60 KiB, are enforced here. Bytes after a complete response make the
+headers of any size: Envoy's limits, 100 headers and 80 KiB, are enforced here. Bytes after a complete response make the
 connection useless for another request, but do not touch the response.
 """
 
@@ -143,7 +143,7 @@ class H1Codec:
         if response.status == 0:
             self._limit -= len(data)
             if self._limit < 0:
-                raise protocol_failure("response headers are larger than 60 KiB")
+                raise protocol_failure("response headers are larger than 80 KiB")
 
     def end(self) -> None:
         """The peer closed its side: the end of a body without a length, otherwise a response cut short."""
@@ -213,7 +213,7 @@ class H1Codec:
         if len(headers) > MAX_HEADERS:
             raise protocol_failure("more than 100 response headers")
         if sum([len(name) + len(value) for name, value in headers]) > MAX_HEADER_BYTES:
-            raise protocol_failure("response headers are larger than 60 KiB")
+            raise protocol_failure("response headers are larger than 80 KiB")
         response.status = status
         if self._bodyless:
             self.reusable = _keeps_alive(response)

@@ -9,8 +9,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 MAX_HEADERS = 100
 """config.core.v3.HttpProtocolOptions.max_headers_count: its default."""
 
-MAX_HEADER_BYTES = 60 * 1024
-"""The size of all response headers together that Envoy takes from an upstream by default."""
+MAX_HEADER_BYTES = 80 * 1024
+"""The size of all response headers together that Envoy takes from an upstream by default (seen: 76 KiB pass, 86 KiB do not)."""
 
 
 def content_length(headers: RawHeaders) -> int | None:
