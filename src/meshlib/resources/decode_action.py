@@ -67,7 +67,7 @@ def _route_action(reader: Reader) -> RouteAction:
         prefix_rewrite=prefix_rewrite,
         regex_rewrite=None if rewrite is None else regex_rewrite(rewrite),
         host_rewrite=_host_rewrite(reader),
-        append_x_forwarded_host=bool(reader.value("append_x_forwarded_host")),
+        append_x_forwarded_host=reader.flag("append_x_forwarded_host"),
         timeout=_DEFAULT_TIMEOUT if timeout is None else timeout,
         max_stream_duration=None if duration is None else _max_stream_duration(duration),
         retry_policy=retry_policy(reader),
@@ -132,19 +132,19 @@ def _max_stream_duration(reader: Reader) -> MaxStreamDuration:
 def _redirect(reader: Reader) -> Redirect:
     scheme = reader.which("scheme_rewrite_specifier")
     path = reader.which("path_rewrite_specifier")
-    secure = scheme == "https_redirect" and bool(reader.value("https_redirect"))
+    secure = scheme == "https_redirect" and reader.flag("https_redirect")
     rewrite = reader.child("regex_rewrite")
     if path not in (None, "path_redirect", "prefix_rewrite", "regex_rewrite"):
         reader.unsupported(path)
     return Redirect(
         scheme="https" if secure else reader.text("scheme_redirect") or None,
         host=reader.text("host_redirect") or None,
-        port=reader.value("port_redirect"),
+        port=reader.number("port_redirect"),
         path=reader.text("path_redirect") or None,
         prefix_rewrite=reader.text("prefix_rewrite") or None,
         regex_rewrite=None if rewrite is None else regex_rewrite(rewrite),
         response_code=reader.enum("response_code", {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}),
-        strip_query=bool(reader.value("strip_query")),
+        strip_query=reader.flag("strip_query"),
     )
 
 
@@ -164,4 +164,4 @@ def _direct_response(reader: Reader, body_limit: int) -> DirectResponse:
         elif kind == "text_format_source":
             text = data_source(formatted.required(kind)).decode("utf-8", "replace")
             body_format = format_string(formatted, kind, text)
-    return DirectResponse(status=reader.value("status"), body=body, body_format=body_format)
+    return DirectResponse(status=reader.number("status"), body=body, body_format=body_format)

@@ -57,7 +57,7 @@ def decode_cluster(reader: Reader) -> Cluster:
         circuit_breakers=_circuit_breakers(reader),
         outlier_detection=_outlier_detection(reader.child("outlier_detection")),
         dns_refresh_rate=5.0 if refresh is None else refresh,
-        respect_dns_ttl=bool(reader.value("respect_dns_ttl")),
+        respect_dns_ttl=reader.flag("respect_dns_ttl"),
         dns_ipv4_only=family == "v4",
         dns_ipv6_only=family == "v6",
         **http,
@@ -68,7 +68,7 @@ def _discovery(reader: Reader) -> DiscoveryType:
     if reader.which("cluster_discovery_type") == "cluster_type":
         kind = reader.message.cluster_type.name
         raise reader.fail("cluster_type", f"clusters of the custom type {kind!r} are not implemented")
-    if reader.value("type") == 4:
+    if reader.number("type") == 4:
         raise reader.fail(
             "type", "ORIGINAL_DST has no meaning in a client: the original destination is not known"
         )
@@ -223,7 +223,7 @@ def _explicit(options: Reader) -> dict[str, Any]:
             protocol = HttpProtocol.HTTP2
     elif kind is not None:
         options.unsupported(kind)
-    for index, entry in enumerate(options.each("http_filters")):
+    for index, entry in enumerate(options.items("http_filters")):
         entry.leave("name", "typed_config", "disabled", "is_optional", "config_discovery")
         if entry.message.typed_config.type_url.rpartition("/")[2] != _UPSTREAM_CODEC:
             raise options.fail(f"http_filters[{index}]", "HTTP filters of a cluster are not implemented")

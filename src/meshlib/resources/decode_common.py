@@ -54,7 +54,7 @@ def runtime_fraction(reader: Reader | None) -> FractionalPercent | None:
         return None
     value = reader.required("default_value")
     denominator = value.enum("denominator", _DENOMINATORS)
-    return FractionalPercent(numerator=value.value("numerator"), denominator=denominator)
+    return FractionalPercent(numerator=value.number("numerator"), denominator=denominator)
 
 
 def format_string(reader: Reader, field: str, text: str) -> Format:

@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 
 from meshlib import proto
 from meshlib.errors import ResourceError
-from meshlib.resources import rules
 from meshlib.resources.endpoint import ClusterLoadAssignment, Health, Locality, LocalityEndpoints
 from meshlib.resources.endpoint_address import identity, read_address, unapplied
 from meshlib.resources.endpoint_wire import LazyEndpoints, Tails, is_canonical, keys_of, plain_tails, split
-from meshlib.resources.reader import Reader, Reading
+from meshlib.resources.reader import Reading
 
 __all__ = ["CHECKED", "EndpointProblem", "check_addresses", "decode_load_assignment", "without"]
 
@@ -57,7 +56,6 @@ def decode_load_assignment(
     path: str = "",
     hostnames: bool = False,
     unique: bool = True,
-    pause: Pause = _no_pause,
 ) -> ClusterLoadAssignment:
     """The assignment in data, the bytes of a ClusterLoadAssignment message.
 
@@ -75,7 +73,7 @@ def decode_load_assignment(
         read=functools.partial(read_address, hostnames=hostnames),
         check=sum(len(place.lb_endpoints) for place in shadow.endpoints) <= CHECKED,
         unique=unique,
-        pause=pause,
+        pause=reading.pause,
     )
     localities = [scan.locality(place, f"{base}[{index}]") for index, place in enumerate(shadow.endpoints)]
     if scan.duplicates:
@@ -83,8 +81,7 @@ def decode_load_assignment(
             f"{base}: {scan.duplicates} endpoints have the address of an earlier one and are left out"
         )
     shadow.ClearField("endpoints")
-    message = _parse("ClusterLoadAssignment", shadow, path)
-    top = Reader(message, path, reading, 0)
+    top = reading.root(_parse("ClusterLoadAssignment", shadow, path), path)
     policy = top.child("policy")
     factor = None
     if policy is not None:
@@ -99,7 +96,7 @@ def decode_load_assignment(
         cluster_name=top.text("cluster_name"),
         localities=_without_gaps(localities),
         overprovisioning_factor=140 if factor is None else factor,
-        weighted_priority_health=policy is not None and bool(policy.value("weighted_priority_health")),
+        weighted_priority_health=policy is not None and policy.flag("weighted_priority_health"),
     )
 
 
@@ -140,20 +137,25 @@ class _Scan:
             slices.append(tails)
             self._pause()
         shadow.ClearField("lb_endpoints")
-        message = _parse("LocalityLbEndpoints", shadow, path)
-        reader = Reader(message, path, self._reading, 0)
+        reader = self._reading.root(_parse("LocalityLbEndpoints", shadow, path), path)
         locality = reader.child("locality")
         names = ("region", "zone", "sub_zone")
-        known = self._tails
         return LocalityEndpoints(
             locality=Locality() if locality is None else Locality(**{n: locality.text(n) for n in names}),
-            priority=reader.value("priority"),
+            priority=reader.number("priority"),
             weight=reader.boxed("load_balancing_weight"),
             endpoints=LazyEndpoints(items, self._tails, self._read),
             unhealthy=sorted(unhealthy),
             degraded=sorted(degraded),
-            weights=[known[t].weight or 1 for tails in slices for t in tails] if len(weights) > 1 else None,
+            weights=self._weights(slices) if len(weights) > 1 else None,
         )
+
+    def _weights(self, slices: list[list[bytes]]) -> list[int]:
+        weights: list[int] = []
+        for tails in slices:
+            weights += [self._tails[tail].weight or 1 for tail in tails]
+            self._pause()
+        return weights
 
     def _tails_of(self, part: list[bytes], start: int, path: str, *, plain: bool) -> list[bytes]:
         tails = plain_tails(part, known=plain)
@@ -275,13 +277,11 @@ def _without_gaps(localities: list[LocalityEndpoints]) -> tuple[LocalityEndpoint
 
 
 def _parse(name: str, shadow: Any, path: str) -> Any:
-    """What is left of a shadow message, as the real message, checked."""
+    """What is left of a shadow message, as the real message."""
     try:
-        message = proto.parse(f"envoy.config.endpoint.v3.{name}", shadow.SerializeToString())
+        return proto.parse(f"envoy.config.endpoint.v3.{name}", shadow.SerializeToString())
     except proto.DecodeError:
         raise ResourceError(path, f"the bytes are not an encoding of a {name}") from None
-    rules.check(message, path)
-    return message
 
 
 def _place(path: str, index: int) -> str:

@@ -25,7 +25,7 @@ def _edits(reader: Reader, direction: str) -> HeaderEdits:
     add = f"{direction}_headers_to_add"
     remove = f"{direction}_headers_to_remove"
     removed = []
-    for index, name in enumerate(reader.value(remove)):
+    for index, name in enumerate(reader.values(remove)):
         if _is_fixed(name):
             raise reader.fail(f"{remove}[{index}]", "Host and headers that begin with `:` may not be removed")
         removed.append(name.lower())
@@ -51,7 +51,7 @@ def _option(reader: Reader) -> HeaderValueOption:
         name=name.lower(),
         value=value,
         action=action,
-        keep_empty_value=bool(reader.value("keep_empty_value")),
+        keep_empty_value=reader.flag("keep_empty_value"),
     )
 
 

@@ -46,7 +46,7 @@ def decode_lb(reader: Reader) -> tuple[LbPolicy, LocalityLbConfig]:
         specific = zone is not None or weighted is not None or common.has("consistent_hashing_lb_config")
         locality = LocalityLbConfig(
             healthy_panic_threshold=50.0 if threshold is None else threshold,
-            fail_traffic_on_panic=zone is not None and bool(zone.value("fail_traffic_on_panic")),
+            fail_traffic_on_panic=zone is not None and zone.flag("fail_traffic_on_panic"),
             locality_weighted=weighted is not None,
         )
         if zone is not None:
@@ -69,7 +69,7 @@ def _without_local_cluster(zone: Reader) -> None:
 
 
 def _legacy(reader: Reader) -> LbPolicy:
-    number = reader.value("lb_policy")
+    number = reader.number("lb_policy")
     if number == 0:
         reader.leave("least_request_lb_config", "ring_hash_lb_config", "maglev_lb_config")
         reader.child("round_robin_lb_config")  # nothing in it is applied, so slow_start_config is reported
@@ -109,7 +109,7 @@ def _least_request(config: Reader | None) -> LeastRequestConfig:
 def _first_known(listed: Reader, locality: LocalityLbConfig, depth: int) -> tuple[LbPolicy, LocalityLbConfig]:
     if depth > _MAX_DEPTH:
         raise listed.fail("", "policies are nested too deep")
-    entries = listed.each("policies")
+    entries = listed.items("policies")
     for index, entry in enumerate(entries):
         extension = entry.child("typed_extension_config")
         if extension is None:
@@ -170,7 +170,7 @@ def _own_locality(policy: Reader, locality: LocalityLbConfig) -> LocalityLbConfi
     zone = own.child("zone_aware_lb_config")
     fail = False
     if zone is not None:
-        fail = bool(zone.value("fail_traffic_on_panic"))
+        fail = zone.flag("fail_traffic_on_panic")
         _without_local_cluster(zone)
     weighted = own.child("locality_weighted_lb_config") is not None
     return replace(locality, fail_traffic_on_panic=fail, locality_weighted=weighted)

@@ -40,7 +40,7 @@ def _manager(reader: Reader, field: str) -> Reader:
 
 
 def _in_filter_chain(reader: Reader) -> Reader:
-    chains = reader.each("filter_chains")
+    chains = reader.items("filter_chains")
     default = reader.child("default_filter_chain")
     if default is not None:
         chains.append(default)
@@ -51,7 +51,7 @@ def _in_filter_chain(reader: Reader) -> Reader:
         raise reader.fail("filter_chains", reason)
     chain = chains[0]
     check_transport_socket(chain)
-    filters = chain.each("filters")
+    filters = chain.items("filters")
     for index, entry in enumerate(filters):
         entry.leave("name")
         kind = entry.message.typed_config.type_url.rpartition("/")[2]
@@ -88,11 +88,11 @@ def _http_connection_manager(reader: Reader) -> HttpConnectionManager:
         stream_idle_timeout=300.0 if idle is None else idle,
         request_timeout=reader.duration("request_timeout"),
         generate_request_id=True if generate is None else generate,
-        preserve_external_request_id=bool(reader.value("preserve_external_request_id")),
-        always_set_request_id_in_response=bool(reader.value("always_set_request_id_in_response")),
-        strip_any_host_port=bool(reader.value("strip_any_host_port")),
-        strip_matching_host_port=bool(reader.value("strip_matching_host_port")),
-        strip_trailing_host_dot=bool(reader.value("strip_trailing_host_dot")),
+        preserve_external_request_id=reader.flag("preserve_external_request_id"),
+        always_set_request_id_in_response=reader.flag("always_set_request_id_in_response"),
+        strip_any_host_port=reader.flag("strip_any_host_port"),
+        strip_matching_host_port=reader.flag("strip_matching_host_port"),
+        strip_trailing_host_dot=reader.flag("strip_trailing_host_dot"),
         server_name=reader.text("server_name"),
     )
 

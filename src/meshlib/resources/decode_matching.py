@@ -28,7 +28,7 @@ _LEGACY_KINDS = {f"{name}_match": kind for name, kind in _KINDS.items()}
 def string_match(reader: Reader) -> StringMatch:
     """type.matcher.v3.StringMatcher. Raises ResourceError."""
     kind = reader.which("match_pattern")
-    ignore_case = bool(reader.value("ignore_case"))
+    ignore_case = reader.flag("ignore_case")
     if kind == "safe_regex":
         if ignore_case:
             raise reader.fail("ignore_case", "has no effect for safe_regex; write (?i) in the pattern")
@@ -62,9 +62,9 @@ def header_match(reader: Reader) -> HeaderMatch:
         string = StringMatch(kind=_LEGACY_KINDS[kind], value=reader.text(kind))
     elif kind == "range_match":
         limits = reader.required(kind)
-        span = Int64Range(start=limits.value("start"), end=limits.value("end"))
+        span = Int64Range(start=limits.number("start"), end=limits.number("end"))
     elif kind == "present_match":
-        present = bool(reader.value(kind))
+        present = reader.flag(kind)
     else:
         raise reader.fail(kind, "this matcher is not implemented")
     return HeaderMatch(
@@ -72,8 +72,8 @@ def header_match(reader: Reader) -> HeaderMatch:
         string=string,
         range=span,
         present=present,
-        invert=bool(reader.value("invert_match")),
-        treat_missing_as_empty=bool(reader.value("treat_missing_header_as_empty")),
+        invert=reader.flag("invert_match"),
+        treat_missing_as_empty=reader.flag("treat_missing_header_as_empty"),
     )
 
 
@@ -87,7 +87,7 @@ def query_parameter_match(reader: Reader) -> QueryParameterMatch:
         return QueryParameterMatch(name=name)
     if kind != "present_match":
         raise reader.fail(kind, "this matcher is not implemented")
-    return QueryParameterMatch(name=name, present=bool(reader.value(kind)))
+    return QueryParameterMatch(name=name, present=reader.flag(kind))
 
 
 def regex_rewrite(reader: Reader) -> RegexRewrite:

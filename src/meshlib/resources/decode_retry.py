@@ -48,7 +48,7 @@ def _policy(reader: Reader) -> RetryPolicy:
         per_try_timeout=reader.duration("per_try_timeout"),
         back_off=_back_off(reader.child("retry_back_off")),
         rate_limited_back_off=_rate_limited(reader.child("rate_limited_retry_back_off")),
-        retriable_status_codes=frozenset(reader.value("retriable_status_codes")),
+        retriable_status_codes=frozenset(reader.values("retriable_status_codes")),
         retriable_headers=tuple(header_match(entry) for entry in reader.each("retriable_headers")),
         retriable_request_headers=tuple(
             header_match(entry) for entry in reader.each("retriable_request_headers")

@@ -42,14 +42,14 @@ def decode_route_configuration(reader: Reader) -> RouteConfiguration:
         ),
         request_headers=request_headers(reader),
         response_headers=response_headers(reader),
-        most_specific_header_mutations_wins=bool(reader.value("most_specific_header_mutations_wins")),
-        ignore_port_in_host_matching=bool(reader.value("ignore_port_in_host_matching")),
+        most_specific_header_mutations_wins=reader.flag("most_specific_header_mutations_wins"),
+        ignore_port_in_host_matching=reader.flag("ignore_port_in_host_matching"),
         typed_per_filter_config=decode_overrides(reader),
     )
 
 
 def _virtual_host(reader: Reader, seen: dict[str, str], body_limit: int) -> VirtualHost:
-    domains = tuple(reader.value("domains"))
+    domains = reader.values("domains")
     for index, domain in enumerate(domains):
         place = reader.at(f"domains[{index}]")
         first = seen.setdefault(domain.lower(), place)
@@ -63,9 +63,9 @@ def _virtual_host(reader: Reader, seen: dict[str, str], body_limit: int) -> Virt
         request_headers=request_headers(reader),
         response_headers=response_headers(reader),
         retry_policy=retry_policy(reader),
-        include_request_attempt_count=bool(reader.value("include_request_attempt_count")),
-        include_attempt_count_in_response=bool(reader.value("include_attempt_count_in_response")),
-        include_is_timeout_retry_header=bool(reader.value("include_is_timeout_retry_header")),
+        include_request_attempt_count=reader.flag("include_request_attempt_count"),
+        include_attempt_count_in_response=reader.flag("include_attempt_count_in_response"),
+        include_is_timeout_retry_header=reader.flag("include_is_timeout_retry_header"),
         require_tls=reader.enum("require_tls", _TLS_REQUIREMENTS),
         per_request_buffer_limit_bytes=next((limit for limit in limits if limit is not None), None),
         typed_per_filter_config=decode_overrides(reader),
@@ -73,6 +73,7 @@ def _virtual_host(reader: Reader, seen: dict[str, str], body_limit: int) -> Virt
 
 
 def _route(reader: Reader, body_limit: int) -> Route:
+    reader.reading.pause()
     return Route(
         name=reader.text("name"),
         match=_match(reader.required("match")),

@@ -44,63 +44,69 @@ class Decoded:
         return self.resource.name
 
 
-_DECODERS: dict[str, tuple[str, Callable[[Reader], Resource]]] = {
-    proto.LISTENER: ("name", decode_listener),
-    proto.ROUTE: ("name", decode_route_configuration),
-    proto.CLUSTER: ("name", decode_cluster),
+_DECODERS: dict[str, Callable[[Reader], Resource]] = {
+    proto.LISTENER: decode_listener,
+    proto.ROUTE: decode_route_configuration,
+    proto.CLUSTER: decode_cluster,
 }
+_TYPES = frozenset({*_DECODERS, proto.ENDPOINT})
+
+Pause = Callable[[], None]
 
 
-def decode(type_url: str, message: proto.Message) -> Decoded:
-    """The resource that message holds. Raises ResourceError, with type_url, name and the path of the field."""
-    if type_url == proto.ENDPOINT:
-        return decode_any(type_url, message.SerializeToString())
-    entry = _DECODERS.get(type_url)
-    if entry is None:
+def decode(type_url: str, message: proto.Message, pause: Pause | None = None) -> Decoded:
+    """The resource that message holds. Raises ResourceError, with type_url, name and the path of the field.
+
+    pause: called now and then while a large resource is read, so that the thread can let others run.
+    """
+    if type_url not in _TYPES:
         raise _not_used(type_url)
     if proto.full_name(type_url) != message.DESCRIPTOR.full_name:
         reason = f"expected {proto.full_name(type_url)}, got {message.DESCRIPTOR.full_name}"
         raise ResourceError("", reason, type_url=type_url)
-    name_field, decoder = entry
-    return _guarded(type_url, getattr(message, name_field), lambda reading: decoder(reading.root(message)))
-
-
-def decode_any(type_url: str, data: bytes, pause: Callable[[], None] | None = None) -> Decoded:
-    """As decode, from the bytes of the message (the `value` of the Any in a DiscoveryResponse).
-
-    pause: called now and then while many endpoints are read, so that the thread can let others run.
-    """
     if type_url == proto.ENDPOINT:
-        step = pause or _no_pause
-        return _guarded(type_url, "", lambda reading: decode_load_assignment(data, reading, pause=step), data)
-    if type_url not in _DECODERS:
+        return decode_any(type_url, message.SerializeToString(), pause)
+    decoder = _DECODERS[type_url]
+    name: str = getattr(message, "name", "")
+    return _guarded(type_url, lambda: name, lambda reading: decoder(reading.root(message)), pause)
+
+
+def decode_any(type_url: str, data: bytes, pause: Pause | None = None) -> Decoded:
+    """As decode, from the bytes of the message (the `value` of the Any in a DiscoveryResponse)."""
+    if type_url not in _TYPES:
         raise _not_used(type_url)
+    if type_url == proto.ENDPOINT:
+        return _guarded(
+            type_url,
+            lambda: _cluster_name(data),
+            lambda reading: decode_load_assignment(data, reading),
+            pause,
+        )
     try:
         message = proto.parse(proto.full_name(type_url), data)
     except proto.DecodeError:
         reason = f"the bytes are not an encoding of {proto.full_name(type_url)}"
         raise ResourceError("", reason, type_url=type_url) from None
-    return decode(type_url, message)
+    return decode(type_url, message, pause)
 
 
-def _guarded(type_url: str, name: str, decoder: Callable[[Reading], Resource], data: bytes = b"") -> Decoded:
-    reading = Reading()
+def _guarded(
+    type_url: str, name: Callable[[], str], decoder: Callable[[Reading], Resource], pause: Pause | None
+) -> Decoded:
+    reading = Reading() if pause is None else Reading(pause)
     try:
         resource = decoder(reading)
         unsupported = reading.finish()
     except ResourceError as error:
-        name = name or _cluster_name(type_url, data)
-        raise ResourceError(error.path, error.reason, type_url=type_url, name=name) from None
+        raise ResourceError(error.path, error.reason, type_url=type_url, name=name()) from None
     except (RecursionError, OverflowError, ValueError) as error:
         reason = f"can't be read: {type(error).__name__}: {error}"
-        raise ResourceError("", reason, type_url=type_url, name=name) from error
+        raise ResourceError("", reason, type_url=type_url, name=name()) from error
     return Decoded(resource=resource, unsupported=unsupported, warnings=tuple(reading.warnings))
 
 
-def _cluster_name(type_url: str, data: bytes) -> str:
+def _cluster_name(data: bytes) -> str:
     """The name in a ClusterLoadAssignment that could not be decoded, as far as it can be read."""
-    if type_url != proto.ENDPOINT:
-        return ""
     try:
         shadow = proto.parse("meshlib.shadow.ClusterLoadAssignment", data)
     except proto.DecodeError:
@@ -110,7 +116,3 @@ def _cluster_name(type_url: str, data: bytes) -> str:
 
 def _not_used(type_url: str) -> ResourceError:
     return ResourceError("", f"resources of type {type_url!r} are not used", type_url=type_url)
-
-
-def _no_pause() -> None:
-    return

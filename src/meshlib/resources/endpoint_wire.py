@@ -81,9 +81,8 @@ def split(item: bytes) -> tuple[bytes, bytes]:
 
 def plain_tails(items: list[bytes], *, known: bool = False) -> list[bytes] | None:
     """The tails of many endpoints; None when one of them has no key. known: that all have one is known already."""
-    if known or all(
-        len(head) == 2 and head[0] == 0x0A and head[1] <= 0x7F for head in {item[:2] for item in items}
-    ):
+    # In the order of bytes, everything from 0A 00 up to (not including) 0A 80 has a key.
+    if known or not items or (min(items) >= b"\x0a\x00" and max(items) < b"\x0a\x80"):
         return [item[item[1] + 2 :] for item in items]
     return None
 

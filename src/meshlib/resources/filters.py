@@ -37,7 +37,7 @@ class FilterConfig:
 
 
 def _router(reader: Reader) -> RouterConfig:
-    return RouterConfig(suppress_envoy_headers=bool(reader.value("suppress_envoy_headers")))
+    return RouterConfig(suppress_envoy_headers=reader.flag("suppress_envoy_headers"))
 
 
 CHAIN: dict[str, Callable[[Reader], Any]] = {ROUTER: _router}
@@ -49,7 +49,7 @@ OVERRIDES: dict[str, Callable[[Reader], Any]] = {}
 
 def decode_chain(reader: Reader, field: str) -> tuple[HttpFilter, ...]:
     """The filters in order; the router is the last and only there. Raises ResourceError."""
-    entries = reader.each(field)
+    entries = reader.items(field)
     filters: list[HttpFilter] = []
     names: set[str] = set()
     for index, entry in enumerate(entries):
@@ -79,8 +79,8 @@ def _is_router(decoded: HttpFilter) -> bool:
 
 def _filter(entry: Reader) -> HttpFilter | None:
     name = entry.text("name")
-    optional = bool(entry.value("is_optional"))
-    disabled = bool(entry.value("disabled"))
+    optional = entry.flag("is_optional")
+    disabled = entry.flag("disabled")
     if entry.which("config_type") == "config_discovery":
         if optional:
             entry.unsupported("config_discovery")
@@ -119,8 +119,8 @@ def decode_overrides(reader: Reader) -> FilterConfigs:
     for name, entry in reader.entries("typed_per_filter_config"):
         if entry.message.type_url.rpartition("/")[2] == _FILTER_CONFIG:
             wrapper = entry.unpacked()
-            optional = bool(wrapper.value("is_optional"))
-            disabled = bool(wrapper.value("disabled"))
+            optional = wrapper.flag("is_optional")
+            disabled = wrapper.flag("disabled")
             config = wrapper.child("config")
             if config is None:
                 if not disabled:

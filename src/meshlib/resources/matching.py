@@ -52,7 +52,7 @@ class Int64Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderMatch:
-    """config.route.v3.HeaderMatcher. name is lower case; pseudo headers (`:path`, `:method`, `:authority`, `:scheme`) are headers.
+    """config.route.v3.HeaderMatcher. name is lower case; `:path`, `:method`, `:authority` and `:scheme` are headers too.
 
     At most one of string, range, present is set; none set means `present=True`. The deprecated exact_match, prefix_match
     and so on arrive here as `string`.

@@ -1,16 +1,16 @@
 """Reading a protobuf message so that no field is lost in silence.
 
-A `Reader` wraps one message and notes each field that is asked for. Every Reader of a resource is known to its `Reading`; when
-the decoder is done, `Reading.finish` goes through all of them and looks at the fields that are set but were not asked for:
-those in `fields.IGNORED` mean nothing to a client, those in `fields.REFUSED` are errors, and all others go into `unsupported`
-with their path. So a field of Envoy's that nobody thought of is reported without any code.
+A `Reader` wraps one message and notes each field that is asked for. When a message has been read, its Reader, and those
+of the messages in it, look at the fields that are set but were not asked for: those in `fields.IGNORED` mean nothing to
+a client, those in `fields.REFUSED` are errors, and all others go into `unsupported` with their path. So a field of
+Envoy's that nobody thought of is reported without any code.
 
 Each message has been checked against the limits that Envoy's API states (`rules`) before a decoder sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf import unknown_fields
@@ -27,46 +27,88 @@ T = TypeVar("T")
 _MAX_ANY_DEPTH = 16
 
 
+def _no_pause() -> None:
+    return
+
+
 class Reading:
-    """The decoding of one resource: what was read, what is not supported, what deserves a warning."""
+    """The decoding of one resource: what is not supported, what deserves a warning.
 
-    __slots__ = ("_readers", "_unsupported", "warnings")
+    pause is called between parts of a large resource, so that the thread can let others run.
+    """
 
-    def __init__(self) -> None:
-        self._readers: list[Reader] = []
+    __slots__ = ("_roots", "_unsupported", "pause", "warnings")
+
+    def __init__(self, pause: Callable[[], None] = _no_pause) -> None:
+        self._roots: list[Reader] = []
         self._unsupported: dict[str, None] = {}
+        self.pause = pause
         self.warnings: list[str] = []
 
-    def root(self, message: proto.Message) -> Reader:
-        """The Reader of the resource itself. Raises ResourceError when it breaks a rule of Envoy's API."""
-        rules.check(message)
-        return Reader(message, "", self, 0)
-
-    def add(self, reader: Reader) -> None:
-        self._readers.append(reader)
+    def root(self, message: proto.Message, path: str = "") -> Reader:
+        """The Reader of a message that stands at path. Raises ResourceError when it breaks a rule of Envoy's API."""
+        rules.check(message, path)
+        reader = Reader(message, None, path, reading=self, unknown=_has_unknown_fields(message))
+        self._roots.append(reader)
+        return reader
 
     def unsupported(self, path: str) -> None:
         self._unsupported[path] = None
 
     def finish(self) -> tuple[str, ...]:
-        """The paths of all fields that are set and not applied, in the order of the message. Raises ResourceError."""
-        for reader in self._readers:
-            reader.report_unread()
+        """The paths of all fields that are set and not applied. Raises ResourceError."""
+        for root in self._roots:
+            root.report()
         return tuple(self._unsupported)
 
 
 class Reader:
     """One message at one path. Every method that takes a field name notes that the field has been read."""
 
-    __slots__ = ("_depth", "_read", "message", "path", "reading")
+    __slots__ = (
+        "_children",
+        "_depth",
+        "_fields",
+        "_index",
+        "_left",
+        "_name",
+        "_parent",
+        "_unknown",
+        "message",
+        "reading",
+    )
 
-    def __init__(self, message: proto.Message, path: str, reading: Reading, depth: int) -> None:
+    def __init__(
+        self,
+        message: proto.Message,
+        parent: Reader | None,
+        name: str,
+        index: int | str | None = None,
+        *,
+        reading: Reading,
+        unknown: bool,
+        depth: int = 0,
+    ) -> None:
         self.message: Any = message
-        self.path = path
         self.reading = reading
+        self._parent = parent
+        self._name = name
+        self._index = index
         self._depth = depth
-        self._read: set[str] = set()
-        reading.add(self)
+        self._unknown = unknown
+        self._fields: dict[str, Any] = {field.name: value for field, value in self.message.ListFields()}
+        self._left = set(self._fields)
+        self._children: list[Reader] = []
+
+    @property
+    def path(self) -> str:
+        """Where the message stands, in proto field names; empty for the resource itself."""
+        path = "" if self._parent is None else self._parent.path
+        if self._name:
+            path = f"{path}.{self._name}" if path else self._name
+        if self._index is None:
+            return path
+        return f"{path}[{self._index}]" if isinstance(self._index, int) else f"{path}[{_quoted(self._index)}]"
 
     @property
     def type_name(self) -> str:
@@ -74,7 +116,8 @@ class Reader:
         return name
 
     def at(self, field: str) -> str:
-        return f"{self.path}.{field}" if self.path else field
+        path = self.path
+        return f"{path}.{field}" if path else field
 
     def fail(self, field: str, reason: str) -> ResourceError:
         """The error to raise; field empty for the message itself."""
@@ -82,46 +125,60 @@ class Reader:
 
     def unsupported(self, field: str) -> None:
         """The field was read, but what it asks for is not applied."""
-        self._read.add(field)
+        self._left.discard(field)
         self.reading.unsupported(self.at(field))
 
     def leave(self, *names: str) -> None:
         """The fields have been dealt with in another way, or have no meaning beside those that were read."""
-        self._read.update(names)
+        self._left.difference_update(names)
 
     def has(self, field: str) -> bool:
-        """Whether a message, wrapper or oneof field is set. Does not count as reading it."""
-        present: bool = self.message.HasField(field)
-        return present
+        """Whether a field is set. Does not count as reading it."""
+        return field in self._fields
 
     def which(self, oneof: str) -> str | None:
         name: str | None = self.message.WhichOneof(oneof)
         return name
 
+    def text(self, field: str) -> str:
+        self._left.discard(field)
+        return str(self._fields.get(field, ""))
+
+    def number(self, field: str) -> int:
+        self._left.discard(field)
+        return int(self._fields.get(field, 0))
+
+    def flag(self, field: str) -> bool:
+        self._left.discard(field)
+        return bool(self._fields.get(field, False))
+
     def value(self, field: str) -> Any:
-        """A scalar, or a repeated scalar, as protobuf gives it."""
-        self._read.add(field)
+        """A scalar of any type, its default when it is not set."""
+        self._left.discard(field)
         return getattr(self.message, field)
 
-    def text(self, field: str) -> str:
-        return str(self.value(field))
+    def values(self, field: str) -> tuple[Any, ...]:
+        """A repeated scalar."""
+        self._left.discard(field)
+        return tuple(self._fields.get(field, ()))
 
     def boxed(self, field: str) -> Any:
         """The value of a wrapper (google.protobuf.UInt32Value and so on); None when it is not set."""
-        self._read.add(field)
-        return getattr(self.message, field).value if self.message.HasField(field) else None
+        self._left.discard(field)
+        wrapper = self._fields.get(field)
+        return None if wrapper is None else wrapper.value
 
     def duration(self, field: str) -> float | None:
         """Seconds, None when not set."""
-        self._read.add(field)
-        if not self.message.HasField(field):
+        self._left.discard(field)
+        duration = self._fields.get(field)
+        if duration is None:
             return None
-        duration = getattr(self.message, field)
         seconds: float = duration.seconds + duration.nanos / 1e9
         return seconds
 
     def enum(self, field: str, values: Mapping[int, T]) -> T:
-        number = int(self.value(field))
+        number = self.number(field)
         if number not in values:
             raise self.fail(field, f"unknown value {number}")
         return values[number]
@@ -138,10 +195,9 @@ class Reader:
 
     def child(self, field: str) -> Reader | None:
         """The Reader of a message field; None when it is not set."""
-        self._read.add(field)
-        if not self.message.HasField(field):
-            return None
-        return Reader(getattr(self.message, field), self.at(field), self.reading, self._depth)
+        self._left.discard(field)
+        message = self._fields.get(field)
+        return None if message is None else self._keep(message, field, None)
 
     def required(self, field: str) -> Reader:
         child = self.child(field)
@@ -149,24 +205,34 @@ class Reader:
             raise self.fail(field, "must be given")
         return child
 
-    def each(self, field: str) -> list[Reader]:
+    def each(self, field: str) -> Iterator[Reader]:
+        """The Readers of a repeated message field, one after the other: each must be read before the next is taken."""
+        self._left.discard(field)
+        for index, item in enumerate(self._fields.get(field, ())):
+            reader = self._sub(item, field, index)
+            yield reader
+            reader.report()
+
+    def items(self, field: str) -> list[Reader]:
         """The Readers of a repeated message field."""
-        self._read.add(field)
-        place = self.at(field)
-        return [
-            Reader(item, f"{place}[{index}]", self.reading, self._depth)
-            for index, item in enumerate(getattr(self.message, field))
-        ]
+        self._left.discard(field)
+        return [self._keep(item, field, index) for index, item in enumerate(self._fields.get(field, ()))]
 
     def entries(self, field: str) -> list[tuple[str, Reader]]:
         """Keys and Readers of a map of messages, by key."""
-        self._read.add(field)
-        items = getattr(self.message, field)
-        place = self.at(field)
-        return [
-            (key, Reader(items[key], f"{place}[{_quoted(key)}]", self.reading, self._depth))
-            for key in sorted(items)
-        ]
+        self._left.discard(field)
+        items = self._fields.get(field)
+        return [] if items is None else [(key, self._keep(items[key], field, key)) for key in sorted(items)]
+
+    def _sub(self, message: proto.Message, field: str, index: int | str | None) -> Reader:
+        return Reader(
+            message, self, field, index, reading=self.reading, unknown=self._unknown, depth=self._depth
+        )
+
+    def _keep(self, message: proto.Message, field: str, index: int | str | None) -> Reader:
+        child = self._sub(message, field, index)
+        self._children.append(child)
+        return child
 
     def pattern(self, field: str, *, unanchored: bool = False) -> regex.Regex:
         """A type.matcher.v3.RegexMatcher, compiled."""
@@ -183,7 +249,7 @@ class Reader:
         checked: against the rules of Envoy's API, which Envoy itself does not do everywhere.
         Raises ResourceError: the type is not known, or the bytes are not of that type.
         """
-        self._read.update(("type_url", "value"))
+        self._left.clear()
         if self._depth >= _MAX_ANY_DEPTH:
             raise self.fail("", "typed configurations are nested too deep")
         try:
@@ -196,27 +262,47 @@ class Reader:
             raise self.fail(error.path, error.reason) from None
         if checked:
             rules.check(message, self.path)
-        return Reader(message, self.path, self.reading, self._depth + 1)
+        unknown = _has_unknown_fields(message)
+        content = Reader(message, self, "", reading=self.reading, unknown=unknown, depth=self._depth + 1)
+        self._children.append(content)
+        return content
 
-    def report_unread(self) -> None:
+    def report(self) -> None:
         """Put what is set and was not read into `unsupported`. Raises ResourceError for what must not be neglected."""
+        if self._left:
+            self._report_unread()
+        if self._unknown:
+            self._report_unknown()
+        for child in self._children:
+            child.report()
+        self._children.clear()
+
+    def _report_unread(self) -> None:
         name = self.type_name
         ignored = fields.IGNORED.get(name, frozenset())
-        for descriptor, _ in self.message.ListFields():
-            field = descriptor.name
-            if field in self._read or field in ignored:
+        for field in self._fields:
+            if field not in self._left or field in ignored:
                 continue
             refusal = fields.REFUSED.get((name, field))
             if refusal is not None:
                 raise self.fail(field, refusal)
             self.reading.unsupported(self.at(field))
-        unknown_set: Any = unknown_fields.UnknownFieldSet(self.message)
-        if len(unknown_set) and name in fields.STRICT:
-            raise self.fail(
-                "", f"field {unknown_set[0].field_number} is not known, and a match must not be read in part"
-            )
-        for unknown in unknown_set:
-            self.reading.unsupported(self.at(f"<field {unknown.field_number}>"))
+
+    def _report_unknown(self) -> None:
+        unknown: Any = unknown_fields.UnknownFieldSet(self.message)
+        if len(unknown) and self.type_name in fields.STRICT:
+            reason = f"field {unknown[0].field_number} is not known, and a match must not be read in part"
+            raise self.fail("", reason)
+        for field in unknown:
+            self.reading.unsupported(self.at(f"<field {field.field_number}>"))
+
+
+def _has_unknown_fields(message: Any) -> bool:
+    """Whether there is a field that the descriptors do not have, at any depth (but for the content of an Any)."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    copy.DiscardUnknownFields()
+    return bool(copy.ByteSize() != message.ByteSize())
 
 
 def _quoted(key: str) -> str:
