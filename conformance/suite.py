@@ -42,7 +42,10 @@ def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed])
         upstreams = {case.name: thread.start(case.upstreams) for case in cases}
         compiled = {case.name: compile_case(case, upstreams[case.name].ports) for case in cases}
         names = {case.name for case in cases}
-        applying = [entry for entry in listed if entry.case in names and entry.runner in ("*", *runners)]
+        judged = [name for name in runners if name != ITSELF]
+        applying = [
+            entry for entry in listed if entry.case in names and judged and entry.runner in ("*", *judged)
+        ]
         used: set[Listed] = set()
         results = []
         with contextlib.ExitStack() as stack:
