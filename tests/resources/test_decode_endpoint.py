@@ -56,7 +56,7 @@ def test_everything_that_is_read() -> None:
     assert (first.weight, first.priority, second.priority, second.weight) == (7, 0, 1, None)
     assert list(first.unhealthy) == [1, 3, 4]
     assert list(first.degraded) == [2]
-    assert first.weights == [1, 3, 1, 1, 1, 1]
+    assert first.weights == (1, 3, 1, 1, 1, 1)
     assert second.weights is None
     assert list(first.endpoints) == [
         Endpoint("10.0.0.1", 80),
@@ -70,6 +70,15 @@ def test_everything_that_is_read() -> None:
     assert first.endpoints[1:3] == (first.endpoints[1], first.endpoints[2])
     with pytest.raises(IndexError):
         first.endpoints[6]
+
+
+def test_an_assignment_can_be_hashed() -> None:
+    value = assignment(
+        locality(endpoint(load_balancing_weight=2, health_status="UNHEALTHY"), endpoint("::1"))
+    )
+    assert hash(decode_assignment(value)) == hash(decode_assignment(value))
+    assert decode_assignment(value) == decode_assignment(value)
+    assert decode_assignment(value) != decode_assignment(assignment(locality(endpoint())))
 
 
 def test_equal_weights_need_no_list() -> None:
@@ -120,7 +129,7 @@ def test_the_first_of_endpoints_with_one_address_counts() -> None:
         ["1.1.1.1", "2.2.2.2"],
         ["::1"],
     ]
-    assert made.localities[0].unhealthy == []
+    assert made.localities[0].unhealthy == ()
     assert len(found.warnings) == 1
     assert "3 endpoints" in found.warnings[0]
 

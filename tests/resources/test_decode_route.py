@@ -9,13 +9,13 @@ import pytest
 from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources import decode
-from meshlib.resources.filters import FilterConfig
 from meshlib.resources.format import parse
 from meshlib.resources.headers import AppendAction, HeaderEdits, HeaderValueOption
 from meshlib.resources.matching import FractionalPercent, Int64Range, StringKind, StringMatch
 from meshlib.resources.route import (
     BackOff,
     DirectResponse,
+    FilterConfig,
     HostRewrite,
     HostRewriteKind,
     MaxStreamDuration,

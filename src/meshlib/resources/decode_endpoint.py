@@ -145,17 +145,17 @@ class _Scan:
             priority=reader.number("priority"),
             weight=reader.boxed("load_balancing_weight"),
             endpoints=LazyEndpoints(items, self._tails, self._read),
-            unhealthy=sorted(unhealthy),
-            degraded=sorted(degraded),
+            unhealthy=tuple(sorted(unhealthy)),
+            degraded=tuple(sorted(degraded)),
             weights=self._weights(slices) if len(weights) > 1 else None,
         )
 
-    def _weights(self, slices: list[list[bytes]]) -> list[int]:
+    def _weights(self, slices: list[list[bytes]]) -> tuple[int, ...]:
         weights: list[int] = []
         for tails in slices:
             weights += [self._tails[tail].weight or 1 for tail in tails]
             self._pause()
-        return weights
+        return tuple(weights)
 
     def _tails_of(self, part: list[bytes], start: int, path: str, *, plain: bool) -> list[bytes]:
         tails = plain_tails(part, known=plain)
@@ -263,9 +263,9 @@ def _drop(locality: LocalityEndpoints, bad: set[int]) -> LocalityEndpoints:
     return replace(
         locality,
         endpoints=endpoints.only(kept),
-        unhealthy=[place[i] for i in locality.unhealthy if i in place],
-        degraded=[place[i] for i in locality.degraded if i in place],
-        weights=None if weights is None else [weights[i] for i in kept],
+        unhealthy=tuple(place[i] for i in locality.unhealthy if i in place),
+        degraded=tuple(place[i] for i in locality.degraded if i in place),
+        weights=None if weights is None else tuple(weights[i] for i in kept),
     )
 
 

@@ -10,30 +10,18 @@ the filter itself is refused in the chain.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from meshlib.resources.listener import HttpFilter, RouterConfig
 from meshlib.resources.reader import Reader
-from meshlib.resources.route import NO_FILTER_CONFIGS, FilterConfigs
+from meshlib.resources.route import NO_FILTER_CONFIGS, FilterConfig, FilterConfigs
 
-__all__ = ["CHAIN", "OVERRIDES", "ROUTER", "FilterConfig", "decode_chain", "decode_overrides"]
+__all__ = ["CHAIN", "OVERRIDES", "ROUTER", "decode_chain", "decode_overrides"]
 
 ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 _FILTER_CONFIG = "envoy.config.route.v3.FilterConfig"
 _HTTP_FILTERS = "envoy.extensions.filters.http."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilterConfig:
-    """config.route.v3.FilterConfig: what a route says about a filter.
-
-    disabled: the filter is skipped; config is then not used. config: the filter's own dataclass for routes, None when not given.
-    """
-
-    disabled: bool = False
-    config: Any = None
 
 
 def _router(reader: Reader) -> RouterConfig:

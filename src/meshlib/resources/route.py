@@ -22,6 +22,7 @@ __all__ = [
     "Action",
     "BackOff",
     "DirectResponse",
+    "FilterConfig",
     "HostRewrite",
     "HostRewriteKind",
     "MaxStreamDuration",
@@ -46,6 +47,17 @@ __all__ = [
 
 FilterConfigs = Mapping[str, Any]
 NO_FILTER_CONFIGS: FilterConfigs = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterConfig:
+    """config.route.v3.FilterConfig: what a route says about a filter.
+
+    disabled: the filter is skipped; config is then not used. config: the filter's own dataclass for routes, None when not given.
+    """
+
+    disabled: bool = False
+    config: Any = None
 
 
 class PathKind(Enum):
