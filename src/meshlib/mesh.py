@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from meshlib.engine.engine import Engine
 from meshlib.engine.program import Compiler
-from meshlib.errors import ConfigError, ConfigTimeout, ResourceError
+from meshlib.errors import ConfigError, ConfigTimeout, MeshClosed, ResourceError
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
@@ -114,6 +114,8 @@ class Mesh:
         Raises:
             ConfigError: gevent has patched `threading`. MeshClosed: the Mesh has been closed.
         """
+        if self.engine.closed:
+            raise MeshClosed("the Mesh has been closed")
         self.engine.start()
 
     def wait_ready(self, *hosts: str, timeout: float = 15.0) -> None:

@@ -109,6 +109,8 @@ class Call(AttemptLoop):
     def _begin(self, event: ev.Begin, now: float) -> Actions:
         self._started = now
         self._complete = event.complete
+        if self._engine.closed:
+            return self._over(MeshClosed("the Mesh has been closed"), now)
         options = self._options
         if options is not None:
             moments = [options.deadline, None if options.timeout is None else now + options.timeout]
