@@ -97,3 +97,38 @@ def test_a_resource_that_nobody_wants_any_longer_is_not_missed(caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         harness.worker.advance(20)
     assert [record.message for record in caplog.records] == ["the control plane has given no Listener 'b:80'"]
+
+
+def test_a_complete_response_without_the_name_cuts_the_time() -> None:
+    harness = Harness()
+    harness.want("a:80")
+    harness.worker.advance(1.0)
+    harness.want("b:80")
+    harness.send(inline_listener("a:80"))
+    harness.worker.advance(0.9)
+    assert harness.snapshot.pending(LISTENER, "b:80")  # the response may have crossed the request
+    harness.send(inline_listener("a:80"))
+    harness.worker.advance(0.2)
+    assert harness.snapshot.absent == {(LISTENER, "b:80")}
+    harness.send(inline_listener("a:80"), inline_listener("b:80"))
+    assert harness.snapshot.absent == frozenset()
+
+
+def test_a_response_of_another_type_does_not() -> None:
+    harness = Harness()
+    harness.want("a:80")
+    harness.send(inline_listener("a:80", "one"))
+    harness.want("b:80")
+    harness.send(cluster("one"))
+    harness.worker.advance(14.9)
+    assert harness.snapshot.pending(LISTENER, "b:80")
+
+
+def test_what_comes_within_the_cut_time_was_never_absent() -> None:
+    harness = Harness()
+    harness.want("a:80", "b:80")
+    harness.send(inline_listener("a:80"))
+    harness.worker.advance(0.9)
+    harness.send(inline_listener("a:80"), inline_listener("b:80"))
+    harness.worker.advance(100)
+    assert harness.snapshot.absent == frozenset()

@@ -2,11 +2,15 @@
 
 It starts when a resource that nothing is known of is asked for on a stream, and runs only while that stream is up: a control
 plane that can't be reached says nothing about what exists.
+
+A response that should hold everything (Listeners, Clusters) and does not hold an awaited name all but says that it does not
+exist; it may only have crossed the request for that name on the wire. So the time is cut to what a control plane needs to
+answer that request: somebody may be waiting for a host with a typing error, or for one that is not of the mesh at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from meshlib.runtime.threads import Executor, Timer
@@ -15,6 +19,9 @@ from meshlib.snapshot import Kind, Ref
 __all__ = ["AbsenceTimers"]
 
 TIMEOUT = 15.0
+
+CROSSED = 1.0
+"""Seconds that are left after a complete response without the name."""
 
 
 class AbsenceTimers:
@@ -32,6 +39,13 @@ class AbsenceTimers:
             self.stop(ref)
         for ref in awaited - self._timers.keys():
             self._timers[ref] = self._executor.call_at(now + TIMEOUT, partial(self._fire, ref))
+
+    def left_out(self, kind: Kind, present: Collection[str], now: float) -> None:
+        """A complete response of this type held only these names."""
+        for ref, timer in self._timers.items():
+            if ref[0] is kind and ref[1] not in present and timer.when > now + CROSSED:
+                timer.cancel()
+                self._timers[ref] = self._executor.call_at(now + CROSSED, partial(self._fire, ref))
 
     def stop(self, ref: Ref) -> None:
         """Something is known of it."""

@@ -342,6 +342,8 @@ class AdsClient:
         )
         for name in decoding.results:
             self._absence.stop((kind, name))
+        if deletes:
+            self._absence.left_out(kind, decoding.present, self._clock.monotonic())
         self._reporter.results(kind, decoding.results, version)
 
     def _absent(self, ref: Ref) -> None:
