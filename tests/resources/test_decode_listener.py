@@ -146,7 +146,6 @@ def test_what_is_not_applied_is_reported() -> None:
             "http_filters[0].config_discovery",
         ),
         ({"stream_idle_timeout": "-1s"}, "stream_idle_timeout"),
-        ({"stat_prefix": ""}, "stat_prefix"),
         (
             {"route_config": {"virtual_hosts": [{"name": "v", "domains": []}]}},
             "route_config.virtual_hosts[0].domains",
@@ -184,3 +183,7 @@ def test_errors_in_the_listener() -> None:
     with pytest.raises(ResourceError) as caught:
         decode(proto.LISTENER, unknown)
     assert caught.value.path == "filter_chains[0].filters[0]"
+
+
+def test_the_name_of_statistics_may_be_missing_as_for_grpc() -> None:
+    assert decoded(proto.LISTENER, api_listener(stat_prefix="")).resource.name == "l"

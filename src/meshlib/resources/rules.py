@@ -31,6 +31,12 @@ Rule = Callable[[Any], None]
 _Plan = tuple[list[Rule], dict[str, Check]]
 """What is checked always, and what is checked of the fields that are set, by field name."""
 
+NOT_CHECKED = frozenset(
+    # The prefix of Envoy's statistics of a listener. Control planes for gRPC leave it out of an api_listener, and gRPC takes that.
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.stat_prefix",)
+)
+"""Fields whose rules mean nothing to a client."""
+
 _MAX_SECONDS = 9223372036  # Envoy keeps durations as signed 64-bit nanoseconds
 
 _plans: dict[str, _Plan] = {}
@@ -78,6 +84,8 @@ def _compile(descriptor: Any) -> _Plan:
     ]
     when_set: dict[str, Check] = {}
     for field in descriptor.fields:
+        if field.full_name in NOT_CHECKED:
+            continue
         rules = _options(field, "google.protobuf.FieldOptions").Extensions[rules_of]
         check = _field(field, rules)
         if check is not None:
