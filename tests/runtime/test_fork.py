@@ -57,3 +57,16 @@ def test_one_that_fails_does_not_keep_the_others_from_it() -> None:
         "[('before', 'b'), ('before', 'a'), ('parent', 'a'), ('parent', 'b')]"
     ]
     assert "ValueError: b" in done.stderr
+
+
+def test_the_guard_can_be_moved_before_what_registered_itself_since() -> None:
+    done = forked(
+        "a = Item('a', log); fork.register(a)\n"
+        "note = lambda what: (lambda: log.append((what, 'other')))\n"
+        "os.register_at_fork(before=note('before'), after_in_parent=note('parent'), after_in_child=note('child'))\n"
+        "fork.come_first(); print(run()); print(log)"
+    )
+    child, parent = done.stdout.splitlines()
+    before = [("before", "a"), ("before", "other")]
+    assert child == repr([*before, ("child", "other"), ("child", "a")])
+    assert parent == repr([*before, ("parent", "other"), ("parent", "a")])

@@ -64,6 +64,9 @@ class FakeStream:
     def join(self, timeout: float) -> None:
         assert self.closed
 
+    def quiesce(self, timeout: float) -> None:
+        assert self.closed
+
     def take(self) -> list[Asked]:
         """The requests since the last time."""
         taken, self.requests = self.requests, []

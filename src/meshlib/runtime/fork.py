@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-__all__ = ["ForkAware", "register"]
+__all__ = ["ForkAware", "come_first", "register"]
 
 logger = logging.getLogger("meshlib.runtime")
 
@@ -30,7 +30,7 @@ class ForkAware(Protocol):
 
 
 _registered: list[weakref.ref[ForkAware]] = []
-_installed = False
+_installed = 0
 
 
 class _Paused(threading.local):
@@ -44,27 +44,46 @@ _paused = _Paused()
 
 def register(item: ForkAware) -> None:
     """Tell the object about every fork from now on, as long as it lives."""
-    global _installed
-    if not _installed and hasattr(os, "register_at_fork"):
-        _installed = True
-        os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    if not _installed:
+        come_first()
     _registered[:] = [reference for reference in _registered if reference() is not None]
     _registered.append(weakref.ref(item))
 
 
-def _before() -> None:
-    _paused.items = tuple(item for reference in _registered if (item := reference()) is not None)
-    _each(item.before_fork for item in reversed(_paused.items))
+def come_first() -> None:
+    """Pause before, and go on after, everything that has registered itself with `os.register_at_fork` until now.
+
+    Python runs the hooks before a fork from the last to the first one registered. grpc adds its own when its first channel
+    is made, and then waits for its threads, which wait for our stream: so ours has to be closed before.
+    """
+    global _installed
+    if not hasattr(os, "register_at_fork"):
+        return
+    _installed += 1
+    number = _installed
+    os.register_at_fork(
+        before=lambda: _before(number),
+        after_in_parent=lambda: _in_parent(number),
+        after_in_child=lambda: _in_child(number),
+    )
 
 
-def _in_parent() -> None:
-    items, _paused.items = _paused.items, ()
-    _each(item.after_fork_in_parent for item in items)
+def _before(number: int) -> None:
+    if number == _installed:
+        _paused.items = tuple(item for reference in _registered if (item := reference()) is not None)
+        _each(item.before_fork for item in reversed(_paused.items))
 
 
-def _in_child() -> None:
-    items, _paused.items = _paused.items, ()
-    _each(item.after_fork_in_child for item in items)
+def _in_parent(number: int) -> None:
+    if number == _installed:
+        items, _paused.items = _paused.items, ()
+        _each(item.after_fork_in_parent for item in items)
+
+
+def _in_child(number: int) -> None:
+    if number == _installed:
+        items, _paused.items = _paused.items, ()
+        _each(item.after_fork_in_child for item in items)
 
 
 def _each(steps: Iterable[Callable[[], None]]) -> None:

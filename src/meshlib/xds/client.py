@@ -45,8 +45,8 @@ logger = logging.getLogger("meshlib.xds")
 COMPLETE = (Kind.LISTENER, Kind.CLUSTER)
 """Types whose responses hold everything that was asked for."""
 
-FORK_WAIT = 0.2
-"""Seconds that a fork waits for the threads of the stream to end."""
+FORK_WAIT = 0.1
+"""Seconds that a fork waits at most for the threads of the stream to end."""
 
 SEND_ORDER = (Kind.CLUSTER, Kind.ENDPOINT, Kind.LISTENER, Kind.ROUTE)
 
@@ -61,6 +61,8 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
     def join(self, timeout: float) -> None: ...
+
+    def quiesce(self, timeout: float) -> None: ...
 
 
 OpenStream = Callable[[XdsServer, Callable[[Any, bytes], None], Callable[[Any, str], None]], Stream]
@@ -202,7 +204,7 @@ class AdsClient:
         self._interrupted = stream is not None
         if stream is not None:
             stream.close()
-            stream.join(FORK_WAIT)
+            stream.quiesce(FORK_WAIT)
             self._abandoned.append(stream)
 
     def after_fork_in_parent(self) -> None:
@@ -267,6 +269,7 @@ class AdsClient:
     def _stream_closed(self, stream: Stream, reason: str) -> None:
         if stream is self._stream:
             self._stream = None
+            stream.close()
             self._lost(reason)
 
     def _lost(self, reason: str) -> None:

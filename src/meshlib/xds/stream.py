@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from meshlib.errors import ConfigError
+from meshlib.runtime import fork
 from meshlib.xds.bootstrap import ChannelCredentials, XdsServer
 
 __all__ = ["GrpcStream", "open_stream"]
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 UNREAD = 2
+CORE_POLL = 0.001
+CORE_THREADS = ("event_engine", "grpc_", "lifeguard")
 
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -36,7 +41,10 @@ OPTIONS = (
 
 
 class GrpcStream:
-    """An open stream. `on_message` and `on_closed` are called on its reader thread; `on_closed` once, at its end."""
+    """An open stream. `on_message` and `on_closed` are called on its reader thread; `on_closed` once, at its end.
+
+    Whoever opened it closes it, also after `on_closed`.
+    """
 
     def __init__(
         self,
@@ -49,10 +57,13 @@ class GrpcStream:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(UNREAD)
         self._closed = False
-        self._channel = _channel(server)
+        self._channel: Any = _channel(server)
+        _let_fork_guard_come_first()
         method = self._channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
         self._call: Any = method(self._outgoing())
-        self._reader = threading.Thread(target=self._read, name="meshlib-xds-reader", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._call,), name="meshlib-xds-reader", daemon=True
+        )
         self._reader.start()
 
     def send(self, data: bytes) -> None:
@@ -64,39 +75,52 @@ class GrpcStream:
         self._room.release()
 
     def close(self) -> None:
-        """End the call and close the channel, without waiting. Idempotent."""
+        """End the call and close the channel, without waiting. Idempotent.
+
+        grpc's objects are let go of: when they were the last ones of the process, its core shuts down, which is what a fork
+        needs most.
+        """
         self._closed = True
         self._requests.put(None)
         self._room.release()
-        self._call.cancel()
-        self._channel.close()
+        call, channel = self._call, self._channel
+        self._call = self._channel = None
+        if channel is not None:
+            call.cancel()
+            channel.close()
 
     def join(self, timeout: float) -> None:
         """Wait for the reader thread after `close`."""
         if self._reader is not threading.current_thread():
             self._reader.join(timeout)
 
+    def quiesce(self, timeout: float) -> None:
+        """After `close`, before a fork: wait until grpc's core has shut down, which it does in a few milliseconds.
+
+        A core that is busy at the moment of a fork may hold locks that nobody releases in the child; one that has shut down
+        starts afresh there. Where the application has channels of its own, it stays up and the wait ends at `timeout`.
+        """
+        self.join(timeout)
+        for _ in range(int(timeout / CORE_POLL)):
+            if not _core_is_up():
+                return
+            time.sleep(CORE_POLL)  # noqa: TID251 - in the thread that forks, there is no timer to ask for
+
     def _outgoing(self) -> Iterator[bytes]:
         while (data := self._requests.get()) is not None:
             yield data
 
-    def _read(self) -> None:
+    def _read(self, call: Any) -> None:
         reason = "the control plane closed the stream"
         try:
-            for data in self._call:
+            for data in call:
                 self._room.acquire()
                 if self._closed:
                     break
                 self._on_message(self, data)
-        except grpc.RpcError as error:
-            # What a channel raises is the call itself.
-            call: Any = error
+        except grpc.RpcError:
             reason = f"{call.code().name}: {call.details()}"
-        finally:
-            self._requests.put(None)
-            if not self._closed:
-                self._channel.close()
-            self._on_closed(self, reason)
+        self._on_closed(self, reason)
 
 
 def open_stream(
@@ -106,6 +130,22 @@ def open_stream(
 ) -> GrpcStream:
     """Begin to connect. Raises ConfigError when a file of the TLS credentials can't be read."""
     return GrpcStream(server, on_message, on_closed)
+
+
+def _core_is_up() -> bool:
+    try:
+        return any(
+            (task / "comm").read_text().startswith(CORE_THREADS) for task in Path("/proc/self/task").iterdir()
+        )
+    except OSError:
+        # A thread ended meanwhile (look again), or this is no Linux (then there is nothing to look at).
+        return Path("/proc/self/task").is_dir()
+
+
+@cache
+def _let_fork_guard_come_first() -> None:
+    """grpc has set its own guard up by now; once for each process."""
+    fork.come_first()
 
 
 def _channel(server: XdsServer) -> Any:
