@@ -132,7 +132,7 @@ class Story:
         requests = window.requests
         tolerance = Z * sqrt(expected * (1 - expected) / requests) if requests else 0.0
         share = window.shares()[version]
-        text = f"{version} got {share:.1%} of {requests} requests, within {tolerance:.1%} of {expected:.0%}"
+        text = f"{version} got {share:.1%} of {requests} requests; {expected:.0%} was promised, give or take {tolerance:.1%}"
         self._expect(requests > 0 and abs(share - expected) <= tolerance, text)
 
     def _expect_no_failure(self, *windows: Window) -> None:
