@@ -5,8 +5,8 @@ these sets gets; the set's own pick (the cluster's policy, by locality where the
 it is worked out when the membership or a host's health changes, and swapped in as one attribute; a pick only reads it.
 
 Ejected hosts count as unhealthy. A host that was ejected before a push is found again by its address: at once in an
-assignment of up to `EAGER` endpoints; in a larger one when it is first picked, which then leads to a new pick, so that a
-push never has to walk 100,000 endpoints.
+assignment of up to `EAGER` endpoints; in a larger one by `settle`, or when it is first picked, which then leads to a new
+pick, so that a push never has to walk 100,000 endpoints before it takes effect.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class LoadBalancer:
             HostTable([each for each in localities if each.priority == priority], state)
             for priority in range(count)
         ]
-        self._find_ejected()
+        if self.size <= EAGER:
+            self._adopt_ejected()
         self.refresh()
 
     def pick(self, now: float) -> EndpointState | None:
@@ -101,13 +102,27 @@ class LoadBalancer:
             self._panic = any(loads.panic)
             self._choose = self._make_choose(loads)
 
+    def settle(self, pause: Callable[[], None]) -> None:
+        """After publication: tell the endpoints that have left the assignment from those that are still in it.
+
+        Only endpoints that were picked at some time are looked for. pause: called between slices of the work.
+        """
+        known = list(self._state.endpoints.values())
+        present: set[str] = set()
+        for table in self._tables:
+            present |= table.present(known, pause)
+        self._state.depart(known, present)
+        if self.size > EAGER and any(endpoint.ejected and not endpoint.departed for endpoint in known):
+            self._adopt_ejected()
+            self.refresh()
+
     # --- membership --------------------------------------------------------------------------------------------------
 
-    def _find_ejected(self) -> None:
-        ejected = frozenset(key for key, endpoint in list(self._state.endpoints.items()) if endpoint.ejected)
-        if ejected and self.size <= EAGER:
+    def _adopt_ejected(self) -> None:
+        ejected = [endpoint for endpoint in list(self._state.endpoints.values()) if endpoint.ejected]
+        if ejected:
             for table in self._tables:
-                table.find(ejected)
+                table.adopt(ejected)
 
     def _health_of(self, table: HostTable) -> _Health:
         unhealthy: list[int] = []
@@ -116,10 +131,10 @@ class LoadBalancer:
             base = table.range_of(index).start
             unhealthy.extend([base + each for each in locality.unhealthy] if base else locality.unhealthy)
             degraded.extend([base + each for each in locality.degraded] if base else locality.degraded)
-        ejected = set()
+        ejected: set[int] = set()
         for endpoint in list(self._state.endpoints.values()):
-            if endpoint.ejected and (position := table.position(endpoint)) is not None:
-                ejected.add(position)
+            if endpoint.ejected:
+                ejected.update(table.positions(endpoint))
         if not unhealthy and not degraded and not ejected:
             return _Health(range(table.size), (), table.size)
         out = ejected.union(unhealthy)
@@ -204,7 +219,10 @@ class LoadBalancer:
         return choose
 
     def _by_locality(self, table: HostTable, members: Sequence[int]) -> Choose:
-        """Localities by weight * min(1, factor * available / total); one without weight gets nothing."""
+        """Localities by weight * min(1, factor * available / total); one without weight gets nothing.
+
+        Where none has a weight, they do not matter (Envoy then has no locality scheduler).
+        """
         assignment = self._assignment
         assert assignment is not None
         weights: list[float] = []
@@ -218,7 +236,7 @@ class LoadBalancer:
             weights.append(locality.weight * min(1.0, available))
             choices.append(self._among(table, mine))
         if not choices:
-            return _none
+            return self._among(table, members)
         if len(choices) == 1:
             return choices[0]
         scheduler = EdfScheduler(range(len(choices)), weights.__getitem__)

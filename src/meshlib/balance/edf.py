@@ -9,8 +9,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Sequence
-from fractions import Fraction
-from math import gcd
+from math import gcd, lcm
 
 __all__ = ["EdfScheduler", "cycle_of"]
 
@@ -45,7 +44,9 @@ def cycle_of(entries: Sequence[int], weights: Sequence[int]) -> list[int] | None
     length = sum(weights) // divisor
     if length > MAX_CYCLE:
         return None
-    steps = [Fraction(divisor, weight) for weight in weights]
+    # 1 / weight, all times their least common multiple: whole numbers, so that ties are exact.
+    scale = lcm(*(weight // divisor for weight in weights))
+    steps = [scale * divisor // weight for weight in weights]
     heap = [(step, order) for order, step in enumerate(steps)]
     heapq.heapify(heap)
     index_of = list(range(len(entries)))

@@ -7,9 +7,10 @@ first use, so that a push of 100,000 endpoints makes no object for those that no
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
+from meshlib.balance.membership import find
 from meshlib.resources.endpoint import LocalityEndpoints
 from meshlib.state import ClusterState, EndpointState
 
@@ -27,25 +28,31 @@ class HostTable:
         self._ends = list(accumulate(len(locality.endpoints) for locality in localities))
         self.size = self._ends[-1] if self._ends else 0
         self.known: list[EndpointState | None] = [None] * self.size
-        self._where: dict[str, int] = {}
+        self._where: dict[str, tuple[int, ...]] = {}
 
     def host(self, position: int) -> EndpointState:
         """The host at this position."""
         found = self.known[position]
         return self._make(position) if found is None else found
 
-    def position(self, endpoint: EndpointState) -> int | None:
-        """Where a host stands that was picked from this table, or None."""
-        return self._where.get(endpoint.key)
+    def positions(self, endpoint: EndpointState) -> Sequence[int]:
+        """Where a host stands that was picked from this table or adopted; several times when its address does."""
+        return self._where.get(endpoint.key, ())
 
-    def find(self, keys: frozenset[str]) -> None:
-        """Make the hosts with these keys (`ip:port`), wherever they stand; walks all endpoints."""
-        position = 0
-        for locality in self.localities:
-            for endpoint in locality.endpoints:
-                if endpoint.key in keys:
-                    self.host(position)
-                position += 1
+    def adopt(self, states: Iterable[EndpointState]) -> None:
+        """Find the hosts with these states, wherever they stand."""
+        states = tuple(states)
+        for index, locality in enumerate(self.localities):
+            first = self.range_of(index).start
+            for offset, state in find(locality.endpoints, states):
+                self._know(first + offset, state)
+
+    def present(self, states: Iterable[EndpointState], pause: Callable[[], None]) -> set[str]:
+        """The keys of those of the states that stand here."""
+        states = tuple(states)
+        return {
+            state.key for locality in self.localities for _, state in find(locality.endpoints, states, pause)
+        }
 
     def range_of(self, index: int) -> range:
         """The positions of one locality."""
@@ -72,8 +79,12 @@ class HostTable:
     def _make(self, position: int) -> EndpointState:
         index = bisect_right(self._ends, position)
         endpoint = self.localities[index].endpoints[position - self.range_of(index).start]
-        key = endpoint.key
-        state = self._state.endpoint(key, endpoint.address, endpoint.port, endpoint.hostname)
-        self._where[key] = position
-        self.known[position] = state
+        state = self._state.endpoint(endpoint.key, endpoint.address, endpoint.port, endpoint.hostname)
+        self._know(position, state)
         return state
+
+    def _know(self, position: int, state: EndpointState) -> None:
+        places = self._where.get(state.key, ())
+        if position not in places:
+            self._where[state.key] = (*places, position)
+        self.known[position] = state

@@ -54,6 +54,15 @@ class OutlierDetector:
     def members(self, members: Members) -> None:
         """The cluster's endpoints changed."""
         self._hosts = members.size
+        self._show()
+
+    def release(self) -> None:
+        """Outlier detection is over: take every endpoint back."""
+        with self._state.lock:
+            for endpoint in self._state.endpoints.values():
+                endpoint.ejected = False
+                endpoint.ejection_multiplier = endpoint.consecutive_5xx = 0
+        self._show()
 
     def record(self, endpoint: EndpointState, ok: bool, now: float) -> bool:
         """The outcome of one attempt. True: the endpoint has been ejected just now."""
@@ -65,8 +74,9 @@ class OutlierDetector:
             if endpoint.consecutive_5xx < self._config.consecutive_5xx:
                 return False
             endpoint.consecutive_5xx = 0
-            if endpoint.ejected:
+            if endpoint.ejected or endpoint.departed:
                 return False
+            self._state.stats.ejections_detected_consecutive_5xx.value += 1
             return self._eject(endpoint, now)
 
     def sweep(self, now: float) -> bool:
@@ -88,6 +98,8 @@ class OutlierDetector:
                     taken_back |= self._tick(endpoint, self.next_sweep)
                 endpoints = [each for each in endpoints if each.ejected or each.ejection_multiplier]
                 self.next_sweep += interval
+        if taken_back:
+            self._show()
         return taken_back
 
     def _tick(self, endpoint: EndpointState, moment: float) -> bool:
@@ -100,18 +112,17 @@ class OutlierDetector:
             return False
         endpoint.ejected = False
         endpoint.consecutive_5xx = 0
-        self._state.stats.ejections_active.value -= 1
         return True
 
     def _eject(self, endpoint: EndpointState, now: float) -> bool:
         config = self._config
         stats = self._state.stats
-        if not self._random.random() * 100 < config.enforcing_consecutive_5xx:
-            return False
-        ejected = sum(1 for each in self._state.endpoints.values() if each.ejected and not each.departed)
-        allowed = 100.0 * (ejected + 1) / self._hosts <= config.max_ejection_percent if self._hosts else False
+        ejected = self._ejected()
+        allowed = self._hosts > 0 and 100.0 * (ejected + 1) / self._hosts <= config.max_ejection_percent
         if not allowed and not (config.always_eject_one_host and ejected == 0):
             stats.ejections_overflow.value += 1
+            return False
+        if self._random.random() * 100 >= config.enforcing_consecutive_5xx:
             return False
         endpoint.ejected = True
         endpoint.ejected_at = now
@@ -121,9 +132,17 @@ class OutlierDetector:
         ):
             endpoint.ejection_multiplier += 1
         endpoint.ejection_jitter = self._random.random() * config.max_ejection_time_jitter
-        stats.ejections_active.value += 1
         stats.ejections_enforced_total.value += 1
+        stats.ejections_enforced_consecutive_5xx.value += 1
+        self._show()
         return True
+
+    def _ejected(self) -> int:
+        """How many of the cluster's present endpoints are ejected."""
+        return sum(1 for each in list(self._state.endpoints.values()) if each.ejected and not each.departed)
+
+    def _show(self) -> None:
+        self._state.stats.ejections_active.value = self._ejected()
 
 
 def _longest(config: OutlierDetection) -> float:

@@ -49,5 +49,10 @@ class EndpointState:
         self.ejection_multiplier = 0
         self.departed = False
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a request, a connection or a waiting call has it."""
+        return bool(self.active or self.connections or self.waiters)
+
     def __repr__(self) -> str:
         return f"<EndpointState {self.key} active={self.active} ejected={self.ejected}>"

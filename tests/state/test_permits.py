@@ -1,0 +1,328 @@
+"""Permits: limits, the queue of an endpoint, what finalizers leave behind, forks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from meshlib.resources.cluster import CircuitBreakers, Thresholds
+from meshlib.resources.route import Priority
+from meshlib.state import Admission, StateStore, Waiter
+from meshlib.stats import Registry
+from tests.state.support import Sleeper, cluster, counts, endpoint
+
+POOL = object()
+
+
+def test_the_priorities_have_limits_of_their_own() -> None:
+    state = cluster(Thresholds(max_requests=2), Thresholds(max_requests=1))
+    host = endpoint(state)
+    high, default = state.permits(Priority.HIGH), state.permits(Priority.DEFAULT)
+    assert state.take_request(host, high)
+    assert not state.take_request(host, high)
+    assert state.take_request(host, default)
+    assert state.take_request(host, default)
+    assert not state.take_request(host, default)
+    assert host.active == 3
+    state.return_request(host, high)
+    assert state.take_request(host, high)
+
+
+def test_retries_are_limited() -> None:
+    state = cluster(Thresholds(max_retries=1))
+    assert state.take_retry(state.default)
+    assert not state.take_retry(state.default)
+    state.return_retry(state.default)
+    assert state.take_retry(state.default)
+
+
+def test_no_pending_permit_fails_the_first_request() -> None:
+    state = cluster(Thresholds(max_pending_requests=0))
+    assert state.admit(endpoint(state), state.default, Sleeper()) is Admission.OVERFLOW
+    assert counts(state.default) == (0, 0, 0, 0)
+
+
+def test_every_endpoint_may_have_one_connection() -> None:
+    state = cluster(Thresholds(max_connections=1))
+    first, second = endpoint(state, 1), endpoint(state, 2)
+    assert state.admit(first, state.default, Sleeper()) is Admission.CONNECT
+    assert state.admit(second, state.default, Sleeper()) is Admission.CONNECT
+    assert state.admit(first, state.default, Sleeper()) is Admission.WAIT
+    assert state.default.connections == 2
+    assert state.stats.upstream_cx_overflow.value == 1
+
+
+def test_a_free_connection_goes_to_the_head_of_the_queue() -> None:
+    state = cluster(Thresholds(max_connections=1))
+    host = endpoint(state)
+    state.admit(host, state.default, Sleeper(POOL))
+    waiters = [Sleeper(POOL) for _ in range(3)]
+    for waiter in waiters:
+        assert state.admit(host, state.default, waiter) is Admission.WAIT
+    connection = object()
+    for waiter in waiters:
+        assert state.next_waiter(host, POOL, connection) is waiter
+        assert waiter.served
+        assert waiter.connection is connection
+        assert waiter.woken == 0, "waking is the pool's business: it happens outside the lock"
+    assert state.next_waiter(host, POOL, connection) is None
+
+
+def test_a_connection_is_not_handed_to_another_owner() -> None:
+    state = cluster(Thresholds(max_connections=1))
+    host = endpoint(state)
+    state.admit(host, state.default, Sleeper(POOL))
+    state.admit(host, state.default, Sleeper(object()))
+    assert state.next_waiter(host, POOL, object()) is None
+    assert len(host.waiters) == 1
+
+
+def test_a_closed_connection_lets_the_head_open_one() -> None:
+    state = cluster(Thresholds(max_connections=1))
+    host = endpoint(state)
+    state.admit(host, state.default, Sleeper())
+    head, next_one = Sleeper(), Sleeper()
+    state.admit(host, state.default, head)
+    state.admit(host, state.default, next_one)
+    state.connection_closed(host, state.default)
+    assert (head.served, head.woken, head.connection) == (True, 1, None)
+    assert not next_one.served
+    assert (host.connections, state.default.connections) == (1, 1)
+
+
+def test_a_connection_opened_by_the_queue_counts_for_the_waiters_priority() -> None:
+    state = cluster(Thresholds(max_connections=1), Thresholds(max_connections=1))
+    host = endpoint(state)
+    state.admit(host, state.default, Sleeper())
+    state.admit(host, state.high, Sleeper())
+    waiting = Sleeper()
+    assert state.admit(host, state.high, waiting) is Admission.WAIT
+    state.connection_closed(host, state.default)
+    assert waiting.woken == 0, "HIGH is at its limit, and its other connection will come free"
+    assert (state.default.connections, state.high.connections) == (0, 1)
+    state.connection_closed(host, state.high)
+    assert waiting.woken == 1
+    assert (state.default.connections, state.high.connections, host.connections) == (0, 1, 1)
+    state.connection_closed(host, state.high)
+    assert (state.default.connections, state.high.connections, host.connections) == (0, 0, 0)
+
+
+def test_withdraw_tells_whether_it_was_in_time() -> None:
+    state = cluster(Thresholds(max_connections=1))
+    host = endpoint(state)
+    state.admit(host, state.default, Sleeper(POOL))
+    early, late = Sleeper(POOL), Sleeper(POOL)
+    state.admit(host, state.default, early)
+    state.admit(host, state.default, late)
+    assert state.withdraw(host, early)
+    assert state.next_waiter(host, POOL, object()) is late
+    assert not state.withdraw(host, late)
+
+
+def test_a_lowered_limit_takes_nothing_away() -> None:
+    state = cluster()
+    host = endpoint(state)
+    for _ in range(3):
+        assert state.take_request(host, state.default)
+    state.limit(CircuitBreakers(default=Thresholds(max_requests=1)))
+    assert not state.take_request(host, state.default)
+    for _ in range(3):
+        state.return_request(host, state.default)
+    assert state.take_request(host, state.default)
+    assert counts(state.default) == (0, 0, 1, 0)
+
+
+def test_what_finalizers_left_is_given_back_once() -> None:
+    state = cluster()
+    host = endpoint(state)
+    state.take_request(host, state.default)
+    state.abandoned.append(lambda: state.return_request(host, state.default))
+    state.drain_abandoned()
+    state.drain_abandoned()
+    assert counts(state.default) == (0, 0, 0, 0)
+    assert host.active == 0
+
+
+def test_threads_that_drain_together_do_not_disturb_each_other() -> None:
+    state = cluster()
+    seen: list[int] = []
+    state.abandoned.extend(partial(seen.append, number) for number in range(2_000))
+    _together(4, state.drain_abandoned)
+    assert sorted(seen) == list(range(2_000))
+
+
+class TestAfterAFork:
+    def test_the_child_starts_from_nothing_and_keeps_the_limits(self) -> None:
+        state = cluster(Thresholds(max_requests=2, max_connections=1))
+        host = endpoint(state)
+        state.take_request(host, state.default)
+        state.admit(host, state.default, Sleeper())
+        state.admit(host, state.default, Sleeper())
+        lock = state.lock
+        with lock:  # held by a thread that does not exist in the child
+            state.renew_lock()
+            assert counts(state.default) == (0, 0, 0, 0)
+            assert (host.active, host.connections, len(host.waiters)) == (0, 0, 0)
+            assert state.take_request(host, state.default)
+            assert state.take_request(host, state.default)
+            assert not state.take_request(host, state.default)
+
+    def test_what_the_parents_calls_return_there_counts_for_nothing(self) -> None:
+        state = cluster()
+        host = endpoint(state)
+        parents = state.default
+        state.take_request(host, parents)
+        state.admit(host, parents, Sleeper())
+        state.take_retry(parents)
+        state.renew_lock()
+        state.take_request(host, state.default)
+        state.return_request(host, parents)
+        state.end_pending(parents)
+        state.connection_closed(host, parents)
+        state.return_retry(parents)
+        assert counts(state.default) == (0, 0, 1, 0)
+        assert (host.active, host.connections) == (1, 0)
+
+    def test_a_call_that_goes_on_there_takes_and_returns_evenly(self) -> None:
+        state = cluster()
+        host = endpoint(state)
+        parents = state.default
+        state.renew_lock()
+        assert state.take_request(host, parents)
+        assert state.admit(host, parents, Sleeper()) is Admission.CONNECT
+        state.return_request(host, parents)
+        state.connection_closed(host, parents)
+        assert (host.active, host.connections) == (0, 0)
+
+
+class TestDepartures:
+    def test_an_endpoint_that_left_is_forgotten_when_nothing_uses_it(self) -> None:
+        state = cluster()
+        stays, goes, busy = endpoint(state, 1), endpoint(state, 2), endpoint(state, 3)
+        state.take_request(busy, state.default)
+        state.depart([stays, goes, busy], {stays.key})
+        assert state.endpoints == {stays.key: stays, busy.key: busy}
+        assert (stays.departed, goes.departed, busy.departed) == (False, True, True)
+        state.return_request(busy, state.default)
+        state.depart([stays, busy], {stays.key})
+        assert state.endpoints == {stays.key: stays}
+
+    def test_an_ejected_one_is_kept(self) -> None:
+        state = cluster()
+        host = endpoint(state)
+        host.ejected = True
+        state.depart([host], set())
+        assert state.endpoints == {host.key: host}
+
+    def test_one_that_comes_back_is_found_again(self) -> None:
+        state = cluster()
+        host = endpoint(state)
+        state.admit(host, state.default, Sleeper())
+        state.depart([host], set())
+        assert host.departed
+        assert endpoint(state) is host
+        assert not host.departed
+
+    def test_one_that_waits_in_an_assignment_is_welcome_without_a_pick(self) -> None:
+        state = cluster()
+        host = endpoint(state)
+        state.admit(host, state.default, Sleeper())
+        state.depart([host], set())
+        state.depart([host], {host.key})
+        assert not host.departed
+
+
+def test_a_cluster_that_comes_back_finds_its_state() -> None:
+    store = StateStore(Registry())
+    assert store.cluster("a") is store.cluster("a")
+    assert [state.name for state in store] == ["a"]
+
+
+def test_endpoints_are_made_once_whoever_asks() -> None:
+    state = cluster()
+    found: list[object] = []
+    _together(4, lambda: found.append(state.endpoint("10.0.0.1:80", "10.0.0.1", 80)))
+    assert len(set(map(id, found))) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_threads_never_exceed_a_limit(limit: int) -> None:
+    state = cluster(Thresholds(max_requests=limit))
+    host = endpoint(state)
+    beyond: list[int] = []
+
+    def call() -> None:
+        for _ in range(3_000):
+            if state.take_request(host, state.default):
+                if state.default.requests > limit:
+                    beyond.append(state.default.requests)
+                state.return_request(host, state.default)
+
+    _together(4, call)
+    assert not beyond
+    assert counts(state.default) == (0, 0, 0, 0)
+    assert host.active == 0
+
+
+def test_threads_hand_one_connection_around() -> None:
+    """Many callers, one connection: nobody is forgotten, and at no time do two have it."""
+    state = cluster(Thresholds(max_connections=1))
+    host = endpoint(state)
+    pool = object()
+    idle: list[object] = []
+    holders: list[int] = []
+    failures: list[str] = []
+
+    def release(connection: object) -> None:
+        waiter = state.next_waiter(host, pool, connection)
+        if waiter is not None:
+            waiter.wake()
+            return
+        idle.append(connection)
+        if host.waiters:  # somebody joined the queue in the meantime
+            try:
+                again = idle.pop()
+            except IndexError:
+                return
+            release(again)
+
+    def call() -> None:
+        for _ in range(200):
+            try:
+                connection: object = idle.pop()
+            except IndexError:
+                event = threading.Event()
+                waiter = Waiter(event.set, pool)
+                admission = state.admit(host, state.default, waiter)
+                if admission is Admission.CONNECT:
+                    connection = object()
+                else:
+                    with contextlib.suppress(IndexError):
+                        release(idle.pop())
+                    if not event.wait(20):
+                        failures.append("nobody woke a waiter")
+                        return
+                    assert waiter.connection is not None
+                    connection = waiter.connection
+                state.end_pending(state.default)
+            holders.append(1)
+            if len(holders) > 1:
+                failures.append("two callers hold the connection")
+            holders.pop()
+            release(connection)
+
+    _together(4, call)
+    assert not failures
+    assert counts(state.default) == (1, 0, 0, 0)
+
+
+def _together(number: int, work: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
