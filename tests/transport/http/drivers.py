@@ -21,6 +21,7 @@ class Driver:
 
     lib: Any
     mod: Any
+    client: Any
 
     def open(self, mesh: FakeMesh, **options: Any) -> None:
         """Make a client. options: `local_reply` goes to the transport, the rest to the client."""
@@ -42,6 +43,9 @@ class Driver:
 
     def idle(self) -> int:
         """Idle connections in the client's pool."""
+        raise NotImplementedError
+
+    def close_client(self) -> None:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -79,6 +83,9 @@ class SyncDriver(Driver):
     def idle(self) -> int:
         pools = self.transport._shell._pools
         return 0 if pools is None else int(pools.sync.idle_connections())
+
+    def close_client(self) -> None:
+        self.client.close()
 
     def close(self) -> None:
         if self.client is not None:
@@ -123,6 +130,9 @@ class AsyncDriver(Driver):
     def idle(self) -> int:
         pools = self.transport._shell._pools
         return 0 if pools is None else int(pools.for_loop(self.loop).idle_connections())
+
+    def close_client(self) -> None:
+        self.run(self.client.aclose())
 
     def close(self) -> None:
         async def closed() -> None:

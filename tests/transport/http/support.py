@@ -14,6 +14,7 @@ from meshlib.engine.engine import Engine
 from meshlib.engine.program import Compiler
 from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, HttpProtocol, Thresholds
 from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
+from meshlib.resources.headers import HeaderEdits
 from meshlib.resources.listener import HttpConnectionManager, HttpFilter, Listener, RouterConfig
 from meshlib.resources.route import (
     DirectResponse,
@@ -27,7 +28,6 @@ from meshlib.resources.route import (
     RouteMatch,
     VirtualHost,
 )
-from meshlib.resources.headers import HeaderEdits
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.snapshot import Snapshot
 from meshlib.state import StateStore
@@ -76,17 +76,23 @@ def mesh_for(
     passthrough: bool = False,
     clock: Clock | None = None,
 ) -> FakeMesh:
-    """A mesh whose `/` goes to a cluster `backend` with these ports of 127.0.0.1; `/direct` and `/moved` answer by themselves."""
+    """A mesh whose `/` goes to a cluster `backend` with these ports of 127.0.0.1; `/direct` and `/moved` are answered at once."""
     random = Random(1)
     store = StateStore(Registry())
-    engine = Engine(clock=clock or SystemClock(), random=random, store=store, compiler=Compiler(store, random))
-    action = RouteAction(cluster="backend", timeout=timeout, retry_policy=retry, prefix_rewrite=prefix_rewrite)
+    engine = Engine(
+        clock=clock or SystemClock(), random=random, store=store, compiler=Compiler(store, random)
+    )
+    action = RouteAction(
+        cluster="backend", timeout=timeout, retry_policy=retry, prefix_rewrite=prefix_rewrite
+    )
     routes = (
         Route(match=_exactly("/direct"), action=DirectResponse(status=418, body=b"short and stout")),
         Route(match=_exactly("/moved"), action=Redirect(path="/elsewhere")),
         Route(match=_exactly("/no-cluster"), action=RouteAction(cluster="missing")),
         Route(
-            match=RouteMatch(path=PathMatch(kind=PathKind.PREFIX, value="/")), action=action, response_headers=response_headers or HeaderEdits()
+            match=RouteMatch(path=PathMatch(kind=PathKind.PREFIX, value="/")),
+            action=action,
+            response_headers=response_headers or HeaderEdits(),
         ),
     )
     config = RouteConfiguration(
@@ -117,7 +123,9 @@ def mesh_for(
     engine.publish(
         Snapshot(
             generation=1,
-            listeners={listener.name: listener} if not passthrough else {"backend:80": listener, "other:80": listener},
+            listeners={listener.name: listener}
+            if not passthrough
+            else {"backend:80": listener, "other:80": listener},
             clusters={"backend": cluster},
             complete=True,
         )
@@ -159,7 +167,10 @@ def read_request(sock: socket.socket) -> bytes:
     lower = head.lower()
     if b"transfer-encoding: chunked" in lower:
         while not body.endswith(b"0\r\n\r\n"):
-            body += sock.recv(65536)
+            piece = sock.recv(65536)
+            if not piece:
+                break
+            body += piece
     elif b"content-length:" in lower:
         length = int(lower.split(b"content-length:")[1].split(b"\r\n")[0])
         while len(body) < length:

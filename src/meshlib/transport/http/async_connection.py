@@ -136,6 +136,7 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         """Close from a finalizer: without a lock, perhaps in another thread."""
         if not self.closed:
             self.closed = True
+            self.pool.members.discard(self)
             self.state.abandoned.append(partial(self.state.connection_closed, self.endpoint, self.permits))
             if self.loop.is_closed():
                 self._socket.close()
@@ -210,7 +211,15 @@ class AsyncConnection(AsyncSocket):
 
     def finished(self) -> bool:
         """The response is complete; whether the connection can serve another request."""
-        return self.codec.reusable and self.failure is None and not self._uploading and not self.closed
+        transport = self.transport
+        return (
+            self.codec.reusable
+            and self.failure is None
+            and not self._uploading
+            and not self.closed
+            and transport is not None
+            and not transport.get_write_buffer_size()
+        )
 
     def give_back(self) -> None:
         """The call is over and the connection is as good as new."""

@@ -22,7 +22,7 @@ from math import inf
 from typing import Any, overload
 
 from meshlib.engine.actions import Start
-from meshlib.engine.call import CallInfo
+from meshlib.engine.call import Call, CallInfo
 from meshlib.engine.events import Begin, Cancelled, Timer, Woken
 from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers as HeaderList
@@ -48,6 +48,7 @@ __all__ = [
     "UnsupportedActionError",
     "decode_headers",
     "encode_headers",
+    "give_up",
 ]
 
 BEGIN = Begin(complete=True)
@@ -237,6 +238,11 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> RawHeaders:
     return [
         (name.encode("ascii", "replace"), value.encode("utf-8", "surrogateescape")) for name, value in headers
     ]
+
+
+def give_up(call: Call, now: float) -> None:
+    """Tell the engine that nobody waits for this call any more, when there is nothing left to carry out."""
+    call.handle(CANCELLED, now)
 
 
 class Answer:

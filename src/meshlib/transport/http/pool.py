@@ -9,7 +9,6 @@ pool again after it has joined the queue (`rescue`); whichever comes second sees
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -74,18 +73,22 @@ class PooledConnection:
         """Close, and tell the cluster. Idempotent."""
         if not self.closed:
             self.closed = True
+            self.pool.members.discard(self)
             self.disconnect()
             self.state.connection_closed(self.endpoint, self.permits)
 
 
 class Pool:
-    """The idle connections of one owner (the sync code of a process, or an event loop). Safe to use from any thread."""
+    """The connections of one owner (the sync code of a process, or an event loop). Safe to use from any thread.
+
+    members: all that are open, in use or idle. They are held here so that the garbage collector never meets an open socket.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._idle: dict[EndpointState, deque[PooledConnection]] = {}
         self._sweep_at = 0.0
-        self.members: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+        self.members: set[PooledConnection] = set()
 
     def pop_idle(self, endpoint: EndpointState) -> PooledConnection | None:
         """The connection that was used last, if it still works; others found dead on the way are closed."""

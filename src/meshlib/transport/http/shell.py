@@ -93,6 +93,16 @@ def impatience(error: ImpatienceError) -> MeshError:
     return kind(str(error), flags=info.flags, details=info.details, attempts=info.attempts)
 
 
+def _need_asyncio() -> None:
+    """Raises RuntimeError where asyncio does not run: the transport has no connections for trio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "AsyncMeshTransport needs a running asyncio event loop; trio is not supported"
+        ) from None
+
+
 class Shell:
     """mesh: None takes the process's default Mesh at the first call."""
 
@@ -162,6 +172,7 @@ class AsyncShell(Shell):
     async def send(
         self, request: HostRequest, body: bytes | None, source: AsyncIterable[bytes] | None
     ) -> Answer | None:
+        _need_asyncio()
         engine, pools = self._open()
         original = _original(request, body)
         self._admit(original)

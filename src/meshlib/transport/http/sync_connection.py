@@ -245,6 +245,7 @@ class SyncConnection(PooledConnection):
         """Close without a lock: the cluster hears of it from the next call."""
         if not self.closed:
             self.closed = True
+            self.pool.members.discard(self)
             self.disconnect()
             self.state.abandoned.append(partial(self.state.connection_closed, self.endpoint, self.permits))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
@@ -43,6 +44,7 @@ from meshlib.transport.http.exchange import (
     UnsupportedActionError,
     decode_headers,
     encode_headers,
+    give_up,
 )
 from meshlib.transport.http.failure import TransportFailure, connect_failure
 from meshlib.transport.http.h1 import H1Codec
@@ -504,7 +506,8 @@ class SyncExchange:
             self._abandon()
 
     def drop(self) -> None:
-        """The response was garbage-collected unread. May run anywhere, so it takes no lock and calls nobody."""
+        """The response was garbage-collected unread. May run anywhere, so it takes no lock: the next call cleans up."""
         attempt, self._accepted = self._accepted, None
         if attempt is not None:
             attempt.connection.drop()
+            attempt.start.state.abandoned.append(partial(give_up, self.call, self._monotonic()))
