@@ -27,6 +27,7 @@ ROUTER = HttpFilter(name="router", type_url="", config=RouterConfig())
 class Item:
     resource: Any
     unsupported: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def listener(name: str, route_config: str) -> Listener:

@@ -133,7 +133,7 @@ class FakeAds:
         wrapper.resource.CopyFrom(packed)
         return proto.pack(wrapper)
 
-    def decode(self, type_url: str, data: bytes) -> Item:
+    def decode(self, type_url: str, data: bytes, pause: Callable[[], None]) -> Item:
         result = self._tickets.get(data)
         if result is None:
             raise ResourceError("", "the bytes are garbage", type_url=type_url)

@@ -17,13 +17,14 @@ from meshlib.snapshot import Snapshot
 from meshlib.stats import Registry
 from meshlib.xds.bootstrap import load
 from meshlib.xds.client import AdsClient
+from meshlib.xds.connecting import open_grpc
 from tests.snapshot.builders import Item, cluster
 
 LIMIT = 10.0
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 
 
-def decode(type_url: str, data: bytes) -> Item:
+def decode(type_url: str, data: bytes, pause: Callable[[], None]) -> Item:
     message = proto.parse(proto.full_name(type_url), data)
     return Item(cluster(message.name, message.eds_cluster_config.service_name))
 
@@ -144,11 +145,9 @@ def test_closing_at_any_moment_leaves_nothing_behind(control_plane: ControlPlane
 
 
 def test_unreadable_credentials_name_the_file() -> None:
-    from meshlib.xds.stream import open_stream
-
     creds = {"type": "tls", "config": {"ca_certificate_file": "/nowhere/ca.pem"}}
     bootstrap = load({"xds_servers": [{"server_uri": "127.0.0.1:1", "channel_creds": [creds]}]})
     with pytest.raises(
         ConfigError, match=r"/nowhere/ca.pem, named by the bootstrap's channel_creds, can't be read"
     ):
-        open_stream(bootstrap.server, lambda *_: None, lambda *_: None)
+        open_grpc(bootstrap.server, lambda *_: None, lambda *_: None)

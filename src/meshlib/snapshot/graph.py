@@ -288,6 +288,16 @@ class Graph:
         if cluster in self._dns:
             self._resolved.set(cluster, assignment)
 
+    def amend(self, kind: Kind, name: str, old: Resource, new: Accepted) -> bool:
+        """Put a corrected form of a resource in its place, if it is still in force."""
+        entry = self._entries[kind].get(name)
+        if entry is None or entry.value is not old:
+            return False
+        entry.value = new.resource
+        self._values[kind].set(name, new.resource)
+        self._unsupported.set((kind, name), new.unsupported)
+        return True
+
     def snapshot(self) -> Snapshot:
         """The configuration as of now; the same object as before when nothing has changed."""
         tables: tuple[_Table[Any, Any], ...] = (

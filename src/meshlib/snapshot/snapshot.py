@@ -51,6 +51,9 @@ class Accepted(Protocol):
     @property
     def unsupported(self) -> tuple[str, ...]: ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
 
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
@@ -63,7 +66,8 @@ class Snapshot:
     listeners, routes, clusters: by name. endpoints: ClusterLoadAssignments of EDS by resource name. resolved: those of DNS
     clusters by cluster name. An object that did not change is the same object in the next snapshot, so `is` tells.
     absent: known not to exist. errors: the latest version was rejected; the last good one, if any, is still in its mapping.
-    unsupported: field paths that were reported, not applied. versions: `version_info` last accepted, by type.
+    unsupported: what was reported and not applied; each entry begins with the path of the field.
+    versions: `version_info` last accepted, by type.
     awaited: asked for, no answer yet. complete: from files, so that what is not there does not exist.
     generation: grows by one with each snapshot of a Mesh.
     """

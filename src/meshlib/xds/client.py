@@ -17,13 +17,14 @@ import logging
 import math
 import random as _random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from tenacity.wait import wait_base
 
-from meshlib.errors import ConfigError, ControlPlaneError, MeshClosed
+from meshlib.errors import ConfigError, ControlPlaneError, MeshClosed, ResourceError
+from meshlib.resources.decode_endpoint import EndpointProblem
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
@@ -34,11 +35,13 @@ from meshlib.xds import dns, messages
 from meshlib.xds.absence import AbsenceTimers
 from meshlib.xds.ack import Request, Subscriptions
 from meshlib.xds.backoff import Backoff, reconnect_wait
-from meshlib.xds.bootstrap import Bootstrap, XdsServer
+from meshlib.xds.bootstrap import Bootstrap
+from meshlib.xds.connecting import OpenStream, Stream, open_grpc
 from meshlib.xds.decoding import Decode, Decoding, ResponseDecoder
+from meshlib.xds.inspection import Amended, Inspector, note
 from meshlib.xds.report import Reporter
 
-__all__ = ["AdsClient", "Stream"]
+__all__ = ["AdsClient"]
 
 logger = logging.getLogger("meshlib.xds")
 
@@ -49,31 +52,6 @@ FORK_WAIT = 0.1
 """Seconds that a fork waits at most for the threads of the stream to end."""
 
 SEND_ORDER = (Kind.CLUSTER, Kind.ENDPOINT, Kind.LISTENER, Kind.ROUTE)
-
-
-class Stream(Protocol):
-    """What the client needs of a stream (`meshlib.xds.stream.GrpcStream`)."""
-
-    def send(self, data: bytes) -> None: ...
-
-    def processed(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def join(self, timeout: float) -> None: ...
-
-    def quiesce(self, timeout: float) -> None: ...
-
-
-OpenStream = Callable[[XdsServer, Callable[[Any, bytes], None], Callable[[Any, str], None]], Stream]
-
-
-def _open_grpc(
-    server: XdsServer, on_message: Callable[[Any, bytes], None], on_closed: Callable[[Any, str], None]
-) -> Stream:
-    from meshlib.xds.stream import open_stream
-
-    return open_stream(server, on_message, on_closed)
 
 
 class AdsClient:
@@ -97,7 +75,7 @@ class AdsClient:
         usage: Callable[[str], int] | None = None,
         resolve: dns.Resolve = dns.resolve,
         slicer: Slicer | None = None,
-        open_stream: OpenStream = _open_grpc,
+        open_stream: OpenStream = open_grpc,
         executor: Callable[[], Executor] | None = None,
     ) -> None:
         self.bootstrap = bootstrap
@@ -126,6 +104,7 @@ class AdsClient:
         self._executor = self._make_executor()
         self._subscriptions = Subscriptions(kind.value for kind in Kind)
         self._absence = AbsenceTimers(self._executor, self._absent)
+        self._inspector = Inspector(self._executor, self._amended)
         self._dns = dns.DnsDriver(
             executor=self._executor,
             clock=self._clock,
@@ -191,6 +170,7 @@ class AdsClient:
             stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
+        self._inspector.stop()
         self._executor.close(2.0)
         if stream is not None:
             stream.join(2.0)
@@ -317,6 +297,7 @@ class AdsClient:
         decoding = self._decoder.decode(kind, response.resources, self._graph.wanted(kind))
         self._apply(kind, response.version, decoding)
         self._publish()
+        self._inspect(decoding)
         names = self._names(kind)
         if decoding.problems:
             answer = self._subscriptions.reject(response.type_url, response.nonce, decoding.text, names)
@@ -348,6 +329,24 @@ class AdsClient:
         if deletes:
             self._absence.left_out(kind, decoding.present, self._clock.monotonic())
         self._reporter.results(kind, decoding.results, version)
+
+    def _inspect(self, decoding: Decoding) -> None:
+        for result in decoding.results.values():
+            if not isinstance(result, ResourceError) and isinstance(result.resource, ClusterLoadAssignment):
+                assignment = result.resource
+                if self.snapshot.endpoints.get(assignment.cluster_name) is assignment:
+                    self._inspector.begin(assignment)
+
+    def _amended(
+        self, old: ClusterLoadAssignment, new: ClusterLoadAssignment, problems: Sequence[EndpointProblem]
+    ) -> None:
+        name = old.cluster_name
+        before = self.snapshot.unsupported.get((Kind.ENDPOINT, name), ())
+        amended = Amended(new, before + note(problems))
+        if self._graph.amend(Kind.ENDPOINT, name, old, amended):
+            self._decoder.amend(Kind.ENDPOINT, name, amended)
+            self._reporter.left_out(name, note(problems)[0], len(problems))
+            self._publish()
 
     def _absent(self, ref: Ref) -> None:
         self._graph.does_not_exist(*ref, self._clock.monotonic())

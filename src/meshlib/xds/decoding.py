@@ -15,8 +15,8 @@ __all__ = ["Decode", "Decoding", "ResponseDecoder"]
 
 logger = logging.getLogger("meshlib.xds")
 
-Decode = Callable[[str, bytes], Accepted]
-"""`meshlib.resources.decode_any`: type URL and bytes to a resource; raises ResourceError."""
+Decode = Callable[[str, bytes, Callable[[], None]], Accepted]
+"""`meshlib.resources.decode_any`: type URL, bytes, and a `pause` to call now and then; raises ResourceError."""
 
 LONGEST_TEXT = 4000
 """Characters of a NACK; the whole text travels in a message of the control plane's log."""
@@ -73,6 +73,10 @@ class ResponseDecoder:
             for name in [name for name in memory if name not in wanted]:
                 del memory[name]
 
+    def amend(self, kind: Kind, name: str, amended: Accepted) -> None:
+        """The bytes of the good version of this resource mean this from now on."""
+        self._good[kind][name] = (self._good[kind][name][0], amended)
+
     def _one(self, kind: Kind, index: int, packed: Packed, decoding: Decoding) -> None:
         result = packed.error or self._known(kind, packed) or self._try(kind, packed.data)
         name = _name(result) or packed.name
@@ -103,7 +107,7 @@ class ResponseDecoder:
 
     def _try(self, kind: Kind, data: bytes) -> Accepted | ResourceError:
         try:
-            return self._decode(kind.value, data)
+            return self._decode(kind.value, data, self._pause)
         except ResourceError as error:
             return error
         except Exception as error:

@@ -13,6 +13,7 @@ from meshlib.snapshot import Accepted, Kind, ResourceState, ResourceStatus, Snap
 from meshlib.snapshot.snapshot import kind_of, name_of
 from meshlib.stats import Registry
 from meshlib.xds import dns
+from meshlib.xds.inspection import inspected
 from meshlib.xds.report import Reporter
 
 __all__ = ["FileSource"]
@@ -52,7 +53,7 @@ class FileSource:
         self._started = False
         self._closed = False
         self._loaded = self._clock.time()
-        items = list(resources)
+        items = [inspected(item) for item in resources]
         self.snapshot = from_resources(items)
         reporter = Reporter(self._registry)
         by_kind: dict[Kind, dict[str, Accepted]] = {}

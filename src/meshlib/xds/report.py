@@ -32,16 +32,33 @@ class Reporter:
         for name, error in bad.items():
             logger.warning("%s %r, version %r, rejected: %s", _noun(kind), name, version, error)
         for name, item in results.items():
-            if not isinstance(item, ResourceError) and item.unsupported:
+            if isinstance(item, ResourceError):
+                continue
+            if item.unsupported:
                 self._unsupported(kind, name, item.unsupported)
+            for warning in item.warnings:
+                if self._is_new(kind, warning):
+                    logger.warning("%s %r: %s", _noun(kind), name, warning)
+
+    def left_out(self, name: str, first: str, count: int) -> None:
+        """Endpoints of an assignment that can't be used. Counter: `xds.eds.left_out`."""
+        self._count(Kind.ENDPOINT, "left_out", count)
+        logger.warning(
+            "%s %r: %d endpoints are left out, such as %s", _noun(Kind.ENDPOINT), name, count, first
+        )
 
     def _unsupported(self, kind: Kind, name: str, paths: tuple[str, ...]) -> None:
         self._count(kind, "unsupported", len(paths))
         for path in paths:
-            key = (kind, _INDEX.sub("", path))
-            if key not in self._seen and len(self._seen) < KEPT:
-                self._seen.add(key)
+            if self._is_new(kind, path):
                 logger.warning("%s %r: %s is not supported and has no effect", _noun(kind), name, path)
+
+    def _is_new(self, kind: Kind, text: str) -> bool:
+        key = (kind, _INDEX.sub("", text))
+        if key in self._seen or len(self._seen) >= KEPT:
+            return False
+        self._seen.add(key)
+        return True
 
     def _count(self, kind: Kind, what: str, number: int) -> None:
         self._registry.counter(f"xds.{kind.short}.{what}").value += number

@@ -21,7 +21,7 @@ from meshlib.errors import ConfigError
 from meshlib.runtime import fork
 from meshlib.xds.bootstrap import ChannelCredentials, XdsServer
 
-__all__ = ["GrpcStream", "open_stream"]
+__all__ = ["GrpcStream"]
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 UNREAD = 2
@@ -121,15 +121,6 @@ class GrpcStream:
         except grpc.RpcError:
             reason = f"{call.code().name}: {call.details()}"
         self._on_closed(self, reason)
-
-
-def open_stream(
-    server: XdsServer,
-    on_message: Callable[[GrpcStream, bytes], None],
-    on_closed: Callable[[GrpcStream, str], None],
-) -> GrpcStream:
-    """Begin to connect. Raises ConfigError when a file of the TLS credentials can't be read."""
-    return GrpcStream(server, on_message, on_closed)
 
 
 def _core_is_up() -> bool:
