@@ -64,6 +64,15 @@ def test_close_without_a_start() -> None:
     meshlib.Mesh(server_uri="127.0.0.1:1", node_id="test").close()
 
 
+def test_what_a_bootstrap_asks_for_in_vain_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    server = {"server_uri": "127.0.0.1:1", "channel_creds": [{"type": "insecure"}]}
+    meshlib.Mesh(bootstrap={"xds_servers": [server, server], "authorities": {"a.example": {}}}).close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "bootstrap: xds_servers[1] is not supported and has no effect",
+        'bootstrap: authorities["a.example"] is not supported and has no effect',
+    ]
+
+
 def test_status() -> None:
     with serve(service("reviews", "127.0.0.1:1")) as control_plane:
         with meshlib.Mesh(bootstrap=control_plane.bootstrap()) as mesh:
