@@ -144,7 +144,9 @@ class FakeAds:
 
     def _pack(self, kind: Kind, name: str, result: Item | Exception) -> Any:
         encoded = name.encode()
-        data = b"\x0a" + bytes([len(encoded)]) + encoded + b"\x12" + str(len(self._tickets)).encode()
+        ticket = str(len(self._tickets)).encode()
+        # The name, and the ticket in a field that no resource has.
+        data = b"\x0a" + bytes([len(encoded)]) + encoded + b"\xc2\x3e" + bytes([len(ticket)]) + ticket
         self._tickets[data] = result
         return proto.message("google.protobuf.Any")(type_url=kind.value, value=data)
 

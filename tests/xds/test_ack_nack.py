@@ -151,11 +151,19 @@ def test_an_update_that_is_taken_back_is_not_decoded_again() -> None:
 
 def test_a_resource_that_nobody_wants_is_not_decoded() -> None:
     harness = clusters("one")
-    asked = harness.respond(
-        CLUSTER, harness.ads.pack(cluster("one")), harness.ads.pack_bad(CLUSTER, "stranger")
-    )
+    asked = harness.respond(CLUSTER, harness.ads.pack(cluster("one")), harness.ads.pack(cluster("stranger")))
     assert asked[0].error is None
     assert harness.ads.decoded == ["one"]
+
+
+def test_garbage_with_a_strange_name_is_rejected_and_deletes_nothing() -> None:
+    harness = clusters("one")
+    harness.send(cluster("one"))
+    garbage = harness.ads.pack(cluster("stranger"))
+    garbage.value = garbage.value[:10] + b"\xff\xff\xff"
+    (nack,) = harness.respond(CLUSTER, garbage)
+    assert nack.error is not None
+    assert "one" in harness.snapshot.clusters
 
 
 def test_an_unchanged_response_is_acknowledged_with_its_version() -> None:

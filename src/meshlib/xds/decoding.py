@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.snapshot import Accepted, Kind
 from meshlib.snapshot.snapshot import name_of
@@ -27,7 +28,7 @@ class Decoding:
     """A response, decoded.
 
     results: by name, what is wanted. present: every name in the response. problems: what the NACK has to say, one entry for
-    each bad resource. nameless: a bad resource whose name can't be told is among them, so absence proves nothing.
+    each bad resource. nameless: bytes that are no resource with a name are among them, so absence proves nothing.
     """
 
     results: dict[str, Accepted | ResourceError] = field(default_factory=dict)
@@ -57,12 +58,14 @@ class ResponseDecoder:
         self._bad: dict[Kind, dict[str, tuple[bytes, ResourceError]]] = {kind: {} for kind in Kind}
 
     def decode(self, kind: Kind, resources: Collection[Packed], wanted: Collection[str]) -> Decoding:
-        """Decode what is wanted. A resource that nobody asked for is not looked at."""
+        """Decode what is wanted. Of a resource that nobody asked for only the name is read, and that it is one."""
         decoding = Decoding()
         for index, packed in enumerate(resources):
-            if packed.name is not None and packed.name not in wanted:
-                decoding.present.add(packed.name)
-                continue
+            if packed.error is None and packed.name is not None and packed.name not in wanted:
+                name = _true_name(kind, packed.data)
+                if name is not None and name not in wanted:
+                    decoding.present.add(name)
+                    continue
             self._one(kind, index, packed, decoding)
             self._pause()
         return decoding
@@ -80,8 +83,9 @@ class ResponseDecoder:
     def _one(self, kind: Kind, index: int, packed: Packed, decoding: Decoding) -> None:
         result = packed.error or self._known(kind, packed) or self._try(kind, packed.data)
         name = _name(result) or packed.name
-        if not name:
+        if isinstance(result, ResourceError) and _true_name(kind, packed.data) is None:
             decoding.nameless = True
+        if not name:
             decoding.problems.append(f"resource {index}: {result}")
             return
         if name in decoding.present:
@@ -120,6 +124,16 @@ def _name(result: Accepted | ResourceError) -> str:
     if isinstance(result, ResourceError):
         return result.name
     return name_of(result.resource)
+
+
+def _true_name(kind: Kind, data: bytes) -> str | None:
+    """The name of a well-formed resource, None for bytes that are none."""
+    try:
+        message = proto.parse(proto.full_name(kind.value), data)
+    except proto.DecodeError:
+        return None
+    name: str = message.cluster_name if kind is Kind.ENDPOINT else message.name
+    return name or None
 
 
 def _noun(kind: Kind) -> str:

@@ -87,7 +87,7 @@ def peek_name(data: bytes) -> str | None:
         if not byte & 0x80:
             name = data[position : position + length]
             try:
-                return name.decode() if len(name) == length else None
+                return name.decode() or None if len(name) == length else None
             except UnicodeDecodeError:
                 return None
     return None
