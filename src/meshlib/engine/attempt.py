@@ -23,13 +23,15 @@ class Attempt:
     """number: 1, 2, ... started: monotonic seconds. per_try_at: when its per-try timeout ends it, stream_until:
     when the cluster's max_stream_duration does, None for never.
 
-    retry_permit: it is a retry and holds the cluster's permit for it. outcome: set once its verdict is known.
+    retry_permit: it is a retry and holds the cluster's permit for it. timed_out: its per-try timeout passed and it was left
+    alive (hedging). followed: another attempt was arranged for it then. outcome: set once its verdict is known.
     """
 
     __slots__ = (
         "cluster",
         "connecting",
         "endpoint",
+        "followed",
         "holding",
         "number",
         "outcome",
@@ -57,6 +59,7 @@ class Attempt:
         self.stream_until: float | None = None
         self.retry_permit = False
         self.timed_out = False
+        self.followed = False
         self.outcome: AttemptRecord | None = None
 
     def take_request_permit(self) -> bool:
@@ -66,7 +69,8 @@ class Attempt:
         return True
 
     def give_back(self) -> None:
-        """Return every permit. Idempotent. An attempt that stands in a queue leaves it."""
+        """It is over: return every permit and let its timers go. Idempotent. One that stands in a queue leaves it."""
+        self.per_try_at = self.stream_until = None
         state = self.cluster.state
         holding, self.holding = self.holding, Holding.NOTHING
         if holding is Holding.REQUEST:

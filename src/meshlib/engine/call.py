@@ -14,17 +14,17 @@ it may wait is over: at most min(its own deadline, `Engine.config_timeout`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import Any
 
 from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.attempt import Holding
+from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.filters import Answer, Ask, FilterContext, GoOn, Step, WaitUntil
 from meshlib.engine.headers import arriving, echoed
 from meshlib.engine.heads import Heads, needs_heads
-from meshlib.engine.loop import NOTHING, Actions, AttemptLoop, Stage
 from meshlib.engine.replies import Endings
+from meshlib.engine.timers import TimedLoop
 from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
 from meshlib.routing.request import Headers
@@ -83,7 +83,7 @@ class CallInfo:
         return f"<CallInfo flags={self.flags} details={self.details} attempts={len(self.attempts)}>"
 
 
-class Call(AttemptLoop):
+class Call(TimedLoop):
     """One call. Not thread safe: a transport handles one event at a time; only `wake` is called from elsewhere."""
 
     __slots__ = ()
@@ -115,6 +115,7 @@ class Call(AttemptLoop):
         if options is not None:
             moments = [options.deadline, None if options.timeout is None else now + options.timeout]
             self._user_deadline = min((moment for moment in moments if moment is not None), default=None)
+            self._deadline = self._user_deadline
         return self._find_route(now)
 
     def _find_route(self, now: float) -> Actions:
@@ -123,9 +124,7 @@ class Call(AttemptLoop):
         target = engine.listener_name(self.request.target)
         listener = program.find(target)
         if listener is None:
-            if engine.closed:
-                return self._over(MeshClosed("the Mesh has been closed"), now)
-            if engine.awaits_listener(target):
+            if engine.closed or engine.awaits_listener(target):
                 return self._await_configuration(f"Listener {target!r}", program, now)
             return self._end(Endings.unknown_host(target), now)
         if listener.table is None:
@@ -174,6 +173,7 @@ class Call(AttemptLoop):
             self._arm()
             return NOTHING
         assert isinstance(step, Ask)
+        self._arm()
         return (act.SideCall(self._filter, step.service, step.request),)
 
     def _side_result(self, event: ev.SideResult, now: float) -> Actions:
@@ -194,8 +194,7 @@ class Call(AttemptLoop):
             reply = self.route.reply(self.request)
             assert reply is not None, "a route that does not forward answers by itself"
             self.details = "direct_response"
-            self._stage = Stage.DONE
-            self.wake_at = inf
+            self._conclude(None, now)
             return (act.Reply(self._local(reply)),)
         self._stage = Stage.FORWARDING
         engine = self._engine
@@ -262,7 +261,7 @@ class Call(AttemptLoop):
             return NOTHING
         if self._stage is Stage.WAITING:
             return self._go_on(now)
-        if self._stage is Stage.FILTERS:
+        if self._filter_wait is not None and self._filter_wait <= self.wake_at:
             return self._resume_filter(None, None, now)
         return self._upstream_timer(now)
 

@@ -42,11 +42,15 @@ __all__ = [
 TEXT = ("content-type", "text/plain")
 OVERLOADED = ("x-envoy-overloaded", "true")
 RESET = "upstream connect error or disconnect/reset before headers. "
+RETRIED = "retried and the latest "
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """One row. flag and details as in Envoy's access log; message is for people and ends up in the exception's text."""
+    """One row. flag and details as in Envoy's access log; message is for people and ends up in the exception's text.
+
+    grpc_status: in the gRPC form; None for what Envoy makes of the HTTP status.
+    """
 
     error: type[MeshError]
     status: int
@@ -55,6 +59,7 @@ class Ending:
     details: str
     message: str
     headers: tuple[tuple[str, str], ...] = ()
+    grpc_status: int | None = None
 
 
 class Endings:
@@ -63,15 +68,6 @@ class Endings:
     NO_ROUTE = Ending(NoRoute, 404, "", "NR", "route_not_found", "no virtual host or route matches")
     NO_HEALTHY_UPSTREAM = Ending(
         NoHealthyEndpoint, 503, "no healthy upstream", "UH", "no_healthy_upstream", "no healthy endpoint"
-    )
-    OVERFLOW = Ending(
-        CircuitFull,
-        503,
-        RESET + "reset reason: overflow",
-        "UO",
-        "upstream_reset_before_response_started{overflow}",
-        "a circuit-breaker limit is reached",
-        (OVERLOADED,),
     )
     ROUTE_TIMEOUT = Ending(
         DeadlineExceeded,
@@ -96,8 +92,8 @@ class Endings:
         "",
         "max_duration_timeout",
         "the route's max_stream_duration passed",
+        grpc_status=4,
     )
-
     UPSTREAM_MAX_STREAM_DURATION = Ending(
         DeadlineExceeded,
         504,
@@ -117,6 +113,19 @@ class Endings:
     PATH_NORMALIZATION_FAILED = Ending(
         NoRoute, 400, "", "", "path_normalization_failed", "the path holds a '#'", (("connection", "close"),)
     )
+
+    @staticmethod
+    def overflow(*, retried: bool) -> Ending:
+        """A circuit-breaker limit refused an attempt. retried: it was not the first."""
+        return Ending(
+            CircuitFull,
+            503,
+            RESET + (RETRIED if retried else "") + "reset reason: overflow",
+            "UO",
+            "upstream_reset_before_response_started{overflow}",
+            "a circuit-breaker limit is reached",
+            (OVERLOADED,),
+        )
 
     @staticmethod
     def no_cluster(status: int) -> Ending:
@@ -152,7 +161,7 @@ def for_failure(kind: FailureKind, reason: str, *, retried: bool, started: bool)
     passed on already, so that only the body is cut.
     """
     error, status, flag = _FAILURES[kind]
-    prefix = "retried and the latest reset reason: " if retried else "reset reason: "
+    prefix = (RETRIED if retried else "") + "reset reason: "
     phase = "after" if started else "before"
     told = reason if kind is FailureKind.CONNECT_FAILED else ""
     inner = f"{kind.value}|{told}" if told else kind.value

@@ -62,7 +62,7 @@ class Retrier:
         False: there will be none. The order of the checks is Envoy's: the number, the body, the retry permit.
         """
         self.flag = None
-        if attempt.timed_out:
+        if attempt.followed:
             return False
         state = attempt.cluster.state
         if self.state.remaining == 0:
@@ -78,6 +78,7 @@ class Retrier:
         )
         if wait is None:
             self.flag = "URX"
+            state.stats.upstream_rq_retry_limit_exceeded.value += 1
             return False
         self.cancel()
         attempt.return_retry_permit()

@@ -1,0 +1,254 @@
+"""What a call is made of, and how it ends.
+
+Whatever ends a call comes through here, so that everything it holds is given back exactly once: the attempts that are alive
+are cancelled, the permit of a retry that is due is returned, the application's breaker hears of it. Afterwards no event
+changes anything, but those that tell of mirrored copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING
+
+from meshlib.engine import actions as act
+from meshlib.engine import events as ev
+from meshlib.engine.attempt import Attempt, Holding
+from meshlib.engine.heads import Heads
+from meshlib.engine.mirrors import Mirrors
+from meshlib.engine.replies import Ending, describe, grpc_form, plain_reply, without_envoy_headers
+from meshlib.engine.retrier import Retrier
+from meshlib.errors import AttemptRecord, LocalReply, MeshError
+from meshlib.routing.matchers.grpc import is_grpc
+from meshlib.routing.request import RequestView
+
+if TYPE_CHECKING:
+    from meshlib.engine.engine import Engine
+    from meshlib.engine.options import CallOptions
+    from meshlib.engine.program import ListenerProgram
+    from meshlib.policy.breaker import Breaker
+    from meshlib.policy.timeouts import Timeouts
+    from meshlib.routing.compiled import CompiledRoute, ForwardPlan
+
+__all__ = ["NOTHING", "Actions", "CallBase", "Stage"]
+
+Actions = Sequence[act.Action]
+NOTHING: Actions = ()
+
+
+class Stage(Enum):
+    """Where a call is; what an event means depends on it."""
+
+    WAITING = "waiting for configuration"
+    FILTERS = "in the filter chain"
+    FORWARDING = "attempts are made"
+    STREAMING = "an attempt is accepted, its response is not complete"
+    DONE = "over"
+
+
+class CallBase:
+    """The state of a call. `AttemptLoop`, `TimedLoop` and `Call` add what moves it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_active_at",
+        "_attempts",
+        "_breaker",
+        "_complete",
+        "_config_until",
+        "_deadline",
+        "_engine",
+        "_filter",
+        "_filter_wait",
+        "_heads",
+        "_idle_timeout",
+        "_listener",
+        "_mirrors",
+        "_options",
+        "_replayable",
+        "_retrier",
+        "_stage",
+        "_started",
+        "_stream_deadline",
+        "_timeouts",
+        "_user_deadline",
+        "_wake",
+        "accepted",
+        "attempt_count",
+        "details",
+        "flags",
+        "plan",
+        "request",
+        "route",
+        "wake_at",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: RequestView,
+        *,
+        wake: Callable[[], None],
+        options: CallOptions | None = None,
+        replayable: Callable[[], bool] | None = None,
+    ) -> None:
+        self._engine = engine
+        self.request = request
+        self._wake = wake
+        self._options = options
+        self._replayable = replayable
+        self._stage = Stage.WAITING
+        self._started = 0.0
+        self._complete = True
+        self._attempts: list[Attempt] = []
+        self._mirrors: Mirrors | None = None
+        self._retrier: Retrier | None = None
+        self._config_until: float | None = None
+        self._filter_wait: float | None = None
+        self._filter = 0
+        self._deadline: float | None = None
+        self._stream_deadline: float | None = None
+        self._user_deadline: float | None = None
+        self._heads: Heads | None = None
+        self._listener: ListenerProgram | None = None
+        self._timeouts: Timeouts | None = None
+        self._breaker: Breaker | None = None
+        self._idle_timeout = 0.0
+        self._active_at = 0.0
+        self.attempt_count = 0
+        self.route: CompiledRoute | None = None
+        self.plan: ForwardPlan | None = None
+        self.accepted: int | None = None
+        self.flags: list[str] = []
+        self.details = ""
+        self.wake_at = inf
+
+    def records(self) -> tuple[AttemptRecord, ...]:
+        return tuple(attempt.outcome for attempt in self._attempts if attempt.outcome is not None)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Set `wake_at` to the earliest of the call's timers."""
+        earliest = self._deadline if self._deadline is not None else inf
+        if self._idle_timeout and self._complete and self._active_at + self._idle_timeout < earliest:
+            earliest = self._active_at + self._idle_timeout
+        retry_at = self._retrier.at if self._retrier is not None else None
+        for moment in (self._stream_deadline, retry_at, self._filter_wait):
+            if moment is not None and moment < earliest:
+                earliest = moment
+        for attempt in self._attempts:
+            for moment in (attempt.per_try_at, attempt.stream_until):
+                if moment is not None and moment < earliest:
+                    earliest = moment
+        self.wake_at = earliest
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _end(self, ending: Ending, now: float) -> Actions:
+        """End the call with one of Envoy's local replies."""
+        if ending.flag:
+            self._flag(ending.flag)
+        self.details = ending.details
+        listener = self._listener
+        if listener is not None and listener.suppress_envoy_headers:
+            ending = without_envoy_headers(ending)
+        reply = self._grpc_reply(plain_reply(ending), ending.grpc_status)
+        if self._heads is not None and self.accepted is None:
+            reply = self._heads.local_reply(reply, ",".join(self.flags) or "-", ending.details)
+        if self.request.method == "HEAD":
+            reply = replace(reply, body=b"")
+        error = ending.error(
+            describe(
+                ending,
+                self.request,
+                self.plan.cluster if self.plan is not None else None,
+                self.flags,
+                self.records(),
+            ),
+            flags=",".join(self.flags) or "-",
+            details=ending.details,
+            attempts=self.records(),
+            local_reply=reply,
+        )
+        return self._over(error, now)
+
+    def _over(self, error: MeshError, now: float) -> Actions:
+        self.details = self.details or error.details
+        actions = self._cancel_attempts(now, self.details.replace("_", " "))
+        self._conclude(False if self._attempts else None, now)
+        return (*actions, act.Fail(error))
+
+    def _cancelled(self, _event: ev.Cancelled, now: float) -> Actions:
+        """The application gave up: cancel what is alive, give everything back, say nothing more."""
+        if self._stage is Stage.DONE:
+            return NOTHING
+        if not self.details:
+            self.details = "downstream_remote_disconnect"
+        self._flag("DC")
+        actions = self._cancel_attempts(now, "cancelled")
+        self._conclude(None, now)
+        return actions
+
+    def _conclude(self, ok: bool | None, now: float) -> None:
+        """The call is over; ok None: nobody knows how it would have ended."""
+        if self._retrier is not None:
+            self._retrier.cancel()
+        self._stage = Stage.DONE
+        self.wake_at = inf
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker.record(ok, now)
+
+    def __del__(self) -> None:
+        # A finalizer must not take a lock: its own thread may hold it. The next call of the cluster gives these back.
+        if self._mirrors is not None:
+            self._mirrors.abandon()
+        if self._stage is Stage.DONE:
+            return
+        for attempt in self._attempts:
+            if attempt.holding is not Holding.NOTHING or attempt.retry_permit:
+                attempt.cluster.state.abandoned.append(attempt.give_back)
+        if self._retrier is not None:
+            self._retrier.abandon()
+        if self._breaker is not None and self._attempts:
+            state = self._attempts[0].cluster.state
+            state.abandoned.append(partial(self._breaker.record, None, self._started))
+
+    def _cancel_attempts(self, now: float, why: str) -> list[act.Action]:
+        """Cancel what is alive: attempts without a verdict, and the accepted one unless its response is complete."""
+        cancelled: list[act.Action] = []
+        for attempt in self._attempts:
+            if attempt.outcome is None or attempt.holding is not Holding.NOTHING:
+                attempt.record(now, failure=why)
+                attempt.give_back()
+                cancelled.append(act.CancelAttempt(attempt.number))
+        return cancelled
+
+    # --- small things ------------------------------------------------------------------------------------------------
+
+    def _live(self, number: int) -> Attempt | None:
+        """The attempt if it still counts: without a verdict, or the accepted one."""
+        if self._stage is Stage.DONE or not 0 < number <= len(self._attempts):
+            return None
+        attempt = self._attempts[number - 1]
+        return attempt if attempt.outcome is None or self.accepted == number else None
+
+    def _mirror_over(self, number: int) -> None:
+        if self._mirrors is not None:
+            self._mirrors.over(number)
+
+    def _others_alive(self, attempt: Attempt) -> bool:
+        if self._retrier is not None and self._retrier.at is not None:
+            return True
+        return any(other is not attempt and other.outcome is None for other in self._attempts)
+
+    def _flag(self, flag: str) -> None:
+        if flag not in self.flags:
+            self.flags.append(flag)
+
+    def _grpc_reply(self, reply: LocalReply, grpc_status: int | None = None) -> LocalReply:
+        return grpc_form(reply, grpc_status) if is_grpc(self.request) else reply

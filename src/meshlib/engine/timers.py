@@ -1,0 +1,109 @@
+"""What happens when one of a call's timers is due: back-off, per-try timeout, deadline, stream duration, idle stream.
+
+`wake_at` is the earliest of them. It may be too early, since a timer that became pointless is not taken out: then nothing is
+due and the next one is set. When several are due, they come one by one, the transport calling again at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshlib.engine import actions as act
+from meshlib.engine import events as ev
+from meshlib.engine.attempt import Attempt
+from meshlib.engine.base import NOTHING, Actions
+from meshlib.engine.headers import ALT_RESPONSE
+from meshlib.engine.loop import AttemptLoop
+from meshlib.engine.replies import Ending, Endings
+from meshlib.engine.retrier import Retrier
+from meshlib.policy.failure import FailureKind
+from meshlib.resources.route import RouteAction
+
+__all__ = ["TimedLoop"]
+
+
+class TimedLoop(AttemptLoop):
+    """The attempt loop with its timers."""
+
+    __slots__ = ()
+
+    def _message(self, _event: ev.Message, now: float) -> Actions:
+        """The stream is not idle. `wake_at` stays: a timer that comes too early only sets the next one."""
+        self._active_at = now
+        return NOTHING
+
+    def _upstream_timer(self, now: float) -> Actions:
+        """Whichever timer of the attempt loop is due, the earliest first."""
+        due = self.wake_at
+        for attempt in self._attempts:
+            if attempt.per_try_at is not None and attempt.per_try_at <= due:
+                return self._per_try_timeout(attempt, now)
+            if attempt.stream_until is not None and attempt.stream_until <= due:
+                return self._stream_too_long(attempt, now)
+        if self._retrier is not None and self._retrier.at is not None and self._retrier.at <= due:
+            return self._start_attempt(now)
+        if self._stream_deadline is not None and self._stream_deadline <= due:
+            return self._end(Endings.MAX_STREAM_DURATION, now)
+        if self._deadline is not None and self._deadline <= due:
+            for attempt in self._attempts:
+                if attempt.outcome is None:
+                    attempt.cluster.state.stats.upstream_rq_timeout.value += 1
+                    if not attempt.timed_out:
+                        self._judge(attempt, False, now)
+            return self._end(self._timeout_ending(Endings.ROUTE_TIMEOUT), now)
+        if self._idle_timeout and self._complete and self._active_at + self._idle_timeout <= now:
+            return self._end(Endings.STREAM_IDLE, now)
+        self._arm()
+        return NOTHING
+
+    def _per_try_timeout(self, attempt: Attempt, now: float) -> Actions:
+        plan = self.plan
+        assert plan is not None
+        attempt.per_try_at = None
+        attempt.cluster.state.stats.upstream_rq_per_try_timeout.value += 1
+        self._judge(attempt, False, now)
+        retrier = self._retries()
+        if retrier is not None:
+            retrier.after_timeout = True
+        action = plan.route.action
+        if isinstance(action, RouteAction) and action.hedge_on_per_try_timeout:
+            return self._hedge(retrier, attempt, now)
+        return self._reset_attempt(attempt, self._timeout_ending(Endings.PER_TRY_TIMEOUT), now)
+
+    def _stream_too_long(self, attempt: Attempt, now: float) -> Actions:
+        """The cluster's max_stream_duration passed for this attempt."""
+        attempt.cluster.state.stats.upstream_rq_max_duration_reached.value += 1
+        if self._retrier is not None:
+            self._retrier.after_timeout = False
+        if self.accepted is not None:
+            return self._end(Endings.UPSTREAM_MAX_STREAM_DURATION, now)
+        return self._reset_attempt(attempt, Endings.UPSTREAM_MAX_STREAM_DURATION, now)
+
+    def _reset_attempt(self, attempt: Attempt, ending: Ending, now: float) -> Actions:
+        """Give one attempt up on our side: it may be retried, others may go on, or the call ends."""
+        attempt.record(now, failure=ending.details.replace("_", " "))
+        attempt.give_back()
+        cancel = act.CancelAttempt(attempt.number)
+        retrier = self._retries()
+        wanted = retrier is not None and retrier.state.wants_reset(FailureKind.LOCAL_RESET, bytes_sent=True)
+        if (retrier is not None and wanted and self._try_again(retrier, attempt, now)) or self._others_alive(
+            attempt
+        ):
+            return (cancel,)
+        return (cancel, *self._end(ending, now))
+
+    def _timeout_ending(self, ending: Ending) -> Ending:
+        """The reply to a timeout; a trusted caller may ask for an empty 204 instead."""
+        if self._engine.trust_request_headers and self.request.first(ALT_RESPONSE) is not None:
+            return replace(ending, status=204, body="")
+        return ending
+
+    def _hedge(self, retrier: Retrier | None, attempt: Attempt, now: float) -> Actions:
+        """Arrange another attempt, after the usual back-off, and leave this one alive.
+
+        As in Envoy, whatever retry_on says: nothing was reset. An attempt that was followed is not retried when it fails later.
+        """
+        attempt.timed_out = True
+        attempt.followed = retrier is not None and self._try_again(retrier, attempt, now)
+        self._arm()
+        return NOTHING
