@@ -7,6 +7,7 @@ of the environment gets between. All of one run live in one process, so that the
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -78,21 +79,7 @@ def mesh(world: World) -> Iterator[Any]:
 
 
 def _transport(library: str, kind: str, started: Any) -> Any:
-    if library == "httpx2":
-        from meshlib import httpx2 as module
-    else:
-        from meshlib import httpx as module
-    return getattr(module, kind)(started)
-
-
-def _library(name: str) -> Any:
-    if name == "httpx2":
-        import httpx2
-
-        return httpx2
-    import httpx
-
-    return httpx
+    return getattr(importlib.import_module(f"meshlib.{library}"), kind)(started)
 
 
 def _sync_fetch(client: Any, url: str) -> SyncFetch:
@@ -130,7 +117,7 @@ def sync_cases(world: World, started: Any) -> Iterator[list[Case[SyncFetch]]]:
                     if started is None:
                         continue
                     options["transport"] = _transport(library, "MeshTransport", started)
-                client = stack.enter_context(_library(library).Client(**options))
+                client = stack.enter_context(importlib.import_module(library).Client(**options))
                 fetch = _sync_fetch(client, way.url)
                 cases.append(Case(name=f"{library}/{way.name}", fetch=fetch, envoys=way.envoys))
         yield cases
@@ -148,7 +135,9 @@ async def async_cases(world: World, started: Any) -> AsyncIterator[list[Case[Asy
                     if started is None:
                         continue
                     options["transport"] = _transport(library, "AsyncMeshTransport", started)
-                client = await stack.enter_async_context(_library(library).AsyncClient(**options))
+                client = await stack.enter_async_context(
+                    importlib.import_module(library).AsyncClient(**options)
+                )
                 fetch = _async_fetch(client, way.url)
                 cases.append(Case(name=f"{library}/{way.name}", fetch=fetch, envoys=way.envoys))
         if installed("aiohttp"):

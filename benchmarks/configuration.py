@@ -88,7 +88,12 @@ def policies(cluster: str) -> Resource:
         "connect_timeout": "1s",
         "lb_policy": "ROUND_ROBIN",
         "circuit_breakers": {"thresholds": [limits]},
-        "outlier_detection": {"consecutive_5xx": 5, "interval": "10s", "base_ejection_time": "30s"},
+        "outlier_detection": {
+            "consecutive_5xx": 5,
+            "interval": "10s",
+            "base_ejection_time": "30s",
+            "enforcing_success_rate": 0,
+        },
     }
 
 
