@@ -117,3 +117,10 @@ def test_a_closed_client_asks_for_nothing() -> None:
     late.client.close()
     with pytest.raises(MeshClosed):
         late.client.want_listener("web:80")
+
+
+def test_what_the_bootstrap_asks_for_in_vain_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    Harness(("trusted_xds_server",))
+    assert [record.message for record in caplog.records] == [
+        "bootstrap: xds_servers[0].server_features: trusted_xds_server is not supported and has no effect"
+    ]

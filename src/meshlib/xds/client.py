@@ -91,6 +91,8 @@ class AdsClient:
         self._make_executor = executor or (lambda: Worker("meshlib-xds", self._clock))
         self._decode = decode
         self._reporter = Reporter(self._registry)
+        for path in bootstrap.unsupported:
+            logger.warning("bootstrap: %s is not supported and has no effect", path)
         self._backoff = Backoff(wait or reconnect_wait((random or _random.Random()).random))
         self._closed = False
         self._abandoned: list[Any] = []
