@@ -76,8 +76,6 @@ class LoadBalancer:
             HostTable([each for each in localities if each.priority == priority], state)
             for priority in range(count)
         ]
-        if self.size <= EAGER:
-            self._adopt_ejected()
         self.refresh()
 
     def pick(self, now: float) -> EndpointState | None:
@@ -97,6 +95,8 @@ class LoadBalancer:
     def refresh(self) -> None:
         """A host was ejected or taken back: work out the loads and picks again."""
         with self._lock:
+            if self.size <= EAGER:
+                self._adopt_ejected()
             self.health = [self._health_of(table) for table in self._tables]
             loads = self._loads()
             self._panic = any(loads.panic)
@@ -112,17 +112,24 @@ class LoadBalancer:
         for table in self._tables:
             present |= table.present(known, pause)
         self._state.depart(known, present)
-        if self.size > EAGER and any(endpoint.ejected and not endpoint.departed for endpoint in known):
+        if any(endpoint.ejected and not endpoint.departed for endpoint in known):
             self._adopt_ejected()
             self.refresh()
 
     # --- membership --------------------------------------------------------------------------------------------------
 
     def _adopt_ejected(self) -> None:
-        ejected = [endpoint for endpoint in list(self._state.endpoints.values()) if endpoint.ejected]
-        if ejected:
+        """Find the ejected hosts that no call has met in this assignment."""
+        strangers = [
+            endpoint
+            for endpoint in list(self._state.endpoints.values())
+            if endpoint.ejected
+            and not endpoint.departed
+            and not any(table.positions(endpoint) for table in self._tables)
+        ]
+        if strangers:
             for table in self._tables:
-                table.adopt(ejected)
+                table.adopt(strangers)
 
     def _health_of(self, table: HostTable) -> _Health:
         unhealthy: list[int] = []
