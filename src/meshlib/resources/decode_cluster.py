@@ -41,6 +41,9 @@ def decode_cluster(reader: Reader) -> Cluster:
     family = reader.enum("dns_lookup_family", {0: "auto", 1: "v4", 2: "v6", 3: "v4 preferred", 4: "all"})
     if family in ("v4 preferred", "all") and discovery in _DNS:
         reader.unsupported("dns_lookup_family")
+    respect_ttl = reader.flag("respect_dns_ttl")
+    if respect_ttl and discovery in _DNS:
+        reader.unsupported("respect_dns_ttl")  # the system's resolver tells no time to live
     refresh = reader.duration("dns_refresh_rate")
     if discovery not in _DNS:
         reader.leave("dns_jitter", "dns_failure_refresh_rate", "dns_resolvers", "dns_resolution_config")
@@ -57,7 +60,7 @@ def decode_cluster(reader: Reader) -> Cluster:
         circuit_breakers=_circuit_breakers(reader),
         outlier_detection=_outlier_detection(reader.child("outlier_detection")),
         dns_refresh_rate=5.0 if refresh is None else refresh,
-        respect_dns_ttl=reader.flag("respect_dns_ttl"),
+        respect_dns_ttl=respect_ttl,
         dns_ipv4_only=family == "v4",
         dns_ipv6_only=family == "v6",
         **http,
