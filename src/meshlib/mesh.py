@@ -6,7 +6,6 @@ by every transport that is given this Mesh. Building a Mesh starts nothing; the 
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from meshlib.xds.files import FileSource
 
 __all__ = ["Mesh", "default_mesh"]
-
-logger = logging.getLogger("meshlib")
 
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -209,8 +206,6 @@ class Mesh:
         from meshlib.resources import decode_any
         from meshlib.xds.client import AdsClient
 
-        for path in bootstrap.unsupported:
-            logger.warning("bootstrap: %s is not supported and has no effect", path)
         self.engine.listener_name = bootstrap.listener_name
         return AdsClient(
             bootstrap,
