@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ from meshlib.xds.connecting import open_grpc
 from tests.snapshot.builders import Item, cluster
 
 LIMIT = 10.0
+ROOT = Path(__file__).parents[2]
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 
 
@@ -151,3 +156,27 @@ def test_unreadable_credentials_name_the_file() -> None:
         ConfigError, match=r"/nowhere/ca.pem, named by the bootstrap's channel_creds, can't be read"
     ):
         open_grpc(bootstrap.server, lambda *_: None, lambda *_: None)
+
+
+LEFT_OPEN = """
+import sys
+from tests.xds.test_over_grpc import Watched
+creds = [{"type": "insecure"}]
+watched = Watched({"xds_servers": [{"server_uri": sys.argv[1], "channel_creds": creds}]})
+watched.client.want_cluster("one")
+watched.wait_for(lambda snapshot: "one" in snapshot.clusters)
+print("end of main")
+"""
+
+
+@pytest.mark.shared_workers
+def test_a_process_that_ends_with_a_live_stream_ends_quietly(control_plane: ControlPlane) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, control_plane.address],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end of main\n", "")
