@@ -18,7 +18,7 @@ that plain httpx would have raised in that situation, so `except httpx.ConnectEr
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import httpx
 
@@ -27,11 +27,8 @@ from meshlib.transport.http.async_exchange import AsyncExchange
 from meshlib.transport.http.exchange import Answer, ImpatienceError, Phase, SecureSchemeError
 from meshlib.transport.http.failure import BodyLengthError
 from meshlib.transport.http.h1 import InvalidRequest
-from meshlib.transport.http.shell import AsyncShell, LocalReplies, SyncShell, impatience
+from meshlib.transport.http.shell import AsyncShell, LocalReplies, MeshLike, SyncShell, impatience
 from meshlib.transport.http.sync_exchange import SyncExchange
-
-if TYPE_CHECKING:
-    from meshlib.mesh import Mesh
 
 __all__ = [
     "AsyncMeshTransport",
@@ -275,13 +272,13 @@ class _AsyncStream(httpx.AsyncByteStream):
 class MeshTransport(httpx.BaseTransport):
     """Sends every request of a client through the mesh.
 
-    mesh: None takes the process's default Mesh. local_reply: what to do where Envoy would answer by itself (no route, no
-    healthy endpoint, a timeout, ...): "raise" an error, or give Envoy's status, headers and body as a "response". A direct
-    response or a redirect of the configuration is a response in both cases.
+    mesh: a `meshlib.Mesh`; None takes the process's default Mesh. local_reply: what to do where Envoy would answer by itself
+    (no route, no healthy endpoint, a timeout, ...): "raise" an error, or give Envoy's status, headers and body as a
+    "response". A direct response or a redirect of the configuration is a response in both cases.
     Thread safe; may be shared by several clients. Closing it closes idle connections and nothing else.
     """
 
-    def __init__(self, mesh: Mesh | None = None, *, local_reply: LocalReplies = "raise") -> None:
+    def __init__(self, mesh: MeshLike | None = None, *, local_reply: LocalReplies = "raise") -> None:
         self._shell = SyncShell(mesh, local_reply)
         self._plain: httpx.HTTPTransport | None = None
 
@@ -318,7 +315,7 @@ class MeshTransport(httpx.BaseTransport):
 class AsyncMeshTransport(httpx.AsyncBaseTransport):
     """The same for `httpx.AsyncClient`, on asyncio. May be used from several event loops; each has its own connections."""
 
-    def __init__(self, mesh: Mesh | None = None, *, local_reply: LocalReplies = "raise") -> None:
+    def __init__(self, mesh: MeshLike | None = None, *, local_reply: LocalReplies = "raise") -> None:
         self._shell = AsyncShell(mesh, local_reply)
         self._plain: httpx.AsyncHTTPTransport | None = None
 

@@ -20,11 +20,11 @@ from tests.transport.http.support import OK, FakeMesh, mesh_for, read_request, r
 
 
 def blocking(mesh: FakeMesh, **options: Any) -> httpx.Client:
-    return httpx.Client(transport=meshlib.httpx.MeshTransport(mesh), **options)  # type: ignore[arg-type]
+    return httpx.Client(transport=meshlib.httpx.MeshTransport(mesh), **options)
 
 
 def asynchronous(mesh: FakeMesh, **options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=meshlib.httpx.AsyncMeshTransport(mesh), **options)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=meshlib.httpx.AsyncMeshTransport(mesh), **options)
 
 
 def test_threads_share_connections_up_to_the_limit() -> None:
@@ -247,7 +247,7 @@ def test_one_transport_in_several_event_loops() -> None:
 
     with serve(OK) as server:
         mesh = mesh_for([server.port])
-        transport = meshlib.httpx.AsyncMeshTransport(mesh)  # type: ignore[arg-type]
+        transport = meshlib.httpx.AsyncMeshTransport(mesh)
         assert [asyncio.run(main(transport)) for _ in range(3)] == ["hello"] * 3
         assert server.accepted == 3
         assert mesh.permits() == (0, 0, 0, 0)
@@ -265,7 +265,7 @@ def test_connections_of_a_loop_that_ended_are_given_back() -> None:
 
     with serve(OK) as server:
         mesh = mesh_for([server.port], max_connections=1)
-        transport = meshlib.httpx.AsyncMeshTransport(mesh)  # type: ignore[arg-type]
+        transport = meshlib.httpx.AsyncMeshTransport(mesh)
         asyncio.run(leave_open(transport))
         assert mesh.permits()[0] == 1
         asyncio.run(close(transport))
@@ -276,7 +276,7 @@ def test_connections_of_a_loop_that_ended_are_given_back() -> None:
 def test_two_clients_share_a_transport() -> None:
     with serve(OK) as server:
         mesh = mesh_for([server.port])
-        transport = meshlib.httpx.MeshTransport(mesh)  # type: ignore[arg-type]
+        transport = meshlib.httpx.MeshTransport(mesh)
         with httpx.Client(transport=transport) as first:
             first.get("http://backend/")
             with httpx.Client(transport=transport) as second:
@@ -346,7 +346,7 @@ def test_a_forked_child_opens_its_own_connections() -> None:
 
 
 def test_trio_is_refused_clearly() -> None:
-    transport = meshlib.httpx.AsyncMeshTransport(mesh_for([1]))  # type: ignore[arg-type]
+    transport = meshlib.httpx.AsyncMeshTransport(mesh_for([1]))
     call = transport.handle_async_request(httpx.Request("GET", "http://backend/"))
     with pytest.raises(RuntimeError, match="asyncio"):
         call.send(None)

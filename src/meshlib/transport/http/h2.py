@@ -48,6 +48,8 @@ CONNECTION_WINDOW = 16 * 1024 * 1024
 INITIAL_CREDIT = 100
 """Streams that may be opened before the peer's SETTINGS have arrived."""
 
+_FRAME_HEADER = 9
+_SETTINGS = 4
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"host")
 )
@@ -107,7 +109,7 @@ class H2Stream:
 class H2Codec:
     """All streams of one connection. feed returns the streams to which something happened."""
 
-    __slots__ = ("_connection", "_streams", "_terminated")
+    __slots__ = ("_connection", "_greeted", "_greeting", "_streams", "_terminated")
 
     def __init__(self) -> None:
         config = H2Configuration(client_side=True, header_encoding=None)
@@ -124,6 +126,8 @@ class H2Codec:
         self._connection.increment_flow_control_window(CONNECTION_WINDOW)
         self._streams: dict[int, H2Stream] = {}
         self._terminated = False
+        self._greeted = False
+        self._greeting = b""
 
     @property
     def usable(self) -> bool:
@@ -198,6 +202,8 @@ class H2Codec:
 
     def feed(self, data: bytes) -> list[H2Stream]:
         """Take what arrived. A connection-level error fails every stream and makes the connection unusable."""
+        if not self._greeted and not self._greet(data):
+            return self.fail_all(protocol_failure("the peer does not speak HTTP/2"))
         try:
             events = self._connection.receive_data(data)
         except H2Error as error:
@@ -206,6 +212,14 @@ class H2Codec:
         for event in events:
             self._apply(event, touched)
         return list(touched.values())
+
+    def _greet(self, data: bytes) -> bool:
+        """The first frame must be SETTINGS. The h2 library would wait for as many bytes as something else seems to announce."""
+        self._greeting += data[: _FRAME_HEADER - len(self._greeting)]
+        if len(self._greeting) < _FRAME_HEADER:
+            return True
+        self._greeted = True
+        return self._greeting[3] == _SETTINGS
 
     def fail_all(self, failure: TransportFailure) -> list[H2Stream]:
         """The connection is gone, or of no more use."""

@@ -167,8 +167,10 @@ class SyncConnection(PooledConnection):
             self._queue(codec.take_outgoing())
 
     def _queue(self, data: bytes) -> None:
+        """Send what the protocol itself has to say, as far as it goes."""
         if data and not self._broken:
             self._pending = memoryview(data if self._pending is None else bytes(self._pending) + data)
+            self._send_pending(self._pending)
 
     def _exchange(self, limit: float) -> None:
         if self._pending is None and self._source is not None and not self.codec.blocked:
