@@ -108,7 +108,7 @@ class CallBase:
         self._retrier: Retrier | None = None
         self._config_until: float | None = None
         self._filter_wait: float | None = None
-        self._filter = 0
+        self._filter = -1
         self._deadline: float | None = None
         self._stream_deadline: float | None = None
         self._user_deadline: float | None = None

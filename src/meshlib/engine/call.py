@@ -20,13 +20,14 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.attempt import Holding
 from meshlib.engine.base import NOTHING, Actions, Stage
-from meshlib.engine.filters import Answer, Ask, FilterContext, GoOn, Step, WaitUntil
+from meshlib.engine.filters import GO_ON, Answer, Ask, FilterContext, GoOn, Link, Step, WaitUntil
 from meshlib.engine.headers import arriving, echoed
 from meshlib.engine.heads import Heads, needs_heads
 from meshlib.engine.replies import Endings
 from meshlib.engine.timers import TimedLoop
 from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
+from meshlib.resources.route import FilterConfig
 from meshlib.routing.request import Headers
 
 __all__ = ["Call", "CallInfo"]
@@ -149,23 +150,35 @@ class Call(TimedLoop):
         self.plan = route.forward(self.request, engine.random)
         if listener.filters:
             self._stage = Stage.FILTERS
-            return self._run_filters(listener.filters[0].on_request(self._filter_context(), now), now)
+            return self._run_filters(GO_ON, now)
         return self._act_on_route(now)
 
-    def _filter_context(self) -> FilterContext:
-        assert self._listener is not None and self.route is not None
-        entry = self._listener.filters[self._filter]
-        config = self.route.filter_config(entry.name, self.plan)
-        return FilterContext(self.request, entry.config if config is None else config, self._engine.random)
+    def _filter_context(self, link: Link) -> FilterContext | None:
+        """What the filter sees; None when it is switched off for this route."""
+        assert self.route is not None
+        override = self.route.filter_config(link.filter.name, self.plan)
+        if override is None:
+            config = None if link.disabled else link.filter.config
+        elif isinstance(override, FilterConfig):
+            config = override.config or link.filter.config
+            if override.disabled:
+                return None
+        else:
+            config = override
+        return None if config is None else FilterContext(self.request, config, self._engine.random)
 
     def _run_filters(self, step: Step, now: float) -> Actions:
+        """Go on behind filter number `_filter`, which took this step."""
         assert self._listener is not None
         filters = self._listener.filters
         while isinstance(step, GoOn):
             self._filter += 1
             if self._filter == len(filters):
                 return self._act_on_route(now)
-            step = filters[self._filter].on_request(self._filter_context(), now)
+            link = filters[self._filter]
+            context = self._filter_context(link)
+            if context is not None:
+                step = link.filter.on_request(context, now)
         if isinstance(step, Answer):
             return self._end(step.ending, now)
         if isinstance(step, WaitUntil):
@@ -184,8 +197,10 @@ class Call(TimedLoop):
     def _resume_filter(self, result: object, error: BaseException | None, now: float) -> Actions:
         assert self._listener is not None
         self._filter_wait = None
-        entry = self._listener.filters[self._filter]
-        return self._run_filters(entry.resume(self._filter_context(), result, error, now), now)
+        link = self._listener.filters[self._filter]
+        context = self._filter_context(link)
+        assert context is not None, "a filter that is switched off asks for nothing"
+        return self._run_filters(link.filter.resume(context, result, error, now), now)
 
     def _act_on_route(self, now: float) -> Actions:
         plan = self.plan

@@ -24,6 +24,7 @@ __all__ = [
     "Filter",
     "FilterContext",
     "GoOn",
+    "Link",
     "Step",
     "WaitUntil",
     "build_chain",
@@ -93,10 +94,18 @@ class Filter(Protocol):
 FACTORIES: dict[str, Callable[[HttpFilter], Filter]] = {}
 
 
-def build_chain(filters: Sequence[HttpFilter]) -> tuple[Filter, ...]:
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A filter in its chain. disabled: off, unless a route configures it (HttpFilter.disabled)."""
+
+    filter: Filter
+    disabled: bool = False
+
+
+def build_chain(filters: Sequence[HttpFilter]) -> tuple[Link, ...]:
     """The filters of a listener that have something to do, in order. What has no factory was refused or reported before."""
     return tuple(
-        FACTORIES[entry.type_url](entry)
+        Link(FACTORIES[entry.type_url](entry), entry.disabled)
         for entry in filters
         if not isinstance(entry.config, RouterConfig) and entry.type_url in FACTORIES
     )

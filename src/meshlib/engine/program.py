@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.balance.balancer import LoadBalancer
 from meshlib.balance.outlier import OutlierDetector
-from meshlib.engine.filters import Filter, build_chain
+from meshlib.engine.filters import Link, build_chain
 from meshlib.resources.cluster import Cluster
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener, RouterConfig
@@ -42,7 +42,7 @@ class ListenerProgram:
     config: RouteConfiguration | None
     table: RouteTable | None
     awaited: bool
-    filters: tuple[Filter, ...]
+    filters: tuple[Link, ...]
     normalise: Callable[[str], str] | None
     suppress_envoy_headers: bool
 
