@@ -15,7 +15,16 @@ from math import inf
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call
 from meshlib.engine.engine import Engine
-from meshlib.engine.events import Connected, End, Event, Failed, Headers, NeedConnection, RequestComplete
+from meshlib.engine.events import (
+    Connected,
+    End,
+    Event,
+    Failed,
+    Headers,
+    Message,
+    NeedConnection,
+    RequestComplete,
+)
 from meshlib.transport.http.async_connection import AsyncConnection
 from meshlib.transport.http.async_h2 import H2Lane
 from meshlib.transport.http.body import AsyncUpload
@@ -401,7 +410,7 @@ class AsyncExchange:
                 if event is None and lane.failure is not None:
                     event = self._failed(attempt, lane.failure)
                 if event is None:
-                    event, wait_from = await self._read_more(wait_from)
+                    event, wait_from = await self._read_more(attempt, wait_from)
                 if event is not None:
                     self._carry_out(self.call.handle(event, self._monotonic()))
         except BaseException:
@@ -412,7 +421,7 @@ class AsyncExchange:
         lane.consumed(len(data))
         return data
 
-    async def _read_more(self, wait_from: float) -> tuple[Event | None, float]:
+    async def _read_more(self, attempt: Attempt, wait_from: float) -> tuple[Event | None, float]:
         """Sleep until bytes arrive; the event of a timer, and the moment from which patience counts next."""
         now = self._monotonic()
         if now >= self.call.wake_at:
@@ -421,7 +430,7 @@ class AsyncExchange:
         if now >= wait_from + seconds:
             raise ImpatienceError(phase, seconds, self.call.info)
         happened = await self._sleep(min(self.call.wake_at, wait_from + seconds), now)
-        return None, self._monotonic() if happened else wait_from
+        return (Message(attempt.number), self._monotonic()) if happened else (None, wait_from)
 
     def _finish(self, attempt: Attempt) -> None:
         self._accepted = None

@@ -23,6 +23,7 @@ from meshlib.engine.events import (
     Failed,
     FailureKind,
     Headers,
+    Message,
     NeedConnection,
     RequestComplete,
 )
@@ -480,6 +481,8 @@ class SyncExchange:
         ):
             self._told_complete = True
             event = RequestComplete()
+        if event is None and self._moved:
+            event = Message(attempt.number)
         if event is not None:
             self._carry_out(call.handle(event, self._monotonic()))
         if self._moved:
