@@ -44,7 +44,7 @@ class Plan:
 
 
 FULL = Plan(rounds=21, calls=200, concurrent_rounds=7, seconds=0.7, pushes=7, imports=15)
-QUICK = Plan(rounds=5, calls=100, concurrent_rounds=2, seconds=0.4, pushes=3, imports=5)
+QUICK = Plan(rounds=5, calls=80, concurrent_rounds=2, seconds=0.3, pushes=3, imports=5)
 
 
 def sections(only: list[str]) -> list[str]:

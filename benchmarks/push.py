@@ -30,10 +30,15 @@ _ADS: Resource = {"ads": {}, "resource_api_version": "V3"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """One push: seconds until it took effect, and by how much it held up the worst call."""
+    """One push, in seconds.
+
+    effect: until it took effect. delay: by how much it held up the worst call. quiet: the same of as long a time before it,
+    which is what the machine does by itself.
+    """
 
     effect: float
     delay: float
+    quiet: float
 
 
 def _virtual_host(cluster: str) -> Resource:
@@ -113,7 +118,8 @@ def evaluate(sent: float, effect: float, calls: list[tuple[float, float]]) -> Pu
     """`calls` are (start, duration), seconds; those that ended before `sent` are the ordinary ones."""
     before = [duration for started, duration in calls if started + duration < sent]
     during = [duration for started, duration in calls if started + duration >= sent]
-    return Push(effect=effect - sent, delay=max(during) - statistics.median(before))
+    ordinary = statistics.median(before)
+    return Push(effect=effect - sent, delay=max(during) - ordinary, quiet=max(before) - ordinary)
 
 
 def _row(subject: str, size: int, encoded: int, pushes: list[Push], memory: float) -> dict[str, Any]:
@@ -129,6 +135,7 @@ def _row(subject: str, size: int, encoded: int, pushes: list[Push], memory: floa
         "effect_max_ms": ms(effects, max),
         "delay_ms": ms(delays),
         "delay_max_ms": ms(delays, max),
+        "quiet_ms": ms([push.quiet for push in pushes]),
         "rss_mib": round(memory, 1),
         "pushes": len(pushes),
     }

@@ -1,7 +1,8 @@
 """The client of the push benchmark: calls without a pause while the control plane replaces every endpoint.
 
-A worker process of its own for each subject, so that nothing else shares its interpreter lock. Calls alternate between
-the cluster that is pushed (its upstream answers with the address that was called) and another that never changes.
+A worker process of its own for each subject, so that nothing else shares its interpreter lock. Until the new endpoints answer,
+all calls go to the cluster that is pushed (its upstream answers with the address that was called); before the push and
+afterwards most go to another cluster, which never changes.
 Times are `time.monotonic()`, which all processes of a machine share.
 """
 
@@ -20,7 +21,6 @@ from benchmarks.worker import say, serve
 
 PUSHED, FIXED = "/where", "/fixed"
 AUTHORITY = "push.bench"
-_BEFORE_CALLS = 100
 _TIMEOUT = 30.0
 
 
@@ -40,9 +40,12 @@ class Caller:
         return before, after - before, response.text
 
     def watch(self, which: str, settle: float) -> dict[str, Any]:
-        """Says `{}` once it is calling; the answer has the first answer from set `which` and every call's time."""
+        """Says `{}` after `settle` seconds of calls; then has the first answer from set `which`, and every call's time."""
         gc.collect()
-        calls = [self._call(FIXED)[:2] for _ in range(_BEFORE_CALLS)]
+        calls: list[tuple[float, float]] = []
+        quiet_until = time.monotonic() + settle
+        while time.monotonic() < quiet_until:
+            calls.append(self._call(PUSHED if len(calls) % 10 == 0 else FIXED)[:2])
         say({})
         effect = None
         deadline = time.monotonic() + _TIMEOUT
@@ -50,17 +53,17 @@ class Caller:
         while effect is None or time.monotonic() < effect + settle:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no endpoint of set {which} answered within {_TIMEOUT} s")
-            started, duration, _ = self._call(FIXED)
-            calls.append((started, duration))
             turn += 1
-            if effect is None or turn % 10 == 0:
-                started, duration, called = self._call(PUSHED)
-                calls.append((started, duration))
-                found, index = set_of(called)
-                if is_unhealthy(index):
-                    raise RuntimeError(f"the UNHEALTHY endpoint {called} was called")
-                if found == which and effect is None:
-                    effect = started + duration
+            if effect is not None and turn % 10:
+                calls.append(self._call(FIXED)[:2])
+                continue
+            started, duration, called = self._call(PUSHED)
+            calls.append((started, duration))
+            found, index = set_of(called)
+            if is_unhealthy(index):
+                raise RuntimeError(f"the UNHEALTHY endpoint {called} was called")
+            if found == which and effect is None:
+                effect = started + duration
         return {"effect": effect, "calls": calls}
 
 

@@ -63,6 +63,7 @@ def test_the_delay_of_a_push_is_its_worst_call_less_the_ordinary_one() -> None:
     push = evaluate(0.5, 0.9, calls)
     assert push.effect == pytest.approx(0.4)
     assert push.delay == pytest.approx(0.4)
+    assert push.quiet == pytest.approx(0.0)
 
 
 @given(st.sampled_from(["a", "b"]), st.integers(0, 2_000_000))
