@@ -1,0 +1,244 @@
+"""The pool, with connections that only remember what was done to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, Thresholds
+from meshlib.runtime.clock import FakeClock
+from meshlib.state import Admission, ClusterState, EndpointState, Waiter
+from meshlib.stats import Registry
+from meshlib.transport.http.pool import SWEEP_INTERVAL, Pool, PooledConnection
+
+
+class Fake(PooledConnection):
+    """healthy until somebody breaks it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.broken = False
+        self.disconnected = False
+
+    def healthy(self) -> bool:
+        return not self.broken
+
+    def disconnect(self) -> None:
+        self.disconnected = True
+
+    def forget(self) -> None:
+        self.disconnected = True
+
+
+def cluster(**options: Any) -> Cluster:
+    return Cluster(name="c", discovery=DiscoveryType.STATIC, **options)
+
+
+class World:
+    def __init__(self, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.cluster = cluster(**options)
+        self.state = ClusterState("c", Registry())
+        self.state.configure(self.cluster)
+        self.endpoint = self.state.endpoint("127.0.0.1:1", "127.0.0.1", 1)
+        self.pool = Pool(self.clock.monotonic)
+
+    def connect(self, pool: Pool | None = None, endpoint: EndpointState | None = None) -> Fake:
+        endpoint = endpoint or self.endpoint
+        waiter = Waiter(lambda: None)
+        assert self.state.admit(endpoint, self.state.default, waiter) is Admission.CONNECT
+        self.state.end_pending(self.state.default)
+        return Fake(pool or self.pool, endpoint, self.cluster, self.state, self.state.default)
+
+    def park(self, pool: Pool | None = None) -> tuple[Waiter, list[str]]:
+        woken: list[str] = []
+        waiter = Waiter(lambda: woken.append("woken"), pool or self.pool)
+        assert self.state.admit(self.endpoint, self.state.default, waiter) is Admission.WAIT
+        return waiter, woken
+
+    @property
+    def connections(self) -> int:
+        return self.state.default.connections
+
+
+def limited(count: int = 1) -> World:
+    return World(circuit_breakers=CircuitBreakers(default=Thresholds(max_connections=count)))
+
+
+def test_last_in_first_out() -> None:
+    world = World()
+    first, second = world.connect(), world.connect()
+    world.pool.release(first)
+    world.pool.release(second)
+    assert world.pool.pop_idle(world.endpoint) is second
+    assert world.pool.pop_idle(world.endpoint) is first
+    assert world.pool.pop_idle(world.endpoint) is None
+
+
+def test_a_dead_connection_is_closed_on_the_way() -> None:
+    world = World()
+    first, second = world.connect(), world.connect()
+    world.pool.release(first)
+    world.pool.release(second)
+    second.broken = True
+    assert world.pool.pop_idle(world.endpoint) is first
+    assert second.disconnected
+    assert world.connections == 1
+
+
+def test_expiry() -> None:
+    world = World(idle_timeout=10.0)
+    connection = world.connect()
+    world.pool.release(connection)
+    world.clock.advance(10.0)
+    assert world.pool.pop_idle(world.endpoint) is None
+    assert (connection.disconnected, world.connections) == (True, 0)
+
+
+def test_the_sweep_reaches_what_nobody_asks_for() -> None:
+    world = World(idle_timeout=3.0)
+    other = world.state.endpoint("127.0.0.1:2", "127.0.0.1", 2)
+    old, leaving = world.connect(), world.connect(endpoint=other)
+    world.pool.release(old)
+    world.pool.release(leaving)
+    other.departed = True
+    world.clock.advance(SWEEP_INTERVAL)
+    fresh = world.connect()
+    world.pool.release(fresh)
+    assert old.disconnected
+    assert leaving.disconnected
+    assert world.pool.idle_connections() == 1
+
+
+def test_a_free_connection_goes_to_the_head_of_the_queue() -> None:
+    world = limited()
+    connection = world.connect()
+    first, first_woken = world.park()
+    second, second_woken = world.park()
+    world.pool.release(connection)
+    assert (first.connection, first_woken, second_woken) == (connection, ["woken"], [])
+    world.pool.release(connection)
+    assert (second.connection, second_woken) == (connection, ["woken"])
+    world.pool.release(connection)
+    assert world.pool.idle_connections() == 1
+
+
+def test_a_queue_of_another_owner_gets_the_right_to_connect() -> None:
+    world = limited()
+    connection = world.connect()
+    waiter, woken = world.park(Pool(world.clock.monotonic))
+    world.pool.release(connection)
+    assert (waiter.connection, waiter.served, woken) == (None, True, ["woken"])
+    assert connection.disconnected
+    assert world.connections == 1
+
+
+def test_a_call_that_parked_a_moment_too_late_is_rescued() -> None:
+    world = limited()
+    connection = world.connect()
+    world.pool.release(connection)
+    waiter, woken = world.park()
+    world.pool.rescue(world.endpoint)
+    assert (waiter.connection, woken) == (connection, ["woken"])
+
+
+def test_another_owner_spares_an_idle_connection() -> None:
+    world = limited()
+    other = Pool(world.clock.monotonic)
+    connection = world.connect(other)
+    other.release(connection)
+    waiter, woken = world.park()
+    other.spare(world.endpoint)
+    assert (waiter.served, waiter.connection, woken) == (True, None, ["woken"])
+    assert world.connections == 1
+
+
+def test_after_a_fork_nothing_is_shared_and_nothing_is_counted() -> None:
+    world = World()
+    idle, busy = world.connect(), world.connect()
+    world.pool.release(idle)
+    world.pool.forget()
+    assert (idle.disconnected, busy.disconnected) == (True, True)
+    assert world.pool.idle_connections() == 0
+    idle.close()
+    assert world.connections == 2
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Calls come and go; no connection is lost, none is used twice, and nobody waits beside an idle one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = limited(3)
+        self.busy: list[Fake] = []
+        self.parked: list[Waiter] = []
+
+    @rule()
+    def call(self) -> None:
+        world = self.world
+        connection = world.pool.pop_idle(world.endpoint)
+        if connection is None:
+            waiter = Waiter(lambda: None, world.pool)
+            admission = world.state.admit(world.endpoint, world.state.default, waiter)
+            world.state.end_pending(world.state.default)
+            if admission is Admission.WAIT:
+                self.parked.append(waiter)
+                world.pool.rescue(world.endpoint)
+                return
+            connection = Fake(world.pool, world.endpoint, world.cluster, world.state, world.state.default)
+        assert isinstance(connection, Fake)
+        self.busy.append(connection)
+
+    @precondition(lambda self: self.busy)
+    @rule(index=st.integers(0, 9), usable=st.booleans())
+    def finish(self, index: int, usable: bool) -> None:
+        connection = self.busy.pop(index % len(self.busy))
+        if usable:
+            self.world.pool.release(connection)
+        else:
+            connection.close()
+
+    @rule()
+    def peers_close_what_is_idle(self) -> None:
+        for connections in self.world.pool._idle.values():
+            for connection in connections:
+                assert isinstance(connection, Fake)
+                connection.broken = True
+
+    @rule()
+    def wake(self) -> None:
+        """Whoever was served goes on."""
+        for waiter in [waiter for waiter in self.parked if waiter.served]:
+            self.parked.remove(waiter)
+            connection = waiter.connection
+            if connection is None:
+                world = self.world
+                connection = Fake(world.pool, world.endpoint, world.cluster, world.state, world.state.default)
+            assert isinstance(connection, Fake)
+            self.busy.append(connection)
+
+    @invariant()
+    def every_connection_is_counted_once(self) -> None:
+        handed = [waiter for waiter in self.parked if waiter.served]
+        idle = self.world.pool.idle_connections()
+        assert self.world.connections == len(self.busy) + idle + len(handed)
+        assert self.world.connections <= 3
+        assert len(set(map(id, self.busy))) == len(self.busy)
+        assert not any(connection.disconnected for connection in self.busy)
+
+    @invariant()
+    def nobody_waits_beside_an_idle_connection(self) -> None:
+        healthy = any(
+            not connection.broken
+            for connections in self.world.pool._idle.values()
+            for connection in connections
+            if isinstance(connection, Fake)
+        )
+        assert not (self.world.endpoint.waiters and healthy)
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40)
