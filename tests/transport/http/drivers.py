@@ -37,6 +37,10 @@ class Driver:
         """GET with stream=True; read so many pieces of the raw body, None for all, and close."""
         raise NotImplementedError
 
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """GET with stream=True, the raw body piece by piece."""
+        raise NotImplementedError
+
     def body(self, pieces: Iterable[bytes]) -> Any:
         """An iterator for `content=` that can be read once."""
         raise NotImplementedError
@@ -76,6 +80,10 @@ class SyncDriver(Driver):
                 if number == pieces:
                     break
         return response, data
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        with self.client.stream("GET", url(path)) as response:
+            yield from response.iter_raw()
 
     def body(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from pieces
@@ -122,6 +130,15 @@ class AsyncDriver(Driver):
 
         result: tuple[Any, bytes] = self.run(streamed())
         return result
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        response = self.run(self.client.send(self.client.build_request("GET", url(path)), stream=True))
+        reader = response.aiter_raw()
+        try:
+            while (piece := self.run(anext(reader, None))) is not None:
+                yield piece
+        finally:
+            self.run(response.aclose())
 
     async def body(self, pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
         for piece in pieces:

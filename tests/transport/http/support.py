@@ -63,6 +63,7 @@ def mesh_for(
     *,
     host: str = "*",
     timeout: float = 15.0,
+    stream_idle_timeout: float = 300.0,
     retry: RetryPolicy | None = None,
     protocol: HttpProtocol = HttpProtocol.HTTP1,
     connect_timeout: float = 5.0,
@@ -100,6 +101,7 @@ def mesh_for(
     )
     manager = HttpConnectionManager(
         route_config=config,
+        stream_idle_timeout=stream_idle_timeout,
         http_filters=(HttpFilter(name="router", type_url=ROUTER, config=RouterConfig()),),
     )
     endpoints = [Endpoint("127.0.0.1", port) for port in ports]

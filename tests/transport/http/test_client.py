@@ -492,3 +492,46 @@ def test_no_mesh_means_the_default_mesh(driver: Driver, monkeypatch: pytest.Monk
 def test_options_are_checked(driver: Driver) -> None:
     with pytest.raises(ValueError, match="local_reply"):
         driver.open(mesh_for([1]), local_reply="maybe")
+
+
+def test_a_stream_that_goes_on_is_not_idle_and_one_that_stops_is(driver: Driver) -> None:
+    """stream_idle_timeout counts from the last piece."""
+    stop, done = threading.Event(), threading.Event()
+
+    def script(sock: socket.socket, _number: int) -> None:
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(20):
+            sock.sendall(b"1\r\nx\r\n")
+            stop.wait(0.01)
+        done.wait(10)
+
+    with serve(script) as server:
+        mesh = mesh_for([server.port], timeout=0.0, stream_idle_timeout=0.15)
+        driver.open(mesh, timeout=None)
+        seen = 0
+        with pytest.raises(errors.DeadlineExceeded) as caught:
+            for piece in driver.pieces("/"):
+                seen += len(piece)
+        assert seen == 20
+        assert caught.value.details == "stream_idle_timeout"
+        done.set()
+
+
+def test_a_body_that_never_pauses_is_cut_at_the_deadline(driver: Driver) -> None:
+    cut = threading.Event()
+
+    def script(sock: socket.socket, _number: int) -> None:
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not cut.is_set():
+            sock.sendall(b"x" * 65536)
+
+    with serve(script) as server:
+        mesh = mesh_for([server.port], timeout=0.1)
+        driver.open(mesh)
+        with pytest.raises(errors.DeadlineExceeded):
+            for _ in driver.pieces("/"):
+                pass
+        assert mesh.permits() == (0, 0, 0, 0)
+        cut.set()

@@ -54,12 +54,12 @@ def test_every_error_of_a_call_has_a_class(lib: Any, mod: Any) -> None:
         reply = errors.LocalReply(503)
         attempts = (errors.AttemptRecord("1.2.3.4:5", None, "overflow", 0.1),)
         error = cls("why", flags="UO", details="d", attempts=attempts, local_reply=reply)
-        made = mod._translate(error, request)
+        made: Any = mod._translate(error, request)
+        assert made.request is request
         assert isinstance(made, lib.TransportError)
         assert isinstance(made, errors.MeshError)
         assert isinstance(made, cls) or type(made) is mod.OtherMeshError
         assert (made.flags, made.details, made.attempts, made.local_reply) == ("UO", "d", attempts, reply)
-        assert made.request is request
 
 
 def test_importing_one_library_does_not_need_the_other() -> None:

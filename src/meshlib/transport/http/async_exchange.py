@@ -413,6 +413,7 @@ class AsyncExchange:
                     event, wait_from = await self._read_more(attempt, wait_from)
                 if event is not None:
                     self._carry_out(self.call.handle(event, self._monotonic()))
+            self._tell_progress(attempt)
         except BaseException:
             self._accepted = None
             self._abandon()
@@ -431,6 +432,13 @@ class AsyncExchange:
             raise ImpatienceError(phase, seconds, self.call.info)
         happened = await self._sleep(min(self.call.wake_at, wait_from + seconds), now)
         return (Message(attempt.number), self._monotonic()) if happened else (None, wait_from)
+
+    def _tell_progress(self, attempt: Attempt) -> None:
+        """A piece of the body goes to the application: the stream is not idle, but its deadline may have passed."""
+        call, now = self.call, self._monotonic()
+        self._carry_out(call.handle(Message(attempt.number), now))
+        if now >= call.wake_at:
+            self._carry_out(call.handle(TIMER, now))
 
     def _finish(self, attempt: Attempt) -> None:
         self._accepted = None

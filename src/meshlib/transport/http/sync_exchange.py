@@ -454,6 +454,7 @@ class SyncExchange:
                     self._finish(attempt)
                     return None
                 wait_from = self._read_more(attempt, wait_from)
+            self._tell_progress(attempt)
         except BaseException:
             self._accepted = None
             self._abandon()
@@ -489,6 +490,13 @@ class SyncExchange:
             self._moved = False
             return self._monotonic()
         return wait_from
+
+    def _tell_progress(self, attempt: Attempt) -> None:
+        """A piece of the body goes to the application: the stream is not idle, but its deadline may have passed."""
+        call, now = self.call, self._monotonic()
+        self._carry_out(call.handle(Message(attempt.number), now))
+        if now >= call.wake_at:
+            self._carry_out(call.handle(TIMER, now))
 
     def _finish(self, attempt: Attempt) -> None:
         self._accepted = None
