@@ -32,7 +32,8 @@ _Plan = tuple[list[Rule], dict[str, Check]]
 """What is checked always, and what is checked of the fields that are set, by field name."""
 
 NOT_CHECKED = frozenset(
-    # The prefix of Envoy's statistics of a listener. Control planes for gRPC leave it out of an api_listener, and gRPC takes that.
+    # The prefix of Envoy's statistics of a listener. Control planes for gRPC leave it out of an api_listener, and
+    # gRPC takes that.
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.stat_prefix",)
 )
 """Fields whose rules mean nothing to a client."""
