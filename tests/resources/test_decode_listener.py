@@ -9,7 +9,7 @@ import pytest
 from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources import decode
-from meshlib.resources.listener import RouterConfig
+from meshlib.resources.listener import Listener, RouterConfig
 from tests.resources.building import (
     EXTENSIONS,
     ROUTER,
@@ -186,4 +186,6 @@ def test_errors_in_the_listener() -> None:
 
 
 def test_the_name_of_statistics_may_be_missing_as_for_grpc() -> None:
-    assert decoded(proto.LISTENER, api_listener(stat_prefix="")).resource.name == "l"
+    listener = decoded(proto.LISTENER, api_listener(stat_prefix="")).resource
+    assert isinstance(listener, Listener)
+    assert listener.name == "l"
