@@ -16,10 +16,8 @@ import dataclasses
 import logging
 import math
 import random as _random
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from tenacity.wait import wait_base
 
@@ -36,7 +34,7 @@ from meshlib.xds.absence import AbsenceTimers
 from meshlib.xds.ack import Request, Subscriptions
 from meshlib.xds.backoff import Backoff, reconnect_wait
 from meshlib.xds.bootstrap import Bootstrap
-from meshlib.xds.connecting import OpenStream, Stream, open_grpc
+from meshlib.xds.connecting import Connection, OpenStream, Stream, open_grpc
 from meshlib.xds.decoding import Decode, Decoding, ResponseDecoder
 from meshlib.xds.inspection import Amended, Inspector, note
 from meshlib.xds.report import Reporter
@@ -48,8 +46,8 @@ logger = logging.getLogger("meshlib.xds")
 COMPLETE = (Kind.LISTENER, Kind.CLUSTER)
 """Types whose responses hold everything that was asked for."""
 
-FORK_WAIT = 0.1
-"""Seconds that a fork waits at most for the threads of the stream to end."""
+SLICE = 100
+"""Resources that are taken over between two pauses; they come into force together."""
 
 SEND_ORDER = (Kind.CLUSTER, Kind.ENDPOINT, Kind.LISTENER, Kind.ROUTE)
 
@@ -95,7 +93,6 @@ class AdsClient:
             logger.warning("bootstrap: %s is not supported and has no effect", path)
         self._backoff = Backoff(wait or reconnect_wait((random or _random.Random()).random))
         self._closed = False
-        self._abandoned: list[Any] = []
         self._reset(Graph())
         fork.register(self)
 
@@ -115,9 +112,7 @@ class AdsClient:
             resolve=self._resolve,
             usage=self._usage,
         )
-        self._gate = threading.Lock()
-        self._stream: Stream | None = None
-        self._interrupted = False
+        self._connection = Connection(self._open)
         self._answered = False
         self._started = False
         self._sync_posted = False
@@ -163,15 +158,12 @@ class AdsClient:
     @property
     def connected(self) -> bool:
         """The control plane has answered on the stream that is open now."""
-        return self._stream is not None and self._answered
+        return self._connection.stream is not None and self._answered
 
     def close(self) -> None:
         """End the stream and the thread. Idempotent; the last snapshot stays readable."""
         self._closed = True
-        with self._gate:
-            stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+        stream = self._connection.close()
         self._inspector.stop()
         self._executor.close(2.0)
         if stream is not None:
@@ -180,25 +172,14 @@ class AdsClient:
     # Around a fork
 
     def before_fork(self) -> None:
-        # Held over the fork, so that no stream can be opened meanwhile.
-        self._gate.acquire()
-        stream, self._stream = self._stream, None
-        self._interrupted = stream is not None
-        if stream is not None:
-            stream.close()
-            stream.quiesce(FORK_WAIT)
-            self._abandoned.append(stream)
+        self._connection.before_fork()
 
     def after_fork_in_parent(self) -> None:
-        self._abandoned.clear()
-        self._gate.release()
-        if self._interrupted and not self._closed:
+        if self._connection.after_fork_in_parent():
             self._executor.post(self._resume)
 
     def after_fork_in_child(self) -> None:
-        # The parent's objects are kept so that no finalizer of theirs runs here.
-        _graveyard.extend(self._abandoned)
-        self._abandoned.clear()
+        self._connection.after_fork_in_child()
         self._executor.abandon()
         self._backoff.reset()
         wanted = set(self._graph.pinned())
@@ -224,15 +205,16 @@ class AdsClient:
             self._sync_posted = True
             self._executor.post(self._sync)
 
+    def _open(self) -> Stream:
+        return self._open_stream(self.bootstrap.server, self._on_message, self._on_closed)
+
     def _connect(self) -> None:
-        with self._gate:
-            if self._stream is not None or self._closed:
+        try:
+            if not self._connection.open():
                 return
-            try:
-                self._stream = self._open_stream(self.bootstrap.server, self._on_message, self._on_closed)
-            except ConfigError as error:
-                self._lost(str(error))
-                return
+        except ConfigError as error:
+            self._lost(str(error))
+            return
         self._answered = False
         self._asked.clear()
         self._subscriptions.connected()
@@ -249,9 +231,7 @@ class AdsClient:
         self._executor.post(partial(self._stream_closed, stream, reason))
 
     def _stream_closed(self, stream: Stream, reason: str) -> None:
-        if stream is self._stream:
-            self._stream = None
-            stream.close()
+        if self._connection.ended(stream):
             self._lost(reason)
 
     def _lost(self, reason: str) -> None:
@@ -274,7 +254,7 @@ class AdsClient:
 
     def _received(self, stream: Stream, data: bytes) -> None:
         try:
-            if stream is self._stream:
+            if stream is self._connection.stream:
                 self._slicer.begin()
                 self._respond(messages.parse(data))
         except ControlPlaneError as error:
@@ -319,17 +299,16 @@ class AdsClient:
     def _apply(self, kind: Kind, version: str, decoding: Decoding) -> None:
         deletes = kind in COMPLETE and not decoding.nameless
         deletes = deletes and not self.bootstrap.server.ignore_resource_deletion
-        self._graph.update(
-            kind,
-            decoding.results,
-            version=version,
-            now=self._clock.monotonic(),
-            present=decoding.present if deletes else None,
-        )
+        now = self._clock.monotonic()
+        items = list(decoding.results.items())
+        for start in range(0, len(items), SLICE):
+            self._graph.update(kind, dict(items[start : start + SLICE]), version=version, now=now)
+            self._slicer.pause()
+        if deletes:
+            self._graph.update(kind, {}, version=version, now=now, present=decoding.present)
+            self._absence.left_out(kind, decoding.present, now)
         for name in decoding.results:
             self._absence.stop((kind, name))
-        if deletes:
-            self._absence.left_out(kind, decoding.present, self._clock.monotonic())
         self._reporter.results(kind, decoding.results, version)
 
     def _inspect(self, decoding: Decoding) -> None:
@@ -376,7 +355,7 @@ class AdsClient:
         if due < math.inf and self._expiry is None:
             self._expiry = self._executor.call_at(due, self._expire)
         self._publish()
-        if self._stream is None:
+        if self._connection.stream is None:
             return
         for kind in SEND_ORDER:
             if self._asked.get(kind) != self._graph.revision(kind):
@@ -400,9 +379,6 @@ class AdsClient:
         return names
 
     def _send(self, request: Request) -> None:
-        stream = self._stream
+        stream = self._connection.stream
         if stream is not None:
             stream.send(messages.encode(request, self.bootstrap.node))
-
-
-_graveyard: list[Any] = []

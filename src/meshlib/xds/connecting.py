@@ -1,13 +1,20 @@
-"""What the client needs of a stream, and how it gets one. Loads grpc when the first one is opened, not before."""
+"""The life of the client's stream: opened again and again, closed for good at the end, and stopped around each fork.
+
+grpc is loaded when the first stream is opened, not before.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from meshlib.xds.bootstrap import XdsServer
 
-__all__ = ["OpenStream", "Stream", "open_grpc"]
+__all__ = ["Connection", "OpenStream", "Stream", "open_grpc"]
+
+FORK_WAIT = 0.1
+"""Seconds that a fork waits at most for the threads of the stream to end."""
 
 OnMessage = Callable[[Any, bytes], None]
 OnClosed = Callable[[Any, str], None]
@@ -36,3 +43,63 @@ def open_grpc(server: XdsServer, on_message: OnMessage, on_closed: OnClosed) -> 
     from meshlib.xds.stream import GrpcStream
 
     return GrpcStream(server, on_message, on_closed)
+
+
+class Connection:
+    """The stream of this moment, or none. Thread-safe.
+
+    From before a fork until after it, the lock is held, so that no other thread can open a stream meanwhile.
+    """
+
+    def __init__(self, open_stream: Callable[[], Stream]) -> None:
+        self._open_stream = open_stream
+        self._lock = threading.Lock()
+        self._interrupted: Stream | None = None
+        self._closed = False
+        self.stream: Stream | None = None
+
+    def open(self) -> bool:
+        """Open a stream; False when there is one, or the connection is closed. Raises what opening raises."""
+        with self._lock:
+            if self.stream is not None or self._closed:
+                return False
+            self.stream = self._open_stream()
+            return True
+
+    def ended(self, stream: Stream) -> bool:
+        """The stream has ended by itself; False when it is an earlier one."""
+        with self._lock:
+            if stream is not self.stream:
+                return False
+            self.stream = None
+        stream.close()
+        return True
+
+    def close(self) -> Stream | None:
+        """Close the stream, which is returned, and open no other."""
+        with self._lock:
+            self._closed = True
+            stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.close()
+        return stream
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+        self._interrupted, self.stream = self.stream, None
+        if self._interrupted is not None:
+            self._interrupted.close()
+            self._interrupted.quiesce(FORK_WAIT)
+
+    def after_fork_in_parent(self) -> bool:
+        """Whether a stream was closed for the fork."""
+        interrupted, self._interrupted = self._interrupted, None
+        self._lock.release()
+        return interrupted is not None
+
+    def after_fork_in_child(self) -> None:
+        """Keep the parent's stream, so that no finalizer of grpc's objects runs here. A new Connection takes over."""
+        _graveyard.append(self._interrupted)
+
+
+_graveyard: list[Stream | None] = []
