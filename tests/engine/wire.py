@@ -190,6 +190,7 @@ class FakeCall:
     starts: list[act.Start] = field(default_factory=list)
     sides: list[act.SideCall] = field(default_factory=list)
     woken: bool = False
+    cancelled: bool = False
     status: int | None = None
     headers: Sequence[tuple[str, str]] | None = None
     reply: LocalReply | None = None
@@ -352,6 +353,7 @@ class FakeCall:
             self.handle(ev.Woken())
 
     def cancel(self) -> None:
+        self.cancelled = True
         self.handle(ev.Cancelled())
 
     @property
@@ -364,4 +366,5 @@ class FakeCall:
 
     @property
     def over(self) -> bool:
-        return self.error is not None or self.reply is not None or self.status is not None
+        """Whether the application has its answer, or gave up; a body may still be on its way."""
+        return self.cancelled or not (self.error is None and self.reply is None and self.status is None)

@@ -125,7 +125,7 @@ class Call(TimedLoop):
         target = engine.listener_name(self.request.target)
         listener = program.find(target)
         if listener is None:
-            if engine.closed or engine.awaits_listener(target):
+            if engine.awaits_listener(target):
                 return self._await_configuration(f"Listener {target!r}", program, now)
             return self._end(Endings.unknown_host(target), now)
         if listener.table is None:

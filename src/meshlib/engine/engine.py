@@ -114,16 +114,16 @@ class Engine:
 
     def awaits_listener(self, name: str) -> bool:
         """Whether a listener that the Program does not have may still come; asks for it."""
-        if self.closed or not self.program.snapshot.pending(Kind.LISTENER, name):
+        if not self.program.snapshot.pending(Kind.LISTENER, name):
             return False
-        if self.source is not None:
+        if self.source is not None and not self.closed:
             self.source.want_listener(name)
         return True
 
     def awaits_cluster(self, name: str) -> bool:
-        if self.closed or not self.program.snapshot.pending(Kind.CLUSTER, name):
+        if not self.program.snapshot.pending(Kind.CLUSTER, name):
             return False
-        if self.source is not None:
+        if self.source is not None and not self.closed:
             self.source.want_cluster(name)
         return True
 
