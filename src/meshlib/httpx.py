@@ -206,6 +206,20 @@ def _is_around(stream: object, own: _WholeBody) -> bool:
     return stream is own
 
 
+_PREPARED = vars(httpx.Headers([(b"A", b"b")])) == {"_list": [(b"A", b"a", b"b")], "_encoding": None}
+"""Whether httpx keeps headers as it has for years, so that they can be given to it in that form."""
+
+
+def _headers(raw: list[tuple[bytes, bytes]]) -> httpx.Headers:
+    """Headers that came from a parser: nothing in them needs httpx's conversions."""
+    if not _PREPARED:
+        return httpx.Headers(raw)
+    headers = httpx.Headers.__new__(httpx.Headers)
+    headers._list = [(name, name.lower(), value) for name, value in raw]
+    headers._encoding = None
+    return headers
+
+
 def _whole(answer: Answer, content: bytes) -> httpx.Response:
     for name, _ in answer.headers:
         if len(name) == 16 and name.lower() == b"content-encoding":
@@ -224,7 +238,7 @@ def _response(
     extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
     if answer.reason is not None:
         extensions["reason_phrase"] = answer.reason
-    return cls(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
+    return cls(answer.status, headers=_headers(answer.headers), stream=stream, extensions=extensions)
 
 
 class _SyncStream(httpx.SyncByteStream):

@@ -207,6 +207,20 @@ def _is_around(stream: object, own: _WholeBody) -> bool:
     return stream is own
 
 
+_PREPARED = vars(httpx2.Headers([(b"A", b"b")])) == {"_list": [(b"A", b"a", b"b")], "_encoding": None}
+"""Whether httpx2 keeps headers as it has for years, so that they can be given to it in that form."""
+
+
+def _headers(raw: list[tuple[bytes, bytes]]) -> httpx2.Headers:
+    """Headers that came from a parser: nothing in them needs httpx2's conversions."""
+    if not _PREPARED:
+        return httpx2.Headers(raw)
+    headers = httpx2.Headers.__new__(httpx2.Headers)
+    headers._list = [(name, name.lower(), value) for name, value in raw]
+    headers._encoding = None
+    return headers
+
+
 def _whole(answer: Answer, content: bytes) -> httpx2.Response:
     for name, _ in answer.headers:
         if len(name) == 16 and name.lower() == b"content-encoding":
@@ -225,7 +239,7 @@ def _response(
     extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
     if answer.reason is not None:
         extensions["reason_phrase"] = answer.reason
-    return cls(answer.status, headers=answer.headers, stream=stream, extensions=extensions)
+    return cls(answer.status, headers=_headers(answer.headers), stream=stream, extensions=extensions)
 
 
 class _SyncStream(httpx2.SyncByteStream):

@@ -118,24 +118,10 @@ def _seconds(value: float | None) -> float:
     return inf if value is None else value
 
 
-_patience: dict[tuple[tuple[str, float | None], ...], Patience] = {}
-
-
-def _patience_of(timeout: Mapping[str, float | None] | None) -> Patience:
-    """A client sends all its requests with the same few timeouts."""
-    key = tuple(timeout.items()) if timeout else ()
-    known = _patience.get(key)
-    if known is None:
-        known = Patience(timeout or {})
-        if len(_patience) < 256:
-            _patience[key] = known
-    return known
-
-
 class OriginalRequest:
     """The application's request. headers: as it gave them. body: None when it is streamed."""
 
-    __slots__ = ("authority", "body", "headers", "method", "path", "patience", "view")
+    __slots__ = ("_patience", "authority", "body", "headers", "method", "path", "timeout", "view")
 
     def __init__(
         self,
@@ -154,7 +140,8 @@ class OriginalRequest:
         self.path = path
         self.headers = headers
         self.body = body
-        self.patience = _patience_of(timeout)
+        self.timeout = timeout or {}
+        self._patience: Patience | None = None
         self.view = RequestView(
             method=method,
             scheme=scheme,
@@ -163,6 +150,13 @@ class OriginalRequest:
             headers=partial(_view_headers, headers),
             target=target,
         )
+
+    @property
+    def patience(self) -> Patience:
+        patience = self._patience
+        if patience is None:
+            patience = self._patience = Patience(self.timeout)
+        return patience
 
     def outgoing(self, start: Start) -> OutgoingRequest:
         """What one attempt sends. Raises SecureSchemeError when the application asked for https."""

@@ -132,6 +132,8 @@ class H1Codec:
         if response.complete or self._parser is None:
             self.reusable = False
             return
+        if response.status == 0:
+            self._limit -= len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -140,10 +142,8 @@ class H1Codec:
             self.reusable = False
             if not response.complete:
                 raise _failure(error) from None
-        if response.status == 0:
-            self._limit -= len(data)
-            if self._limit < 0:
-                raise protocol_failure("response headers are larger than 80 KiB")
+        if response.status == 0 and self._limit < 0:
+            raise protocol_failure("response headers are larger than 80 KiB")
 
     def end(self) -> None:
         """The peer closed its side: the end of a body without a length, otherwise a response cut short."""
@@ -212,7 +212,7 @@ class H1Codec:
         headers = response.headers
         if len(headers) > MAX_HEADERS:
             raise protocol_failure("more than 100 response headers")
-        if sum([len(name) + len(value) for name, value in headers]) > MAX_HEADER_BYTES:
+        if self._limit < 0 and sum([len(name) + len(value) for name, value in headers]) > MAX_HEADER_BYTES:
             raise protocol_failure("response headers are larger than 80 KiB")
         response.status = status
         if self._bodyless:

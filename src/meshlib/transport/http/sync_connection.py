@@ -110,6 +110,9 @@ class SyncConnection(PooledConnection):
         self.served += 1
         self.sent = self._broken = False
         self._source = source
+        if self._pending is not None:
+            self._pending = memoryview(bytes(self._pending) + data)
+            return
         try:
             count = self._socket.send(data)
         except BlockingIOError:
@@ -119,6 +122,17 @@ class SyncConnection(PooledConnection):
         self.sent = True
         if count < len(data):
             self._pending = memoryview(data)[count:]
+
+    def round_trip(self, request: OutgoingRequest, limit: float) -> None:
+        """Send the request and take what comes back first, if it comes within `limit` seconds. Raises TransportFailure."""
+        self.begin(request, None)
+        if (
+            limit > 0.0
+            and self._pending is None
+            and self._source is None
+            and self._poller.poll(_milliseconds(limit))
+        ):
+            self._receive()
 
     def advance(self, limit: float) -> None:
         """Wait until something has arrived or could be sent. Raises TimeoutError or TransportFailure."""

@@ -110,6 +110,9 @@ class SyncExchange:
         monotonic, handle = self._monotonic, self.call.handle
         try:
             actions = handle(BEGIN if self._upload is None else BEGIN_STREAMED, monotonic())
+            first = actions[0] if len(actions) == 1 else None
+            if type(first) is Start and first.permitted and self._upload is None:
+                actions = self._at_once(first)
             while True:
                 event = self._carry_out(actions)
                 if self._answer is not None:
@@ -121,6 +124,42 @@ class SyncExchange:
         except BaseException:
             self._abandon()
             raise
+
+    def _at_once(self, start: Start) -> Sequence[Action]:
+        """The common case in one piece: an idle connection, one send, one receive. What is left to carry out."""
+        handle, monotonic = self.call.handle, self._monotonic
+        attempt = Attempt(start)
+        self._attempts.append(attempt)
+        connection = self._idle_connection(start)
+        if connection is None:
+            attempt.stage = Stage.PARKED
+            return handle(NeedConnection(start.attempt, self._pool), monotonic())
+        attempt.connection = connection
+        attempt.stage = Stage.SENT
+        request = self._request
+        limit = self.call.wake_at - monotonic()
+        read = request.timeout.get("read")
+        if read is not None and read < limit:
+            limit = read
+        try:
+            connection.round_trip(request.outgoing(start), limit)
+        except TransportFailure as failure:
+            return handle(self._failed(attempt, failure), monotonic())
+        response = connection.codec.response
+        if not response.status:
+            return ()
+        attempt.stage = Stage.ANSWERED
+        event = Headers(start.attempt, response.status, LazyHeaders(response.headers), response.complete)
+        return handle(event, monotonic())
+
+    def _idle_connection(self, start: Start) -> SyncConnection | None:
+        protocol = start.cluster.protocol
+        while (connection := self._pool.pop_idle(start.endpoint)) is not None:
+            if connection.protocol is protocol:
+                assert isinstance(connection, SyncConnection)
+                return connection
+            connection.close()
+        return None
 
     # --- actions -----------------------------------------------------------------------------------------------------
 
@@ -150,10 +189,7 @@ class SyncExchange:
     def _start(self, action: Start) -> Event | None:
         attempt = Attempt(action)
         self._attempts.append(attempt)
-        connection = self._pool.pop_idle(action.endpoint)
-        while connection is not None and connection.protocol is not action.cluster.protocol:
-            connection.close()
-            connection = self._pool.pop_idle(action.endpoint)
+        connection = self._idle_connection(action)
         if connection is None:
             attempt.stage = Stage.PARKED
             return NeedConnection(action.attempt, self._pool)
@@ -263,10 +299,6 @@ class SyncExchange:
         call, monotonic = self.call, self._monotonic
         wait_from = monotonic()
         attempts = self._attempts
-        if self._told_complete and len(attempts) == 1 and attempts[0].stage is Stage.READY:
-            event = self._send_and_receive(attempts[0], wait_from)
-            if event is not None:
-                return event
         while True:
             event = self._ready_event(attempts)
             if event is not None:
@@ -290,17 +322,6 @@ class SyncExchange:
             if self._moved:
                 self._moved = False
                 wait_from = monotonic()
-
-    def _send_and_receive(self, attempt: Attempt, now: float) -> Event | None:
-        """The common case: one attempt, one send, one receive. None when it takes more than that."""
-        event = self._send(attempt)
-        connection: SyncConnection = attempt.connection
-        if event is not None or connection.sending:
-            return event
-        limit = min(self.call.wake_at - now, self._request.patience.read)
-        if limit > 0.0:
-            event = self._advance(attempt, limit)
-        return event or self._headers_event(attempt)
 
     def _ready_event(self, attempts: list[Attempt]) -> Event | None:
         """What needs no waiting: a request to send, headers that are there, a body that is complete."""
