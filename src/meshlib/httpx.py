@@ -25,8 +25,7 @@ import httpx
 from meshlib import errors
 from meshlib.transport.http.async_exchange import AsyncExchange
 from meshlib.transport.http.exchange import Answer, ImpatienceError, Phase, SecureSchemeError
-from meshlib.transport.http.failure import BodyLengthError
-from meshlib.transport.http.h1 import InvalidRequest
+from meshlib.transport.http.failure import BodyLengthError, InvalidRequest
 from meshlib.transport.http.shell import AsyncShell, LocalReplies, MeshLike, SyncShell, impatience
 from meshlib.transport.http.sync_exchange import SyncExchange
 

@@ -197,6 +197,16 @@ def test_headers_cannot_add_lines(driver: Driver, header: str, value: str) -> No
         assert mesh.permits()[1:] == (0, 0, 0)
 
 
+@pytest.mark.parametrize("method", ["CONNECT", "GET /other HTTP/1.1\r\nx:", "GET /other", ""])
+def test_methods_that_are_none_or_would_need_a_tunnel(driver: Driver, method: str) -> None:
+    with serve(OK) as server:
+        driver.open(mesh_for([server.port]))
+        with pytest.raises(driver.lib.LocalProtocolError):
+            driver.request(method, "/")
+        assert driver.request("PURGE", "/").status_code == 200
+        assert server.received[0].startswith(b"PURGE / ")
+
+
 def test_streaming_a_response(driver: Driver) -> None:
     def script(sock: socket.socket, number: int) -> None:
         while read_request(sock):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlib.engine.events import FailureKind
-from meshlib.transport.http.failure import TransportFailure
-from meshlib.transport.http.h1 import H1Codec, InvalidRequest
+from meshlib.transport.http.failure import InvalidRequest, TransportFailure
+from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.message import OutgoingRequest, RawHeaders, Response
 
 

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlib.engine.events import FailureKind
-from meshlib.transport.http.failure import TransportFailure
-from meshlib.transport.http.h1 import InvalidRequest
+from meshlib.transport.http.failure import InvalidRequest, TransportFailure
 from meshlib.transport.http.h2 import H2Codec, H2Stream
 from meshlib.transport.http.message import OutgoingRequest, RawHeaders
 

@@ -15,6 +15,7 @@ An attempt goes through the stages below. Which events follow from which action 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -28,6 +29,7 @@ from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.routing.request import RequestView
 from meshlib.state import Waiter
+from meshlib.transport.http.failure import InvalidRequest
 from meshlib.transport.http.message import OutgoingRequest, RawHeaders
 
 __all__ = [
@@ -118,6 +120,23 @@ def _seconds(value: float | None) -> float:
     return inf if value is None else value
 
 
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_methods: dict[str, bytes] = {}
+_METHODS_KEPT = 64
+
+
+def _method(name: str) -> bytes:
+    """As it goes out. Raises InvalidRequest for what is not a token, and for CONNECT, which would need a tunnel."""
+    if not _TOKEN(name):
+        raise InvalidRequest(f"not a method: {name!r}")
+    if name == "CONNECT":
+        raise InvalidRequest("the mesh does not tunnel: CONNECT is not supported")
+    method = name.encode()
+    if len(_methods) < _METHODS_KEPT:
+        _methods[name] = method
+    return method
+
+
 class OriginalRequest:
     """The application's request. headers: as it gave them. body: None when it is streamed."""
 
@@ -135,7 +154,7 @@ class OriginalRequest:
         body: bytes | None,
         timeout: Mapping[str, float | None] | None,
     ) -> None:
-        self.method = method.encode("ascii", "replace")
+        self.method = _methods.get(method) or _method(method)
         self.authority = authority
         self.path = path
         self.headers = headers

@@ -6,7 +6,14 @@ import os
 
 from meshlib.engine.events import FailureKind
 
-__all__ = ["BodyLengthError", "TransportFailure", "connect_failure", "protocol_failure", "terminated"]
+__all__ = [
+    "BodyLengthError",
+    "InvalidRequest",
+    "TransportFailure",
+    "connect_failure",
+    "protocol_failure",
+    "terminated",
+]
 
 
 class TransportFailure(Exception):
@@ -20,6 +27,10 @@ class TransportFailure(Exception):
 
 class BodyLengthError(Exception):
     """The application's body is longer or shorter than the Content-Length that it declared."""
+
+
+class InvalidRequest(Exception):
+    """The application's request cannot be written as HTTP without changing what it says."""
 
 
 def connect_failure(error: OSError) -> TransportFailure:

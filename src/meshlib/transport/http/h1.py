@@ -12,7 +12,7 @@ import re
 
 import httptools
 
-from meshlib.transport.http.failure import TransportFailure, protocol_failure, terminated
+from meshlib.transport.http.failure import InvalidRequest, TransportFailure, protocol_failure, terminated
 from meshlib.transport.http.message import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -22,7 +22,7 @@ from meshlib.transport.http.message import (
     content_length,
 )
 
-__all__ = ["H1Codec", "InvalidRequest"]
+__all__ = ["H1Codec"]
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+").fullmatch
@@ -31,10 +31,6 @@ _PLAIN, _LENGTH, _CODING, _HOST = 0, 1, 2, 4
 _SPECIAL = {b"content-length": _LENGTH, b"transfer-encoding": _CODING, b"host": _HOST}
 _kinds: dict[bytes, int] = {}
 _KINDS_KEPT = 1024
-
-
-class InvalidRequest(Exception):
-    """The application's request cannot be written as HTTP without changing what it says."""
 
 
 def _kind(name: bytes) -> int:

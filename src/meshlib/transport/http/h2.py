@@ -31,8 +31,7 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
 from meshlib.engine.events import FailureKind
-from meshlib.transport.http.failure import TransportFailure, protocol_failure, terminated
-from meshlib.transport.http.h1 import InvalidRequest
+from meshlib.transport.http.failure import InvalidRequest, TransportFailure, protocol_failure, terminated
 from meshlib.transport.http.message import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
