@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from meshlib.snapshot.graph import Graph, ResourceState, ResourceStatus
+from meshlib.snapshot.graph import Graph
 from meshlib.snapshot.snapshot import Accepted, Kind, Ref, Snapshot, from_resources
+from meshlib.snapshot.status import ResourceState, ResourceStatus
 
 __all__ = [
     "Accepted",

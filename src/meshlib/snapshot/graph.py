@@ -17,9 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from meshlib.errors import ResourceError
 from meshlib.resources.cluster import Cluster, DiscoveryType
@@ -27,78 +25,16 @@ from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener
 from meshlib.resources.route import RouteConfiguration
 from meshlib.snapshot.snapshot import Accepted, Kind, Ref, Resource, Snapshot
+from meshlib.snapshot.status import ResourceState, ResourceStatus
+from meshlib.snapshot.table import Table
 
-__all__ = ["Graph", "ResourceState", "ResourceStatus"]
+__all__ = ["Graph"]
 
 LINGER = 30.0
 """Seconds that a resource stays subscribed after the last reference to it is gone."""
 
 ON_DEMAND = 1000
 """How many names of listeners that do not exist stay watched; beyond that, the one asked for longest ago is forgotten."""
-
-
-class ResourceState(Enum):
-    """As in CSDS (envoy.admin.v3.ClientResourceStatus)."""
-
-    REQUESTED = "REQUESTED"
-    DOES_NOT_EXIST = "DOES_NOT_EXIST"
-    ACKED = "ACKED"
-    NACKED = "NACKED"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResourceStatus:
-    """What is known of one resource.
-
-    version: `version_info` of the good version, empty when there is none. error, error_version: of the latest version, when
-    it was rejected. updated: when any of this changed last, on the clock whose readings the graph was given.
-    """
-
-    kind: Kind
-    name: str
-    state: ResourceState
-    version: str
-    error: ResourceError | None
-    error_version: str
-    updated: float
-
-
-K = TypeVar("K")
-V = TypeVar("V")
-_GONE: Any = object()
-
-
-class _Table(Generic[K, V]):
-    """A mapping that is published as an immutable one: changes are collected and the copy is made once."""
-
-    __slots__ = ("_changes", "current")
-
-    def __init__(self, current: Mapping[K, V] | None = None) -> None:
-        self.current: dict[K, V] = dict(current or {})
-        self._changes: dict[K, Any] = {}
-
-    def set(self, key: K, value: V) -> None:
-        self._changes[key] = value
-
-    def drop(self, key: K) -> None:
-        if key in self.current:
-            self._changes[key] = _GONE
-        else:
-            self._changes.pop(key, None)
-
-    def publish(self) -> bool:
-        """Make the changes current; False when there were none."""
-        if not self._changes:
-            return False
-        following = self.current.copy()
-        for key, value in self._changes.items():
-            if value is _GONE:
-                following.pop(key, None)
-            else:
-                following[key] = value
-        self._changes.clear()
-        self.current = following
-        return True
 
 
 class _Entry:
@@ -144,13 +80,13 @@ class Graph:
         self._revisions = dict.fromkeys(Kind, 0)
         self._lingering: dict[Ref, float] = {}
         self._absent_pins: dict[str, None] = {}
-        self._values: dict[Kind, _Table[str, Any]] = {kind: _Table() for kind in Kind}
-        self._resolved: _Table[str, ClusterLoadAssignment] = _Table()
-        self._absent: _Table[Ref, None] = _Table()
-        self._awaited: _Table[Ref, None] = _Table()
-        self._errors: _Table[Ref, ResourceError] = _Table()
-        self._unsupported: _Table[Ref, tuple[str, ...]] = _Table()
-        self._versions: _Table[Kind, str] = _Table()
+        self._values: dict[Kind, Table[str, Any]] = {kind: Table() for kind in Kind}
+        self._resolved: Table[str, ClusterLoadAssignment] = Table()
+        self._absent: Table[Ref, None] = Table()
+        self._awaited: Table[Ref, None] = Table()
+        self._errors: Table[Ref, ResourceError] = Table()
+        self._unsupported: Table[Ref, tuple[str, ...]] = Table()
+        self._versions: Table[Kind, str] = Table()
         self._dns: dict[str, Cluster] = {}
         self._snapshot = Snapshot()
 
@@ -300,7 +236,7 @@ class Graph:
 
     def snapshot(self) -> Snapshot:
         """The configuration as of now; the same object as before when nothing has changed."""
-        tables: tuple[_Table[Any, Any], ...] = (
+        tables: tuple[Table[Any, Any], ...] = (
             *self._values.values(),
             self._resolved,
             self._absent,
