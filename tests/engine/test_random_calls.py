@@ -31,7 +31,7 @@ class Script:
         self.random = chance = Random(seed)
         self.done: Counter[str] = Counter()
         breakers = (
-            BreakerSet({"a": BreakerConfig(fail_max=4, reset_timeout=3.0)}) if chance.random() < 0.3 else None
+            BreakerSet({"a": BreakerConfig(fail_max=5, reset_timeout=0.2)}) if chance.random() < 0.3 else None
         )
         self.mesh = FakeMesh(
             self.cluster("a"), self.cluster("b"), action=self.action(), breakers=breakers, seed=seed
@@ -44,14 +44,14 @@ class Script:
         chance = self.random
         limits = thresholds(
             max_connections=chance.choice((0, 1, 1, 2, 5)),
-            max_pending_requests=chance.choice((0, 2, 3, 9, 9, 9, 9, 9, 9)),
-            max_requests=chance.choice((0, 1, 4, 4, 9, 9, 9, 9, 9)),
+            max_pending_requests=chance.choice((0, 1, 2, 3, *[9] * 12)),
+            max_requests=chance.choice((0, 1, 2, *[4] * 5, *[9] * 8)),
             max_retries=chance.choice((0, 1, 3)),
         )
         detection = outlier(consecutive_5xx=2, interval=0.5, base_ejection_time=0.7)
         return cluster(
             name,
-            hosts=chance.choice((0, 1, 2, 2, 2, 3, 3, 4)),
+            hosts=chance.choice((0, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4)),
             circuit_breakers=limits,
             outlier_detection=chance.choice((None, detection)),
             max_stream_duration=chance.choice((None, None, 1.5)),
@@ -81,15 +81,15 @@ class Script:
         if roll < 0.2 or not self.calls:
             self.begin()
         elif roll < 0.28:
-            self.mesh.clock.advance(chance.random())
+            self.mesh.clock.advance(chance.random() / 3)
             self.tell_timers()
-        elif roll < 0.30:
+        elif roll < 0.31:
             self.mesh.publish(self.cluster("a"), *([self.cluster("b")] if chance.random() < 0.7 else []))
             self.done["push"] += 1
-        elif roll < 0.32:
+        elif roll < 0.33:
             for pool in self.pools:
                 pool.close_idle()
-        elif roll < 0.34:
+        elif roll < 0.35:
             # In a back-off nothing but the engine knows of a call: it is dropped without an end.
             resting = [call for call in self.calls if not call.live and not call.over]
             if resting:
@@ -139,7 +139,7 @@ class Script:
         elif what == "cancel" and chance.random() < 0.3:
             call.cancel()
             self.done["cancel"] += 1
-        elif what == "timer" and call.core.wake_at < inf:
+        elif what == "timer" and call.core.wake_at < self.mesh.clock.monotonic() + 0.5:
             self.mesh.clock.advance_to(call.core.wake_at)
             self.tell_timers()
         elif what == "wake":
