@@ -85,7 +85,7 @@ def test_what_is_left_of_the_timeout_is_compared_coarsely_on_retries_only() -> N
         return outcome(hits=hits)
 
     assert fields(a_case(), [told("15000", "14990")], [told("15000", "14975")]) == []
-    assert fields(a_case(), [told("15000", "14390")], [told("15000", "14975")]) != []
+    assert fields(a_case(), [told("15000", "300")], [told("15000", "14975")]) != []
     assert fields(a_case(), [told("15000", "14990")], [told("14990", "14990")]) != []
     assert fields(a_case(), [told("80", "80")], [told("80", "79")]) != []
 
