@@ -324,6 +324,7 @@ def test_a_response_that_nobody_reads_in_asyncio() -> None:
         assert mesh.permits() == (0, 0, 0, 0)
 
 
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")  # Python 3.12
 def test_a_forked_child_opens_its_own_connections() -> None:
     with serve(OK) as server:
         mesh = mesh_for([server.port])
