@@ -19,6 +19,7 @@ class ManualWorker:
         self._tasks: deque[Callable[[], None]] = deque()
         self._schedule = Schedule()
         self.closed = False
+        self.paused = False
 
     def post(self, task: Callable[[], None]) -> None:
         self._tasks.append(task)
@@ -31,12 +32,20 @@ class ManualWorker:
     def close(self, timeout: float = 0.0) -> None:
         self.closed = True
 
+    def pause(self, timeout: float) -> None:
+        assert not self.paused
+        self.paused = True
+
+    def resume(self) -> None:
+        assert self.paused
+        self.paused = False
+
     def abandon(self) -> None:
         self.closed = True
 
     def run(self) -> None:
         """Run everything that is posted or due, and what that leads to."""
-        while not self.closed:
+        while not self.closed and not self.paused:
             task = self._tasks.popleft() if self._tasks else self._schedule.due(self._clock.monotonic())
             if task is None:
                 return

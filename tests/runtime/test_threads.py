@@ -97,6 +97,47 @@ def test_a_worker_may_close_itself() -> None:
     assert done.wait(LIMIT)
 
 
+def test_a_pause_waits_for_the_running_task_and_holds_the_next_one() -> None:
+    worker = Worker("test")
+    ran: queue.SimpleQueue[str] = queue.SimpleQueue()
+    running, gate = threading.Event(), threading.Event()
+
+    def first() -> None:
+        running.set()
+        assert gate.wait(LIMIT)
+        ran.put("first")
+
+    worker.post(first)
+    worker.post(lambda: ran.put("second"))
+    assert running.wait(LIMIT)
+    worker.pause(0.01)
+    assert ran.empty()
+    worker.resume()
+    gate.set()
+    worker.pause(LIMIT)
+    worker.post(lambda: ran.put("third"))
+    seen = [ran.get(timeout=LIMIT) for _ in range(ran.qsize())]
+    worker.resume()
+    while len(seen) < 3:
+        seen.append(ran.get(timeout=LIMIT))
+    assert seen == ["first", "second", "third"]
+    worker.close()
+
+
+def test_a_task_may_pause_its_own_worker() -> None:
+    worker = Worker("test")
+    done = threading.Event()
+
+    def fork_in_a_task() -> None:
+        worker.pause(LIMIT)
+        worker.resume()
+
+    worker.post(fork_in_a_task)
+    worker.post(done.set)
+    assert done.wait(LIMIT)
+    worker.close()
+
+
 def test_an_open_worker_does_not_keep_the_interpreter() -> None:
     code = """
 from meshlib.runtime.threads import Worker

@@ -53,6 +53,7 @@ def test_the_stream_is_closed_before_a_fork_and_opened_again_in_the_parent() -> 
     harness.send(inline_listener("a:80"), version="5")
     harness.client.before_fork()
     assert harness.stream.closed
+    assert harness.worker.paused
     harness.client.after_fork_in_parent()
     assert harness.take() == [Asked(Kind.LISTENER, ("a:80",), "5")]
     assert len(harness.ads.streams) == 2

@@ -14,7 +14,10 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-__all__ = ["ForkAware", "come_first", "register"]
+__all__ = ["PATIENCE", "ForkAware", "come_first", "register"]
+
+PATIENCE = 1.0
+"""Seconds that a fork waits at most for a background task to end."""
 
 logger = logging.getLogger("meshlib.runtime")
 

@@ -59,8 +59,18 @@ class Executor(Protocol):
     def close(self, timeout: float = ...) -> None:
         """Run nothing any longer. Idempotent."""
 
+    def pause(self, timeout: float) -> None:
+        """Before a fork: wait for the end of the task that runs now, and start no other until `resume`.
+
+        A fork in the middle of a task would leave a lock in the child that nobody releases: that of a module which the task
+        imports, for example. After `timeout` seconds the fork goes on all the same.
+        """
+
+    def resume(self) -> None:
+        """After the fork, in the parent."""
+
     def abandon(self) -> None:
-        """In a forked child, where the thread does not exist: forget it."""
+        """After the fork, in the child, where the thread does not exist: forget it."""
 
 
 class Schedule:
@@ -97,6 +107,8 @@ class Worker:
         self._clock = clock or SystemClock()
         self._inbox: queue.SimpleQueue[Task | Timer | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
+        self._running = threading.Lock()
+        self._paused = False
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -119,6 +131,15 @@ class Worker:
             self._inbox.put(None)
             if thread is not threading.current_thread():
                 thread.join(timeout)
+
+    def pause(self, timeout: float) -> None:
+        if self._thread is not threading.current_thread():
+            self._paused = self._running.acquire(timeout=timeout)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._running.release()
 
     def abandon(self) -> None:
         self._closed = True
@@ -147,7 +168,8 @@ class Worker:
                     continue
                 task = item
             try:
-                task()
+                with self._running:
+                    task()
             except Exception:
                 if not sys.is_finalizing():
                     logger.exception("a background task of meshlib failed")

@@ -172,10 +172,13 @@ class AdsClient:
     # Around a fork
 
     def before_fork(self) -> None:
+        self._executor.pause(fork.PATIENCE)
         self._connection.before_fork()
 
     def after_fork_in_parent(self) -> None:
-        if self._connection.after_fork_in_parent():
+        interrupted = self._connection.after_fork_in_parent()
+        self._executor.resume()
+        if interrupted:
             self._executor.post(self._resume)
 
     def after_fork_in_child(self) -> None:

@@ -121,6 +121,9 @@ class DnsDriver:
         watch.found = {name: found for name, found in watch.found.items() if name in names}
         watch.missing.update(names)
         self._queue.extend((watch, name) for name in names)
+        "".encode(
+            "idna"
+        )  # loads the codec here: a fork in the middle of an import in a lookup's thread would break it
         if not names:
             self._complete(watch)
         self._fill()

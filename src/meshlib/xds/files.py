@@ -123,10 +123,12 @@ class FileSource:
             self._executor.close(2.0)
 
     def before_fork(self) -> None:
-        """Nothing to pause: lookups hold no connection."""
+        if self._executor is not None:
+            self._executor.pause(fork.PATIENCE)
 
     def after_fork_in_parent(self) -> None:
-        """Nothing was paused."""
+        if self._executor is not None:
+            self._executor.resume()
 
     def after_fork_in_child(self) -> None:
         if self._executor is not None:
