@@ -30,6 +30,7 @@ from meshlib.routing.request import Headers as HeaderList
 from meshlib.routing.request import RequestView
 from meshlib.state import Waiter
 from meshlib.transport.http.failure import InvalidRequest
+from meshlib.transport.http.interned import HOST, forms
 from meshlib.transport.http.message import OutgoingRequest, RawHeaders
 
 __all__ = [
@@ -208,7 +209,9 @@ class Attempt:
 
 
 def _view_headers(headers: RawHeaders) -> HeaderList:
-    return [header for header in decode_headers(headers) if header[0] != "host"]
+    """The request's own headers as the engine sees them, without Host."""
+    known = [forms[header] for header in headers]
+    return [form.decoded for form in known if form.kind != HOST]
 
 
 class LazyHeaders(Sequence[tuple[str, str]]):

@@ -13,6 +13,7 @@ import re
 import httptools
 
 from meshlib.transport.http.failure import InvalidRequest, TransportFailure, protocol_failure, terminated
+from meshlib.transport.http.interned import CODING, HOST, LENGTH, forms
 from meshlib.transport.http.message import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -24,22 +25,9 @@ from meshlib.transport.http.message import (
 
 __all__ = ["H1Codec"]
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_HOST = b"Host"
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+").fullmatch
-
-_PLAIN, _LENGTH, _CODING, _HOST = 0, 1, 2, 4
-_SPECIAL = {b"content-length": _LENGTH, b"transfer-encoding": _CODING, b"host": _HOST}
-_kinds: dict[bytes, int] = {}
-_KINDS_KEPT = 1024
-
-
-def _kind(name: bytes) -> int:
-    if not _TOKEN(name):
-        raise InvalidRequest(f"not a header name: {name!r}")
-    kind = _SPECIAL.get(name.lower(), _PLAIN)
-    if len(_kinds) < _KINDS_KEPT:
-        _kinds[name] = kind
-    return kind
 
 
 def _is_chunked(headers: RawHeaders) -> bool:
@@ -75,37 +63,38 @@ class H1Codec:
     def start(self, request: OutgoingRequest, *, inline: bool = True) -> bytes:
         """The request line and the headers, with the framing header that a body needs, and with `inline` the body.
 
-        Nothing that the application supplies can add a line: the number of line ends must be that of the lines.
+        Nothing that the application supplies can add a line: each part is checked for line ends.
         """
-        headers, body = request.headers, request.body
-        if headers and headers[0][0] == b"Host":
-            headers = headers[1:]
-        seen = 0
-        for name, _ in headers:
-            kind = _kinds.get(name)
-            seen |= _kind(name) if kind is None else kind
-        if seen & _HOST:
-            headers = [header for header in headers if header[0].lower() != b"host"]
+        method, body = request.method, request.body
+        if not _METHOD(method):
+            raise InvalidRequest(f"not a method: {method!r}")
         if not _TARGET(request.path):
             raise InvalidRequest(f"the request target has characters that are not allowed: {request.path!r}")
-        lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (request.method, request.path, request.authority)]
-        lines += [b"%b: %b" % header for header in headers]
-        self._chunked = bool(seen & _CODING) and _is_chunked(headers)
-        if not self._chunked and not seen & _LENGTH:
+        host, _, _, error = forms[_HOST, request.authority]
+        if host is None:
+            raise InvalidRequest(error)
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, request.path), host]
+        seen = 0
+        for header in request.headers:
+            line, kind, _, error = forms[header]
+            if kind == HOST:
+                continue
+            if line is None:
+                raise InvalidRequest(error)
+            seen |= kind
+            lines.append(line)
+        self._chunked = bool(seen & CODING) and _is_chunked(request.headers)
+        if not self._chunked and not seen & LENGTH:
             if body is None:
                 self._chunked = True
-                lines.append(b"Transfer-Encoding: chunked")
+                lines.append(b"Transfer-Encoding: chunked\r\n")
             elif body:
-                lines.append(b"Content-Length: %d" % len(body))
+                lines.append(b"Content-Length: %d\r\n" % len(body))
         lines.append(b"\r\n")
-        head = b"\r\n".join(lines)
-        expected = len(lines) + 1
-        if head.count(b"\n") != expected or head.count(b"\r") != expected or b"\0" in head:
-            raise InvalidRequest("a header contains a line break or a NUL")
-        self._expect(request.method)
-        if body is None or not inline or not (body or self._chunked):
-            return head
-        return b"".join((head, self.body(body), self.end_body()))
+        self._expect(method)
+        if body is not None and inline and (body or self._chunked):
+            lines += (self.body(body), self.end_body())
+        return b"".join(lines)
 
     def body(self, data: bytes) -> bytes:
         """One piece of the body as it is sent."""
