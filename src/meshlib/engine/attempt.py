@@ -24,25 +24,21 @@ class Attempt:
     when the cluster's max_stream_duration does, None for never.
 
     retry_permit: it is a retry and holds the cluster's permit for it. timed_out: its per-try timeout passed and it was left
-    alive (hedging). followed: another attempt was arranged for it then. outcome: set once its verdict is known.
+    alive (hedging). followed: another attempt was arranged for it then. over_at: when its verdict was known, None until then;
+    status, failure: the verdict.
     """
 
-    __slots__ = (
-        "cluster",
-        "connecting",
-        "endpoint",
-        "followed",
-        "holding",
-        "number",
-        "outcome",
-        "per_try_at",
-        "permits",
-        "retry_permit",
-        "started",
-        "stream_until",
-        "timed_out",
-        "waiter",
-    )
+    holding = Holding.NOTHING
+    waiter: Waiter | None = None
+    connecting = False
+    per_try_at: float | None = None
+    stream_until: float | None = None
+    retry_permit = False
+    timed_out = False
+    followed = False
+    over_at: float | None = None
+    status: int | None = None
+    failure: str | None = None
 
     def __init__(
         self, number: int, endpoint: EndpointState, cluster: ClusterProgram, permits: Permits, started: float
@@ -52,15 +48,6 @@ class Attempt:
         self.cluster = cluster
         self.permits = permits
         self.started = started
-        self.holding = Holding.NOTHING
-        self.waiter: Waiter | None = None
-        self.connecting = False
-        self.per_try_at: float | None = None
-        self.stream_until: float | None = None
-        self.retry_permit = False
-        self.timed_out = False
-        self.followed = False
-        self.outcome: AttemptRecord | None = None
 
     def take_request_permit(self) -> bool:
         if not self.cluster.state.take_request(self.endpoint, self.permits):
@@ -95,5 +82,13 @@ class Attempt:
 
     def record(self, now: float, *, status: int | None = None, failure: str | None = None) -> None:
         """Write down how the attempt ended; the first verdict stays."""
-        if self.outcome is None:
-            self.outcome = AttemptRecord(self.endpoint.key, status, failure, now - self.started)
+        if self.over_at is None:
+            self.over_at = now
+            self.status = status
+            self.failure = failure
+
+    @property
+    def outcome(self) -> AttemptRecord:
+        """The verdict as the application sees it. Only once there is one."""
+        assert self.over_at is not None
+        return AttemptRecord(self.endpoint.key, self.status, self.failure, self.over_at - self.started)

@@ -52,39 +52,31 @@ class Stage(Enum):
 class CallBase:
     """The state of a call. `AttemptLoop`, `TimedLoop` and `Call` add what moves it."""
 
-    __slots__ = (
-        "__weakref__",
-        "_active_at",
-        "_attempts",
-        "_breaker",
-        "_complete",
-        "_config_until",
-        "_deadline",
-        "_engine",
-        "_filter",
-        "_filter_wait",
-        "_heads",
-        "_idle_timeout",
-        "_listener",
-        "_mirrors",
-        "_options",
-        "_replayable",
-        "_retrier",
-        "_stage",
-        "_started",
-        "_stream_deadline",
-        "_timeouts",
-        "_user_deadline",
-        "_wake",
-        "accepted",
-        "attempt_count",
-        "details",
-        "flags",
-        "plan",
-        "request",
-        "route",
-        "wake_at",
-    )
+    # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
+    _stage = Stage.WAITING
+    _started = 0.0
+    _complete = True
+    _mirrors: Mirrors | None = None
+    _retrier: Retrier | None = None
+    _config_until: float | None = None
+    _filter_wait: float | None = None
+    _filter = -1
+    _deadline: float | None = None
+    _stream_deadline: float | None = None
+    _user_deadline: float | None = None
+    _heads: Heads | None = None
+    _listener: ListenerProgram | None = None
+    _timeouts: Timeouts | None = None
+    _breaker: Breaker | None = None
+    _idle_timeout = 0.0
+    _active_at = 0.0
+    attempt_count = 0
+    route: CompiledRoute | None = None
+    plan: ForwardPlan | None = None
+    accepted: int | None = None
+    flags: tuple[str, ...] = ()
+    details = ""
+    wake_at = inf
 
     def __init__(
         self,
@@ -100,34 +92,10 @@ class CallBase:
         self._wake = wake
         self._options = options
         self._replayable = replayable
-        self._stage = Stage.WAITING
-        self._started = 0.0
-        self._complete = True
         self._attempts: list[Attempt] = []
-        self._mirrors: Mirrors | None = None
-        self._retrier: Retrier | None = None
-        self._config_until: float | None = None
-        self._filter_wait: float | None = None
-        self._filter = -1
-        self._deadline: float | None = None
-        self._stream_deadline: float | None = None
-        self._user_deadline: float | None = None
-        self._heads: Heads | None = None
-        self._listener: ListenerProgram | None = None
-        self._timeouts: Timeouts | None = None
-        self._breaker: Breaker | None = None
-        self._idle_timeout = 0.0
-        self._active_at = 0.0
-        self.attempt_count = 0
-        self.route: CompiledRoute | None = None
-        self.plan: ForwardPlan | None = None
-        self.accepted: int | None = None
-        self.flags: list[str] = []
-        self.details = ""
-        self.wake_at = inf
 
     def records(self) -> tuple[AttemptRecord, ...]:
-        return tuple(attempt.outcome for attempt in self._attempts if attempt.outcome is not None)
+        return tuple(attempt.outcome for attempt in self._attempts if attempt.over_at is not None)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -222,7 +190,7 @@ class CallBase:
         """Cancel what is alive: attempts without a verdict, and the accepted one unless its response is complete."""
         cancelled: list[act.Action] = []
         for attempt in self._attempts:
-            if attempt.outcome is None or attempt.holding is not Holding.NOTHING:
+            if attempt.over_at is None or attempt.holding is not Holding.NOTHING:
                 attempt.record(now, failure=why)
                 attempt.give_back()
                 cancelled.append(act.CancelAttempt(attempt.number))
@@ -235,7 +203,7 @@ class CallBase:
         if self._stage is Stage.DONE or not 0 < number <= len(self._attempts):
             return None
         attempt = self._attempts[number - 1]
-        return attempt if attempt.outcome is None or self.accepted == number else None
+        return attempt if attempt.over_at is None or self.accepted == number else None
 
     def _mirror_over(self, number: int) -> None:
         if self._mirrors is not None:
@@ -244,11 +212,11 @@ class CallBase:
     def _others_alive(self, attempt: Attempt) -> bool:
         if self._retrier is not None and self._retrier.at is not None:
             return True
-        return any(other is not attempt and other.outcome is None for other in self._attempts)
+        return any(other is not attempt and other.over_at is None for other in self._attempts)
 
     def _flag(self, flag: str) -> None:
         if flag not in self.flags:
-            self.flags.append(flag)
+            self.flags = (*self.flags, flag)
 
     def _grpc_reply(self, reply: LocalReply, grpc_status: int | None = None) -> LocalReply:
         return grpc_form(reply, grpc_status) if is_grpc(self.request) else reply

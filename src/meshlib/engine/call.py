@@ -87,8 +87,6 @@ class CallInfo:
 class Call(TimedLoop):
     """One call. Not thread safe: a transport handles one event at a time; only `wake` is called from elsewhere."""
 
-    __slots__ = ()
-
     @property
     def info(self) -> CallInfo:
         return CallInfo(self)

@@ -40,8 +40,6 @@ GRPC_FAULTS = frozenset({"2", "4", "12", "13", "14", "15"})
 class AttemptLoop(CallBase):
     """From the first attempt to the accepted one. `TimedLoop` adds what time does to it."""
 
-    __slots__ = ()
-
     def _await_configuration(self, what: str, program: Program, now: float) -> Actions:
         """Park until there is a new Program: at most until `config_timeout`, or the call's deadline, is over."""
         self._stage = Stage.WAITING
@@ -191,7 +189,7 @@ class AttemptLoop(CallBase):
         actions: list[act.Action] = []
         for attempt in self._attempts:
             waiter = attempt.waiter
-            if attempt.outcome is not None or waiter is None or attempt.connecting:
+            if attempt.over_at is not None or waiter is None or attempt.connecting:
                 continue
             if waiter.served:
                 attempt.connecting = True
@@ -250,7 +248,7 @@ class AttemptLoop(CallBase):
         actions: list[act.Action] = []
         if len(self._attempts) > 1:
             for other in self._attempts:
-                if other.outcome is None:
+                if other.over_at is None:
                     other.record(now, failure="cancelled")
                     other.give_back()
                     actions.append(act.CancelAttempt(other.number))

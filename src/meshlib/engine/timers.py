@@ -25,8 +25,6 @@ __all__ = ["TimedLoop"]
 class TimedLoop(AttemptLoop):
     """The attempt loop with its timers."""
 
-    __slots__ = ()
-
     def _message(self, _event: ev.Message, now: float) -> Actions:
         """The stream is not idle. `wake_at` stays: a timer that comes too early only sets the next one."""
         self._active_at = now
@@ -46,7 +44,7 @@ class TimedLoop(AttemptLoop):
             return self._end(Endings.MAX_STREAM_DURATION, now)
         if self._deadline is not None and self._deadline <= due:
             for attempt in self._attempts:
-                if attempt.outcome is None:
+                if attempt.over_at is None:
                     attempt.cluster.state.stats.upstream_rq_timeout.value += 1
                     if not attempt.timed_out:
                         self._judge(attempt, False, now)
