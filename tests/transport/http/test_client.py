@@ -406,6 +406,26 @@ def test_httpx_timeouts_go_on_applying(driver: Driver) -> None:
         done.set()
 
 
+def test_the_nearer_timeout_decides(driver: Driver) -> None:
+    """httpx's read timeout counts from the request, not from some later look at the clock."""
+    done = threading.Event()
+
+    def script(sock: socket.socket, _number: int) -> None:
+        while read_request(sock):
+            if done.wait(0.001):
+                return
+            sock.sendall(OK)
+            done.wait(10)
+
+    with serve(script) as server:
+        driver.open(mesh_for([server.port], timeout=0.9))
+        driver.get()
+        with pytest.raises(errors.DeadlineExceeded) as caught:
+            driver.get("/", timeout=0.5)
+        assert caught.value.details != "response_timeout"
+        done.set()
+
+
 def test_httpx_write_timeout(driver: Driver) -> None:
     done = threading.Event()
 

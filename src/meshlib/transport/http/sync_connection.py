@@ -124,14 +124,14 @@ class SyncConnection(PooledConnection):
             self._pending = memoryview(data)[count:]
 
     def round_trip(self, request: OutgoingRequest, limit: float) -> None:
-        """Send the request and take what comes back first, if it comes within `limit` seconds. Raises TransportFailure."""
+        """Send the request and take what comes back first. Raises TransportFailure, or TimeoutError after `limit` seconds.
+
+        A request that does not go out at once is left to `advance`.
+        """
         self.begin(request, None)
-        if (
-            limit > 0.0
-            and self._pending is None
-            and self._source is None
-            and self._poller.poll(_milliseconds(limit))
-        ):
+        if self._pending is None and self._source is None:
+            if not self._poller.poll(_milliseconds(max(limit, 0.0))):
+                raise TimeoutError
             self._receive()
 
     def advance(self, limit: float) -> None:

@@ -1,0 +1,291 @@
+"""The attempts of one call in blocking code: the engine's actions carried out on connections."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Callable, Sequence
+
+from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
+from meshlib.engine.call import Call
+from meshlib.engine.engine import Engine
+from meshlib.engine.events import (
+    Connected,
+    Event,
+    Failed,
+    Headers,
+    NeedConnection,
+)
+from meshlib.resources.cluster import HttpProtocol
+from meshlib.transport.http.body import SyncUpload
+from meshlib.transport.http.exchange import (
+    CANCELLED,
+    Answer,
+    Attempt,
+    LazyHeaders,
+    OriginalRequest,
+    Stage,
+    UnsupportedActionError,
+    encode_headers,
+)
+from meshlib.transport.http.failure import TransportFailure, connect_failure
+from meshlib.transport.http.h1 import H1Codec
+from meshlib.transport.http.h2_single import H2Single
+from meshlib.transport.http.pools import PoolSet
+from meshlib.transport.http.sync_connection import SyncConnection
+
+__all__ = ["SyncAttempts"]
+
+
+class SyncAttempts:
+    """What a call has under way, and how each action of the engine is carried out. `SyncExchange` adds the waiting."""
+
+    __slots__ = (
+        "__weakref__",
+        "_accepted",
+        "_answer",
+        "_attempts",
+        "_event",
+        "_monotonic",
+        "_moved",
+        "_pool",
+        "_pools",
+        "_request",
+        "_told_complete",
+        "_upload",
+        "_woken",
+        "call",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        pools: PoolSet,
+        request: OriginalRequest,
+        upload: SyncUpload | None,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._pools = pools
+        self._pool = pools.sync
+        self._request = request
+        self._upload = upload
+        self._monotonic = monotonic
+        self._attempts: list[Attempt] = []
+        self._event: threading.Event | None = None
+        self._woken = False
+        self._moved = False
+        self._told_complete = upload is None
+        self._accepted: Attempt | None = None
+        self._answer: Answer | None = None
+        self.call: Call = engine.call(
+            request.view, wake=self._wake, replayable=None if upload is None else self._replayable
+        )
+
+    def _idle_connection(self, start: Start) -> SyncConnection | None:
+        protocol = start.cluster.protocol
+        while (connection := self._pool.pop_idle(start.endpoint)) is not None:
+            if connection.protocol is protocol:
+                assert isinstance(connection, SyncConnection)
+                return connection
+            connection.close()
+        return None
+
+    def _carry_out(self, actions: Sequence[Action]) -> Event | None:
+        """Carry out the actions in order. The event that follows at once, None when it must be waited for."""
+        event: Event | None = None
+        for action in actions:
+            kind = type(action)
+            if kind is Start:
+                event = self._start(action) or event  # type: ignore[arg-type]
+            elif kind is Accept:
+                self._accept(action)  # type: ignore[arg-type]
+            elif isinstance(action, CancelAttempt):
+                self._cancel(action.attempt)
+            elif isinstance(action, Connect):
+                event = self._connect(action) or event
+            elif isinstance(action, Park):
+                self._park(action)
+            elif isinstance(action, Fail):
+                raise action.error
+            elif isinstance(action, Reply):
+                self._answer = Answer.local(action.reply, self.call.info)
+            else:
+                raise UnsupportedActionError(action)
+        return event
+
+    def _start(self, action: Start) -> Event | None:
+        attempt = Attempt(action)
+        self._attempts.append(attempt)
+        connection = self._idle_connection(action)
+        if connection is None:
+            attempt.stage = Stage.PARKED
+            return NeedConnection(action.attempt, self._pool)
+        attempt.connection = connection
+        return None if action.permitted else Connected(action.attempt)
+
+    def _park(self, action: Park) -> None:
+        if self._event is None:
+            self._event = threading.Event()
+        if action.waiter is not None:
+            attempt = self._find(action.attempt)
+            if attempt is not None:
+                attempt.waiter = action.waiter
+                self._pool.rescue(attempt.start.endpoint)
+                if not action.waiter.served:
+                    self._pools.spare(attempt.start.endpoint, self._pool)
+
+    def _connect(self, action: Connect) -> Event | None:
+        attempt = self._find(action.attempt)
+        assert attempt is not None
+        if action.connection is not None:
+            attempt.waiter = None
+            attempt.connection = action.connection
+            attempt.stage = Stage.READY
+            return Connected(attempt.number)
+        start = attempt.start
+        codec = H2Single() if start.cluster.protocol is HttpProtocol.HTTP2 else H1Codec()
+        try:
+            connection = SyncConnection(
+                self._pool, start.endpoint, start.cluster, start.state, start.permits, codec
+            )
+        except OSError as error:
+            start.state.connection_closed(start.endpoint, start.permits)
+            return self._failed(attempt, connect_failure(error))
+        attempt.connection = connection
+        attempt.stage = Stage.CONNECTING
+        attempt.connect_by = self._monotonic() + min(
+            start.cluster.connect_timeout, self._request.patience.connect
+        )
+        try:
+            connection.connect()
+        except TransportFailure as failure:
+            return self._failed(attempt, failure)
+        return None if connection.connecting else self._opened(attempt)
+
+    def _opened(self, attempt: Attempt) -> Event:
+        attempt.stage = Stage.READY
+        return Connected(attempt.number)
+
+    def _accept(self, action: Accept) -> None:
+        attempt = self._find(action.attempt)
+        assert attempt is not None
+        response = attempt.connection.codec.response
+        headers = response.headers if action.headers is None else encode_headers(action.headers)
+        if response.complete:
+            content = response.take()
+            self._release(attempt)
+            stream = None
+        else:
+            content, stream = None, self
+            self._accepted = attempt
+        self._answer = Answer(
+            response.status,
+            headers,
+            self.call.info,
+            content=content,
+            stream=stream,
+            reason=response.reason,
+            version=response.version,
+        )
+
+    def _cancel(self, number: int) -> None:
+        attempt = self._find(number)
+        if attempt is not None:
+            self._release(attempt)
+
+    def _release(self, attempt: Attempt) -> None:
+        """The attempt is over: its connection goes back to the pool if it can serve another call, else it is closed."""
+        self._attempts.remove(attempt)
+        waiter = attempt.waiter
+        if waiter is not None and isinstance(waiter.connection, SyncConnection):
+            waiter.connection.give_back()
+        connection: SyncConnection | None = attempt.connection
+        if connection is None:
+            return
+        if attempt.stage is Stage.READY or (
+            attempt.stage is Stage.ANSWERED and connection.codec.response.complete and connection.finished()
+        ):
+            connection.give_back()
+        else:
+            connection.close()
+
+    def _abandon(self) -> None:
+        """Something was raised: the engine hears that the call is over, and nothing stays open."""
+        for action in self.call.handle(CANCELLED, self._monotonic()):
+            if isinstance(action, CancelAttempt):
+                self._cancel(action.attempt)
+        for attempt in list(self._attempts):
+            self._release(attempt)
+
+    def _headers_event(self, attempt: Attempt) -> Event | None:
+        response = attempt.connection.codec.response
+        if not response.status or attempt.stage is not Stage.SENT:
+            return None
+        attempt.stage = Stage.ANSWERED
+        return Headers(attempt.number, response.status, LazyHeaders(response.headers), response.complete)
+
+    def _send(self, attempt: Attempt) -> Event | None:
+        upload = self._upload
+        if upload is not None:
+            upload.buffer.limit = self.call.buffer_limit
+            upload.restart()
+        attempt.stage = Stage.SENT
+        try:
+            attempt.connection.begin(self._request.outgoing(attempt.start), upload)
+        except TransportFailure as failure:
+            return self._failed(attempt, failure)
+        return None
+
+    def _move(self, attempts: list[Attempt], limit: float) -> Event | None:
+        """Let bytes move on the attempts' connections for at most `limit` seconds."""
+        if len(attempts) == 1:
+            return self._advance(attempts[0], limit)
+        poller = select.poll()
+        live = {
+            attempt.connection.fileno(): attempt for attempt in attempts if attempt.connection is not None
+        }
+        for number, attempt in live.items():
+            poller.register(number, attempt.connection.interest())
+        for number, _ in poller.poll(min(limit, 86_400.0) * 1000):
+            event = self._advance(live[number], 0.0)
+            if event is not None:
+                return event
+        return None
+
+    def _advance(self, attempt: Attempt, limit: float) -> Event | None:
+        connection: SyncConnection = attempt.connection
+        try:
+            connection.advance(limit)
+        except TimeoutError:
+            return None
+        except TransportFailure as failure:
+            return self._failed(attempt, failure)
+        self._moved = True
+        if attempt.stage is Stage.CONNECTING and not connection.connecting:
+            return self._opened(attempt)
+        return None
+
+    def _failed(self, attempt: Attempt, failure: TransportFailure) -> Event:
+        """Report the failure; the attempt is over."""
+        connection: SyncConnection | None = attempt.connection
+        sent = connection is not None and attempt.stage is not Stage.CONNECTING and connection.sent
+        self._attempts.remove(attempt)
+        if connection is not None:
+            connection.close()
+        return Failed(attempt.number, failure.kind, sent, failure.reason)
+
+    def _wake(self) -> None:
+        """Called by the engine or by a pool, from any thread."""
+        self._woken = True
+        event = self._event
+        if event is not None:
+            event.set()
+
+    def _replayable(self) -> bool:
+        return self._upload is None or self._upload.buffer.replayable
+
+    def _find(self, number: int | None) -> Attempt | None:
+        for attempt in self._attempts:
+            if attempt.number == number:
+                return attempt
+        return None
