@@ -18,7 +18,6 @@ that plain httpx would have raised in that situation, so `except httpx.ConnectEr
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TypeVar
 
 import httpx
 
@@ -149,7 +148,6 @@ def _translate(error: Exception, request: httpx.Request) -> Exception:
 
 
 _CLIENT = "httpx._client"
-_Made = TypeVar("_Made", bound=httpx.Response)
 
 
 class _WholeBody(httpx.ByteStream):
@@ -209,35 +207,34 @@ _PREPARED = vars(httpx.Headers([(b"A", b"b")])) == {"_list": [(b"A", b"a", b"b")
 """Whether httpx keeps headers as it has for years, so that they can be given to it in that form."""
 
 
-def _headers(raw: list[tuple[bytes, bytes]]) -> httpx.Headers:
-    """Headers that came from a parser: nothing in them needs httpx's conversions."""
-    if not _PREPARED:
-        return httpx.Headers(raw)
-    headers = httpx.Headers.__new__(httpx.Headers)
-    headers._list = [(name, name.lower(), value) for name, value in raw]
-    headers._encoding = None
-    return headers
-
-
 def _whole(answer: Answer, content: bytes) -> httpx.Response:
-    for name, _ in answer.headers:
-        if len(name) == 16 and name.lower() == b"content-encoding":
-            return _response(answer, httpx.ByteStream(content), httpx.Response)
+    """The response with a body that is here already."""
+    listed = [(name, name.lower(), value) for name, value in answer.headers]
+    for _, name, _ in listed:
+        if name == b"content-encoding":
+            return _response(answer, httpx.ByteStream(content))
+    headers: httpx.Headers | list[tuple[bytes, bytes]] = answer.headers
+    if _PREPARED:  # nothing in them needs httpx's conversions
+        headers = httpx.Headers.__new__(httpx.Headers)
+        headers._list = listed
+        headers._encoding = None
     own = _WholeBody(content)
-    response = _response(answer, own, _WholeResponse)
+    response = _WholeResponse(answer.status, headers=headers, stream=own, extensions=_extensions(answer))
     response.own = own
     return response
 
 
-def _response(
-    answer: Answer,
-    stream: httpx.SyncByteStream | httpx.AsyncByteStream,
-    cls: type[_Made],
-) -> _Made:
+def _response(answer: Answer, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> httpx.Response:
+    return httpx.Response(
+        answer.status, headers=answer.headers, stream=stream, extensions=_extensions(answer)
+    )
+
+
+def _extensions(answer: Answer) -> dict[str, object]:
     extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
     if answer.reason is not None:
         extensions["reason_phrase"] = answer.reason
-    return cls(answer.status, headers=_headers(answer.headers), stream=stream, extensions=extensions)
+    return extensions
 
 
 class _SyncStream(httpx.SyncByteStream):
@@ -311,7 +308,7 @@ class MeshTransport(httpx.BaseTransport):
             return self._without_mesh().handle_request(request)
         if answer.content is not None:
             return _whole(answer, answer.content)
-        return _response(answer, _SyncStream(answer.stream, request), httpx.Response)
+        return _response(answer, _SyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx.HTTPTransport:
         if self._plain is None:
@@ -348,7 +345,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             return await self._without_mesh().handle_async_request(request)
         if answer.content is not None:
             return _whole(answer, answer.content)
-        return _response(answer, _AsyncStream(answer.stream, request), httpx.Response)
+        return _response(answer, _AsyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx.AsyncHTTPTransport:
         if self._plain is None:

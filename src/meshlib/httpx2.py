@@ -19,7 +19,6 @@ that plain httpx2 would have raised in that situation, so `except httpx2.Connect
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TypeVar
 
 import httpx2
 
@@ -150,7 +149,6 @@ def _translate(error: Exception, request: httpx2.Request) -> Exception:
 
 
 _CLIENT = "httpx2._client"
-_Made = TypeVar("_Made", bound=httpx2.Response)
 
 
 class _WholeBody(httpx2.ByteStream):
@@ -210,35 +208,34 @@ _PREPARED = vars(httpx2.Headers([(b"A", b"b")])) == {"_list": [(b"A", b"a", b"b"
 """Whether httpx2 keeps headers as it has for years, so that they can be given to it in that form."""
 
 
-def _headers(raw: list[tuple[bytes, bytes]]) -> httpx2.Headers:
-    """Headers that came from a parser: nothing in them needs httpx2's conversions."""
-    if not _PREPARED:
-        return httpx2.Headers(raw)
-    headers = httpx2.Headers.__new__(httpx2.Headers)
-    headers._list = [(name, name.lower(), value) for name, value in raw]
-    headers._encoding = None
-    return headers
-
-
 def _whole(answer: Answer, content: bytes) -> httpx2.Response:
-    for name, _ in answer.headers:
-        if len(name) == 16 and name.lower() == b"content-encoding":
-            return _response(answer, httpx2.ByteStream(content), httpx2.Response)
+    """The response with a body that is here already."""
+    listed = [(name, name.lower(), value) for name, value in answer.headers]
+    for _, name, _ in listed:
+        if name == b"content-encoding":
+            return _response(answer, httpx2.ByteStream(content))
+    headers: httpx2.Headers | list[tuple[bytes, bytes]] = answer.headers
+    if _PREPARED:  # nothing in them needs httpx2's conversions
+        headers = httpx2.Headers.__new__(httpx2.Headers)
+        headers._list = listed
+        headers._encoding = None
     own = _WholeBody(content)
-    response = _response(answer, own, _WholeResponse)
+    response = _WholeResponse(answer.status, headers=headers, stream=own, extensions=_extensions(answer))
     response.own = own
     return response
 
 
-def _response(
-    answer: Answer,
-    stream: httpx2.SyncByteStream | httpx2.AsyncByteStream,
-    cls: type[_Made],
-) -> _Made:
+def _response(answer: Answer, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> httpx2.Response:
+    return httpx2.Response(
+        answer.status, headers=answer.headers, stream=stream, extensions=_extensions(answer)
+    )
+
+
+def _extensions(answer: Answer) -> dict[str, object]:
     extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
     if answer.reason is not None:
         extensions["reason_phrase"] = answer.reason
-    return cls(answer.status, headers=_headers(answer.headers), stream=stream, extensions=extensions)
+    return extensions
 
 
 class _SyncStream(httpx2.SyncByteStream):
@@ -312,7 +309,7 @@ class MeshTransport(httpx2.BaseTransport):
             return self._without_mesh().handle_request(request)
         if answer.content is not None:
             return _whole(answer, answer.content)
-        return _response(answer, _SyncStream(answer.stream, request), httpx2.Response)
+        return _response(answer, _SyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx2.HTTPTransport:
         if self._plain is None:
@@ -349,7 +346,7 @@ class AsyncMeshTransport(httpx2.AsyncBaseTransport):
             return await self._without_mesh().handle_async_request(request)
         if answer.content is not None:
             return _whole(answer, answer.content)
-        return _response(answer, _AsyncStream(answer.stream, request), httpx2.Response)
+        return _response(answer, _AsyncStream(answer.stream, request))
 
     def _without_mesh(self) -> httpx2.AsyncHTTPTransport:
         if self._plain is None:

@@ -64,6 +64,7 @@ def mesh_for(
     host: str = "*",
     timeout: float = 15.0,
     stream_idle_timeout: float = 300.0,
+    strip_any_host_port: bool = False,
     retry: RetryPolicy | None = None,
     protocol: HttpProtocol = HttpProtocol.HTTP1,
     connect_timeout: float = 5.0,
@@ -102,6 +103,7 @@ def mesh_for(
     manager = HttpConnectionManager(
         route_config=config,
         stream_idle_timeout=stream_idle_timeout,
+        strip_any_host_port=strip_any_host_port,
         http_filters=(HttpFilter(name="router", type_url=ROUTER, config=RouterConfig()),),
     )
     endpoints = [Endpoint("127.0.0.1", port) for port in ports]

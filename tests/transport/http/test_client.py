@@ -563,3 +563,10 @@ def test_a_body_that_never_pauses_is_cut_at_the_deadline(driver: Driver) -> None
             sum(map(len, driver.pieces("/")))
         assert mesh.permits() == (0, 0, 0, 0)
         cut.set()
+
+
+def test_a_host_that_the_listener_normalises_goes_out_normalised(driver: Driver) -> None:
+    with serve(OK) as server:
+        driver.open(mesh_for([server.port], strip_any_host_port=True))
+        driver.get("http://backend:8080/")
+        assert b"\r\nHost: backend\r\n" in server.received[0]

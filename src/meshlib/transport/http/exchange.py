@@ -138,10 +138,13 @@ def _method(name: str) -> bytes:
     return method
 
 
-class OriginalRequest:
-    """The application's request. headers: as it gave them. body: None when it is streamed."""
+class OriginalRequest(OutgoingRequest):
+    """The application's request, which is also what goes out when the route changes nothing in it.
 
-    __slots__ = ("_patience", "authority", "body", "headers", "method", "path", "timeout", "view")
+    timeout: the host library's own, in seconds, None or absent for none.
+    """
+
+    __slots__ = ("_host", "_patience", "_target", "timeout", "view")
 
     def __init__(
         self,
@@ -155,18 +158,16 @@ class OriginalRequest:
         body: bytes | None,
         timeout: Mapping[str, float | None] | None,
     ) -> None:
-        self.method = _methods.get(method) or _method(method)
-        self.authority = authority
-        self.path = path
-        self.headers = headers
-        self.body = body
+        super().__init__(_methods.get(method) or _method(method), path, authority, headers, body)
         self.timeout = timeout or {}
         self._patience: Patience | None = None
+        self._host = authority.decode("utf-8", "surrogateescape")
+        self._target = path.decode("utf-8", "surrogateescape")
         self.view = RequestView(
             method=method,
             scheme=scheme,
-            authority=authority.decode("utf-8", "surrogateescape"),
-            path=path.decode("utf-8", "surrogateescape"),
+            authority=self._host,
+            path=self._target,
             headers=partial(_view_headers, headers),
             target=target,
         )
@@ -183,14 +184,15 @@ class OriginalRequest:
         view = self.view
         if view.scheme == "https":
             raise SecureSchemeError(view.target)
-        path, authority, headers = self.path, self.authority, self.headers
-        if start.path is not view.path:
-            path = start.path.encode("utf-8", "surrogateescape")
-        if start.authority is not view.authority:
-            authority = start.authority.encode("utf-8", "surrogateescape")
-        if start.headers is not None:
-            headers = encode_headers(start.headers)
-        return OutgoingRequest(self.method, path, authority, headers, self.body)
+        if start.headers is None and start.path is self._target and start.authority is self._host:
+            return self
+        return OutgoingRequest(
+            self.method,
+            start.path.encode("utf-8", "surrogateescape"),
+            start.authority.encode("utf-8", "surrogateescape"),
+            self.headers if start.headers is None else encode_headers(start.headers),
+            self.body,
+        )
 
 
 class Attempt:

@@ -61,10 +61,16 @@ def _target(netloc: bytes, scheme: str) -> str:
     return known
 
 
-def _original(request: HostRequest, body: bytes | None) -> OriginalRequest:
+def _original(request: HostRequest, body: bytes | None, *, passthrough: bool) -> OriginalRequest:
+    """The request as a call takes it.
+
+    An https URL is refused at once with SecureSchemeError, unless it may belong to a host that the mesh does not know.
+    """
     url, headers = request.url, request.headers.raw
     netloc: bytes = url.netloc
     scheme: str = url.scheme
+    if scheme == "https" and not passthrough:
+        raise SecureSchemeError(_target(netloc, scheme))
     authority = netloc
     if headers and headers[0][0] == b"Host":
         authority = headers[0][1]
@@ -127,11 +133,6 @@ class Shell:
             pools = self._pools = pools_of(engine, engine.clock.monotonic)
         return engine, pools
 
-    def _admit(self, original: OriginalRequest) -> None:
-        """An https URL is refused at once, unless it may belong to a host that the mesh does not know."""
-        if original.view.scheme == "https" and not self._passthrough:
-            raise SecureSchemeError(original.view.target)
-
     def _local(self, error: MeshError, info: CallInfo) -> Answer | None:
         """Envoy's own answer, when the transport gives those and this error has one."""
         if self._replies and error.local_reply is not None:
@@ -144,8 +145,7 @@ class SyncShell(Shell):
 
     def send(self, request: HostRequest, body: bytes | None, source: Iterable[bytes] | None) -> Answer | None:
         engine, pools = self._open()
-        original = _original(request, body)
-        self._admit(original)
+        original = _original(request, body, passthrough=self._passthrough)
         upload = None
         if body is None and source is not None:
             upload = SyncUpload(source, content_length(original.headers))
@@ -174,8 +174,7 @@ class AsyncShell(Shell):
     ) -> Answer | None:
         _need_asyncio()
         engine, pools = self._open()
-        original = _original(request, body)
-        self._admit(original)
+        original = _original(request, body, passthrough=self._passthrough)
         length = None if body is not None else content_length(original.headers)
         exchange = AsyncExchange(
             engine,
