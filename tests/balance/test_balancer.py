@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from math import sqrt
+from random import Random
 
 import pytest
 
 from meshlib import proto
-from meshlib.balance.balancer import EAGER
+from meshlib.balance.balancer import EAGER, LoadBalancer
 from meshlib.balance.membership import find
-from meshlib.resources.cluster import LocalityLbConfig
+from meshlib.resources.cluster import Cluster, DiscoveryType, LocalityLbConfig
 from meshlib.resources.decode_endpoint import decode_load_assignment
 from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.resources.reader import Reading
-from meshlib.state import EndpointState
+from meshlib.state import ClusterState, EndpointState
+from meshlib.stats import Registry
 from tests.balance.support import Balanced, key, locality
 
 
@@ -39,6 +41,22 @@ class TestPriorities:
         counts = balanced.counts(2_000)
         assert near(share(counts, range(1, 5)), first, 2_000)
         assert share(counts, range(1, 5 - bad)) == share(counts, range(1, 5)), "the bad hosts get nothing"
+
+    def test_each_percent_goes_where_it_belongs(self) -> None:
+        class EachPercent(Random):
+            step = -1
+
+            def random(self) -> float:
+                self.step += 1
+                return (self.step % 100 + 0.5) / 100
+
+        load = ClusterLoadAssignment(
+            cluster_name="c", localities=(locality(1, 4, bad=3), locality(11, 1, priority=1))
+        )
+        state = ClusterState("c", Registry())
+        balancer = LoadBalancer(Cluster(name="c", discovery=DiscoveryType.STATIC), load, state, EachPercent())
+        picked = [balancer.pick(0.0) for _ in range(100)]
+        assert Counter(endpoint.key for endpoint in picked if endpoint) == {key(1): 35, key(11): 65}
 
     def test_both_in_panic_use_all_hosts(self) -> None:
         balanced = Balanced([locality(1, 4, bad=3), locality(11, 4, bad=3, priority=1)])

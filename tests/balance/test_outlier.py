@@ -212,6 +212,14 @@ def test_endpoints_that_left_do_not_count() -> None:
     assert hosts.state.stats.ejections_active.value == 0
 
 
+def test_an_endpoint_that_left_is_not_ejected() -> None:
+    hosts = Hosts(2)
+    hosts.state.take_request(hosts.hosts[0], hosts.state.default)
+    hosts.state.depart(hosts.hosts, {hosts.hosts[1].key})
+    assert not hosts.fail(0, 5, 0.0)
+    assert hosts.ejected == []
+
+
 def test_a_new_configuration_keeps_what_is_in_force() -> None:
     hosts = Hosts(2, consecutive_5xx=3, interval=1.0, base_ejection_time=10.0)
     hosts.fail(0, 3, 0.0)

@@ -151,6 +151,19 @@ def test_a_retry_does_not_wait() -> None:
     assert mesh.held() == {}
 
 
+def test_a_retry_does_not_wait_for_endpoints_either() -> None:
+    mesh, _ = waiting_mesh()
+    mesh.listen = listener(route_config(forward(retry_policy=retry("5xx"))))
+    here = {"svc:80": mesh.listen}
+    mesh.engine.publish(Snapshot(listeners=here, clusters={"a": EDS}, endpoints={"a": assignment("a", 1)}))
+    call = mesh.call()
+    call.answer(503)
+    mesh.engine.publish(Snapshot(listeners=here, clusters={"a": EDS}))
+    call.tick()
+    assert isinstance(call.error, NoHealthyEndpoint)
+    assert mesh.held() == {}
+
+
 class TestClose:
     def test_waiting_calls_fail(self) -> None:
         mesh, _ = waiting_mesh()
