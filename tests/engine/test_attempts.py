@@ -356,12 +356,12 @@ class TestGrpcForm:
         [(400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (502, 14), (418, 2), (200, 2)],
     )
     def test_the_map_of_statuses(self, status: int, grpc: int) -> None:
-        mesh = FakeMesh(action=DirectResponse(status=status, body=b"Z\n%"))
+        mesh = FakeMesh(action=DirectResponse(status=status, body=b"Z~\n% \x7f"))
         call = mesh.call(request(method="POST", headers=self.GRPC))
         assert call.reply is not None
         assert call.reply.status == 200
         assert dict(call.reply.headers)["grpc-status"] == str(grpc)
-        assert dict(call.reply.headers)["grpc-message"] == "Z%0A%25"
+        assert dict(call.reply.headers)["grpc-message"] == "Z%7E%0A%25 %7F"
 
 
 class TestOutlier:

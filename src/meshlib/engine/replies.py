@@ -213,5 +213,7 @@ def grpc_form(reply: LocalReply, grpc_status: int | None = None) -> LocalReply:
     kept = [pair for pair in reply.headers if pair[0] not in ("content-length", "content-type")]
     headers = [("content-type", "application/grpc"), ("grpc-status", str(status))]
     if reply.body:
-        headers.append(("grpc-message", quote(reply.body, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")))
+        # Envoy encodes `~` too, which urllib never does.
+        message = quote(reply.body, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}").replace("~", "%7E")
+        headers.append(("grpc-message", message))
     return LocalReply(200, (*headers, *kept))
