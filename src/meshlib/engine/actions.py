@@ -49,7 +49,6 @@ class Start:
         cluster: Cluster,
         state: ClusterState,
         permits: Permits,
-        *,
         authority: str,
         path: str,
         headers: Headers | None,

@@ -65,7 +65,8 @@ class Attempt:
         elif holding is Holding.PENDING:
             state.end_pending(self.permits)
             self._leave_queue()
-        self.return_retry_permit()
+        if self.retry_permit:
+            self.return_retry_permit()
 
     def return_retry_permit(self) -> None:
         if self.retry_permit:

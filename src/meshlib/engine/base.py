@@ -104,14 +104,20 @@ class CallBase:
         earliest = self._deadline if self._deadline is not None else inf
         if self._idle_timeout and self._complete and self._active_at + self._idle_timeout < earliest:
             earliest = self._active_at + self._idle_timeout
-        retry_at = self._retrier.at if self._retrier is not None else None
-        for moment in (self._stream_deadline, retry_at, self._filter_wait):
+        if self._stream_deadline is not None and self._stream_deadline < earliest:
+            earliest = self._stream_deadline
+        if self._filter_wait is not None and self._filter_wait < earliest:
+            earliest = self._filter_wait
+        retrier = self._retrier
+        if retrier is not None and retrier.at is not None and retrier.at < earliest:
+            earliest = retrier.at
+        for attempt in self._attempts:
+            moment = attempt.per_try_at
             if moment is not None and moment < earliest:
                 earliest = moment
-        for attempt in self._attempts:
-            for moment in (attempt.per_try_at, attempt.stream_until):
-                if moment is not None and moment < earliest:
-                    earliest = moment
+            moment = attempt.stream_until
+            if moment is not None and moment < earliest:
+                earliest = moment
         self.wake_at = earliest
 
     # --- the end -----------------------------------------------------------------------------------------------------

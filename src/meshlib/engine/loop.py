@@ -112,10 +112,10 @@ class AttemptLoop(CallBase):
             cluster.cluster,
             state,
             permits,
-            authority=authority,
-            path=path,
-            headers=headers,
-            permitted=permitted,
+            authority,
+            path,
+            headers,
+            permitted,
         )
         action = plan.route.action
         if attempt.number == 1 and isinstance(action, RouteAction) and action.mirrors:
@@ -218,7 +218,9 @@ class AttemptLoop(CallBase):
         status = event.status
         self._active_at = now
         if attempt.cluster.outlier is not None:
-            self._judge(attempt, status < 500 and not self._grpc_fault(event), now)
+            ok = status < 500 and not (self.request.method == "POST" and self._grpc_fault(event))
+            if not ok or attempt.endpoint.consecutive_5xx:
+                self._judge(attempt, ok, now)
         attempt.per_try_at = None
         plan = self.plan
         assert plan is not None
@@ -239,19 +241,13 @@ class AttemptLoop(CallBase):
 
     def _grpc_fault(self, event: ev.Headers) -> bool:
         """Whether the response is a gRPC one that is over already, with a status that stands for a 5xx."""
-        if self.request.method != "POST" or not is_grpc(self.request):
+        if not is_grpc(self.request):
             return False
         return next((value for name, value in event.headers if name == "grpc-status"), "") in GRPC_FAULTS
 
     def _accept(self, attempt: Attempt, event: ev.Headers, now: float) -> Actions:
         attempt.record(now, status=event.status)
-        actions: list[act.Action] = []
-        if len(self._attempts) > 1:
-            for other in self._attempts:
-                if other.over_at is None:
-                    other.record(now, failure="cancelled")
-                    other.give_back()
-                    actions.append(act.CancelAttempt(other.number))
+        cancelled = self._cancel_others(now) if len(self._attempts) > 1 else NOTHING
         if self._retrier is not None:
             self._retrier.cancel()
         self.accepted = attempt.number
@@ -265,12 +261,22 @@ class AttemptLoop(CallBase):
         if heads is not None:
             flags = ",".join(self.flags) or "-"
             headers = heads.response(event.status, event.headers, attempt, flags, now)
-        actions.append(act.Accept(attempt.number, headers))
         if event.end:
             self._finish(attempt, now)
         else:
             self._stage = Stage.STREAMING
             self._arm()
+        accept = act.Accept(attempt.number, headers)
+        return (*cancelled, accept) if cancelled else (accept,)
+
+    def _cancel_others(self, now: float) -> Actions:
+        """One attempt is accepted: cancel those that have no verdict."""
+        actions: list[act.Action] = []
+        for other in self._attempts:
+            if other.over_at is None:
+                other.record(now, failure="cancelled")
+                other.give_back()
+                actions.append(act.CancelAttempt(other.number))
         return actions
 
     def _end_of_response(self, event: ev.End, now: float) -> Actions:
@@ -324,9 +330,7 @@ class AttemptLoop(CallBase):
     def _judge(self, attempt: Attempt, ok: bool, now: float) -> None:
         """Report the attempt's outcome to outlier detection."""
         outlier = attempt.cluster.outlier
-        if outlier is None or (ok and not attempt.endpoint.consecutive_5xx):
-            return
-        if outlier.record(attempt.endpoint, ok, now):
+        if outlier is not None and outlier.record(attempt.endpoint, ok, now):
             # A push may have replaced the balancer since the attempt began.
             current = self._engine.program.clusters.get(attempt.cluster.cluster.name, attempt.cluster)
             current.balancer.refresh()
