@@ -238,16 +238,4 @@ def _unsupported(
         cluster = snapshot.clusters[plan.cluster]
         involved += [(Kind.CLUSTER, cluster.name), (Kind.ENDPOINT, cluster.eds_service_name)]
     reported: Mapping[Ref, tuple[str, ...]] = snapshot.unsupported
-    return [
-        f"{_TITLES[kind]} {name}: {path}"
-        for kind, name in involved
-        for path in reported.get((kind, name), ())
-    ]
-
-
-_TITLES = {
-    Kind.LISTENER: "Listener",
-    Kind.ROUTE: "RouteConfiguration",
-    Kind.CLUSTER: "Cluster",
-    Kind.ENDPOINT: "ClusterLoadAssignment",
-}
+    return [path for ref in involved for path in reported.get(ref, ())]
