@@ -211,14 +211,17 @@ _PREPARED = vars(httpx2.Headers([(b"A", b"b")])) == {"_list": [(b"A", b"a", b"b"
 def _whole(answer: Answer, content: bytes) -> httpx2.Response:
     """The response with a body that is here already."""
     listed = [(name, name.lower(), value) for name, value in answer.headers]
-    for _, name, _ in listed:
+    encoding: str | None = "ascii"
+    for _, name, value in listed:
         if name == b"content-encoding":
             return _response(answer, httpx2.ByteStream(content))
+        if not (value.isascii() and name.isascii()):
+            encoding = None  # httpx2 finds it out
     headers: httpx2.Headers | list[tuple[bytes, bytes]] = answer.headers
     if _PREPARED:  # nothing in them needs httpx2's conversions
         headers = httpx2.Headers.__new__(httpx2.Headers)
         headers._list = listed
-        headers._encoding = None
+        headers._encoding = encoding
     own = _WholeBody(content)
     response = _WholeResponse(answer.status, headers=headers, stream=own, extensions=_extensions(answer))
     response.own = own

@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import httpx2
@@ -15,6 +15,8 @@ import pytest
 import meshlib.httpx
 import meshlib.httpx2
 from meshlib import errors
+from meshlib.engine.call import Call, CallInfo
+from meshlib.transport.http.exchange import Answer
 
 ROOT = Path(__file__).parents[3]
 LIBRARIES = [(httpx, meshlib.httpx), (httpx2, meshlib.httpx2)]
@@ -65,3 +67,17 @@ def test_every_error_of_a_call_has_a_class(lib: Any, mod: Any) -> None:
 def test_importing_one_library_does_not_need_the_other() -> None:
     source = (ROOT / "src" / "meshlib" / "httpx2.py").read_text()
     assert "import httpx\n" not in source
+
+
+@pytest.mark.parametrize(("lib", "mod"), LIBRARIES)
+@pytest.mark.parametrize(
+    "value", [b"plain", "gr\u00fc\u00df".encode(), "gr\u00fc\u00df".encode("latin-1"), b""]
+)
+def test_headers_are_those_that_the_library_would_make(lib: Any, mod: Any, value: bytes) -> None:
+    raw = [(b"X-One", b"1"), (b"x-two", value), (b"X-ONE", b"2")]
+    made = mod._whole(Answer(200, raw, CallInfo(cast("Call", None)), content=b""), b"").headers
+    own = lib.Headers(raw)
+    assert made == own
+    assert (made.raw, made.encoding, made.multi_items()) == (own.raw, own.encoding, own.multi_items())
+    made["x-three"] = own["x-three"] = "3"
+    assert made.raw == own.raw
