@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from meshlib.xds.files import FileSource
 
 __all__ = ["Mesh", "default_mesh"]
+
+SETTLE_AFTER = 0.05
+"""Seconds after a push before endpoints that have left are looked for; calls come first."""
 
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -207,7 +211,7 @@ class Mesh:
         from meshlib.xds.client import AdsClient
 
         self.engine.listener_name = bootstrap.listener_name
-        return AdsClient(
+        source = AdsClient(
             bootstrap,
             decode=decode_any,
             on_snapshot=self.engine.publish,
@@ -216,6 +220,8 @@ class Mesh:
             registry=self.stats,
             usage=self._usage,
         )
+        self.engine.defer = partial(source.call_later, SETTLE_AFTER)
+        return source
 
     def _usage(self, cluster: str) -> int:
         return self.engine.store.cluster(cluster).stats.upstream_rq_total.value

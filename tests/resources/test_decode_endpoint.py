@@ -279,7 +279,7 @@ def test_dropping_keeps_weights_in_step() -> None:
 def test_pauses_are_offered() -> None:
     pauses: list[None] = []
     decode_any(proto.ENDPOINT, big(3000), pause=lambda: pauses.append(None))
-    assert len(pauses) >= 3
+    assert len(pauses) >= 2  # between slices, not after the last one
 
 
 octets = st.integers(0, 255)

@@ -39,7 +39,8 @@ class Engine:
 
     envoy_headers: do what Envoy does to headers by itself. trust_request_headers: obey the application's x-envoy-* headers.
     config_timeout: seconds that a call waits for configuration. random: seeded in tests. listener_name: from the `host:port` of
-    a request to the name of its Listener.
+    a request to the name of its Listener. defer: runs a
+    task on the publishing thread a little later, so that calls have the interpreter right after a push; None: at once.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Engine:
         self.closed = False
         self.listener_name: Callable[[str], str] = str
         self.source: ConfigSource | None = None
+        self.defer: Callable[[Callable[[], None]], None] | None = None
+        self._unsettled: Program | None = None
         self.program: Program = compiler.empty()
         self._compiler = compiler
         self._lock = threading.Lock()
@@ -96,7 +99,18 @@ class Engine:
         previous = self.program
         self.program = self._compiler.compile(snapshot, previous)
         self._wake_all()
-        self._compiler.settle(self.program, previous)
+        if self._unsettled is None:
+            self._unsettled = previous
+            if self.defer is None:
+                self._settle()
+            else:
+                self.defer(self._settle)
+
+    def _settle(self) -> None:
+        """What no call waits for: tell pools which endpoints have left since the last time."""
+        previous, self._unsettled = self._unsettled, None
+        if previous is not None:
+            self._compiler.settle(self.program, previous)
 
     def close(self) -> None:
         """Calls that wait for configuration fail now; later ones fail when they begin. Calls under way go on."""
@@ -108,6 +122,7 @@ class Engine:
         self._lock = threading.Lock()
         self._waiting = []
         self._dormant = True
+        self._unsettled = None
         self.store.renew_locks()
 
     # --- for calls ---------------------------------------------------------------------------------------------------

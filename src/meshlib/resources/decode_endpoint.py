@@ -17,7 +17,16 @@ from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources.endpoint import ClusterLoadAssignment, Health, Locality, LocalityEndpoints
 from meshlib.resources.endpoint_address import identity, read_address, unapplied
-from meshlib.resources.endpoint_wire import LazyEndpoints, Tails, is_canonical, keys_of, plain_tails, split
+from meshlib.resources.endpoint_wire import (
+    LazyEndpoints,
+    Tails,
+    all_canonical,
+    cut,
+    have_keys,
+    is_canonical,
+    keys_of,
+    split,
+)
 from meshlib.resources.reader import Reading
 
 __all__ = ["CHECKED", "EndpointProblem", "check_addresses", "decode_load_assignment", "without"]
@@ -116,26 +125,28 @@ class _Scan:
 
     def locality(self, shadow: Any, path: str) -> LocalityEndpoints:
         items: list[bytes] = []
-        slices: list[list[bytes]] = []
+        slices: list[tuple[int, dict[int, bytes]]] = []
         unhealthy: list[int] = []
         degraded: list[int] = []
         weights: set[int] = set()
         source = shadow.lb_endpoints
         for start in range(0, len(source), SLICE):
+            if start:
+                self._pause()
             part: list[bytes] = source[start : start + SLICE]
-            keys = keys_of(part) if self._check else None
-            tails = self._tails_of(part, start, path, plain=keys is not None)
+            keys, tails = self._cut(part, start, path)
             if self._check:
                 part, tails = self._checked(part, keys, tails, start, path)
-            for tail in set(tails):
+            if len(tails) < len(part):
+                weights.add(1)
+            for index, tail in tails.items():
                 parsed = self._tails[tail]
                 weights.add(parsed.weight or 1)
                 if parsed.health is not Health.HEALTHY:
                     found = unhealthy if parsed.health is Health.UNHEALTHY else degraded
-                    found += [i for i, other in enumerate(tails, len(items)) if other == tail]
+                    found.append(len(items) + index)
             items += part
-            slices.append(tails)
-            self._pause()
+            slices.append((len(part), tails))
         shadow.ClearField("lb_endpoints")
         reader = self._reading.root(_parse("LocalityLbEndpoints", shadow, path), path)
         locality = reader.child("locality")
@@ -145,32 +156,40 @@ class _Scan:
             priority=reader.number("priority"),
             weight=reader.boxed("load_balancing_weight"),
             endpoints=LazyEndpoints(items, self._tails, self._read),
-            unhealthy=tuple(sorted(unhealthy)),
-            degraded=tuple(sorted(degraded)),
+            unhealthy=tuple(unhealthy),
+            degraded=tuple(degraded),
             weights=self._weights(slices) if len(weights) > 1 else None,
         )
 
-    def _weights(self, slices: list[list[bytes]]) -> tuple[int, ...]:
+    def _weights(self, slices: list[tuple[int, dict[int, bytes]]]) -> tuple[int, ...]:
         weights: list[int] = []
-        for tails in slices:
-            weights += [self._tails[tail].weight or 1 for tail in tails]
+        for count, tails in slices:
+            part = [1] * count
+            for index, tail in tails.items():
+                part[index] = self._tails[tail].weight or 1
+            weights += part
             self._pause()
         return tuple(weights)
 
-    def _tails_of(self, part: list[bytes], start: int, path: str, *, plain: bool) -> list[bytes]:
-        tails = plain_tails(part, known=plain)
-        if tails is None:
-            tails = [_within(_place(path, start + i), split, item)[1] for i, item in enumerate(part)]
-        for tail in set(tails):
+    def _cut(self, part: list[bytes], start: int, path: str) -> tuple[list[bytes] | None, dict[int, bytes]]:
+        """Keys, None unless all are known to be valid; and the tails that are not empty, by index."""
+        keys = None
+        pieces = cut(part)
+        if pieces is not None and (all_canonical(pieces[0]) if self._check else have_keys(part)):
+            keys, tails = pieces
+        else:
+            ends = [_within(_place(path, start + i), split, item)[1] for i, item in enumerate(part)]
+            tails = {index: tail for index, tail in enumerate(ends) if tail}
+        for index, tail in tails.items():
             if tail not in self._tails:
-                place = _place(path, start + tails.index(tail))
+                place = _place(path, start + index)
                 if not _within(place, self._tails.__getitem__, tail).known:
                     self._unsupported(place, "health_status")
-        return tails
+        return keys, tails
 
     def _checked(
-        self, part: list[bytes], keys: list[bytes] | None, tails: list[bytes], start: int, path: str
-    ) -> tuple[list[bytes], list[bytes]]:
+        self, part: list[bytes], keys: list[bytes] | None, tails: dict[int, bytes], start: int, path: str
+    ) -> tuple[list[bytes], dict[int, bytes]]:
         """Check all addresses, and leave out the endpoints whose address stood before."""
         if keys is None:
             keys = [self._address(item, _place(path, start + i)) for i, item in enumerate(part)]
@@ -186,7 +205,8 @@ class _Scan:
                 self._seen.add(key)
                 kept.append(index)
         self.duplicates += len(keys) - len(kept)
-        return [part[i] for i in kept], [tails[i] for i in kept]
+        moved = {place: tails[index] for place, index in enumerate(kept) if index in tails}
+        return [part[index] for index in kept], moved
 
     def _address(self, item: bytes, place: str) -> bytes:
         key, _ = split(item)

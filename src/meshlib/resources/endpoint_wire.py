@@ -17,7 +17,18 @@ from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources.endpoint import Endpoint, Health
 
-__all__ = ["BAD", "LazyEndpoints", "Tails", "is_canonical", "keys_of", "parse", "plain_tails", "split"]
+__all__ = [
+    "BAD",
+    "LazyEndpoints",
+    "Tails",
+    "all_canonical",
+    "cut",
+    "have_keys",
+    "is_canonical",
+    "keys_of",
+    "parse",
+    "split",
+]
 
 BAD = Endpoint("0.0.0.0", 0)  # noqa: S104 - port 0 can't be connected to
 """Stands for an endpoint whose bytes turn out to be wrong after publication; every connection to it fails."""
@@ -57,13 +68,42 @@ _CANONICAL = re.compile(_layout(), re.DOTALL)
 _ALL_CANONICAL = re.compile(b"(?:%b)*+" % _layout(), re.DOTALL)
 
 
-def keys_of(items: list[bytes]) -> list[bytes] | None:
-    """The keys of many endpoints; None unless all are plain IPv4 endpoints with a valid address and port."""
+def cut(items: list[bytes]) -> tuple[list[bytes], dict[int, bytes]] | None:
+    """The keys of many endpoints, and the tails that are not empty by index, ascending; None when one can't be cut.
+
+    Whether what looks like a key is one is for `all_canonical` or `have_keys` to say.
+    """
     try:
-        keys = [item[: item[1] + 2] for item in items]
+        longer = [index for index, item in enumerate(items) if len(item) != item[1] + 2]
     except IndexError:
         return None
-    return keys if _ALL_CANONICAL.fullmatch(b"".join(keys)) else None
+    if not longer:
+        return items, {}
+    keys, tails = items.copy(), {}
+    for index in longer:
+        item = items[index]
+        end = item[1] + 2
+        if len(item) < end:
+            return None
+        keys[index], tails[index] = item[:end], item[end:]
+    return keys, tails
+
+
+def all_canonical(keys: list[bytes]) -> bool:
+    """Whether all keys are plain IPv4 endpoints with a valid address and port."""
+    return _ALL_CANONICAL.fullmatch(b"".join(keys)) is not None
+
+
+def have_keys(items: list[bytes]) -> bool:
+    """Whether each endpoint starts with a key."""
+    # In the order of bytes, everything from 0A 00 up to (not including) 0A 80 has one.
+    return not items or (min(items) >= b"\x0a\x00" and max(items) < b"\x0a\x80")
+
+
+def keys_of(items: list[bytes]) -> list[bytes] | None:
+    """The keys of many endpoints; None unless all are plain IPv4 endpoints with a valid address and port."""
+    pieces = cut(items)
+    return pieces[0] if pieces is not None and all_canonical(pieces[0]) else None
 
 
 def is_canonical(key: bytes) -> bool:
@@ -77,14 +117,6 @@ def split(item: bytes) -> tuple[bytes, bytes]:
         return b"", _without_endpoint(item)
     end = 2 + item[1]
     return item[:end], item[end:]
-
-
-def plain_tails(items: list[bytes], *, known: bool = False) -> list[bytes] | None:
-    """The tails of many endpoints; None when one of them has no key. known: that all have one is known already."""
-    # In the order of bytes, everything from 0A 00 up to (not including) 0A 80 has a key.
-    if known or not items or (min(items) >= b"\x0a\x00" and max(items) < b"\x0a\x80"):
-        return [item[item[1] + 2 :] for item in items]
-    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,10 @@ class AdsClient:
         """Nobody uses the Listener any longer."""
         self._executor.post(partial(self._drop, (Kind.LISTENER, name)))
 
+    def call_later(self, seconds: float, task: Callable[[], None]) -> None:
+        """Run the task on the thread that publishes, `seconds` from now."""
+        self._executor.call_at(self._clock.monotonic() + seconds, task)
+
     def status(self) -> tuple[ResourceStatus, ...]:
         """Every wanted resource, `updated` in seconds since the epoch."""
         offset = self._clock.time() - self._clock.monotonic()
@@ -305,8 +309,9 @@ class AdsClient:
         now = self._clock.monotonic()
         items = list(decoding.results.items())
         for start in range(0, len(items), SLICE):
+            if start:
+                self._slicer.pause()
             self._graph.update(kind, dict(items[start : start + SLICE]), version=version, now=now)
-            self._slicer.pause()
         if deletes:
             self._graph.update(kind, {}, version=version, now=now, present=decoding.present)
             self._absence.left_out(kind, decoding.present, now)

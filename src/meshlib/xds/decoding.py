@@ -66,8 +66,9 @@ class ResponseDecoder:
                 if name is not None and name not in wanted:
                     decoding.present.add(name)
                     continue
+            if decoding.results:
+                self._pause()
             self._one(kind, index, packed, decoding)
-            self._pause()
         return decoding
 
     def forget(self, kind: Kind, wanted: Collection[str]) -> None:
