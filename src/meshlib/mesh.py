@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from meshlib.engine.engine import Engine
 from meshlib.engine.program import Compiler
-from meshlib.errors import ConfigError, ConfigTimeout, MeshClosed, ResourceError
+from meshlib.errors import ConfigError, MeshClosed, ResourceError
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
@@ -128,7 +128,7 @@ class Mesh:
         timeout: seconds. A host that does not exist counts as answered.
 
         Raises:
-            ConfigTimeout: something is still missing; the text names it.
+            ConfigTimeout: something is still missing; the text names it. MeshClosed: the Mesh has been closed.
         """
         self.start()
         names = {self.engine.listener_name(host) for host in hosts}
@@ -143,9 +143,9 @@ class Mesh:
                 return
             left = due - self.clock.monotonic()
             if left <= 0:
-                raise ConfigTimeout(
-                    f"{missing} has not arrived after {timeout:g} s: is the control plane up?"
-                )
+                raise self.engine.late(missing, timeout)
+            if self.engine.closed:
+                raise MeshClosed("the Mesh has been closed")
             self.engine.await_program(woken.set, program)
             woken.wait(left)
 

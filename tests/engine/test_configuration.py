@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from meshlib.engine.options import CallOptions
-from meshlib.errors import ConfigTimeout, MeshClosed, NoCluster, NoHealthyEndpoint, NoRoute, UnknownHost
+from meshlib.errors import (
+    ConfigTimeout,
+    ControlPlaneError,
+    MeshClosed,
+    NoCluster,
+    NoHealthyEndpoint,
+    NoRoute,
+    UnknownHost,
+)
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.route import RouteAction
 from meshlib.snapshot import Kind, Snapshot
@@ -20,6 +28,8 @@ EDS = Cluster(name="a", discovery=DiscoveryType.EDS, eds_service_name="a")
 
 class Source:
     """A control plane that never answers by itself."""
+
+    last_error: ControlPlaneError | None = None
 
     def __init__(self) -> None:
         self.started = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,22 @@ def test_wait_ready_without_a_control_plane() -> None:
     with meshlib.Mesh(server_uri="127.0.0.1:1", node_id="test") as mesh:
         with pytest.raises(meshlib.ConfigTimeout, match="Listener 'reviews:80'"):
             mesh.wait_ready("reviews:80", timeout=0.1)
+
+
+def test_why_there_is_no_control_plane_is_said() -> None:
+    with meshlib.Mesh(server_uri="127.0.0.1:1") as mesh:
+        refused = pytest.raises(meshlib.ConfigTimeout, match=r"control plane 127\.0\.0\.1:1: .*[Cc]onnect")
+        with refused:
+            mesh.wait_ready("reviews:80", timeout=2.0)
+
+
+def test_closing_ends_the_wait() -> None:
+    mesh = meshlib.Mesh(server_uri="127.0.0.1:1")
+    closing = threading.Timer(0.2, mesh.close)
+    closing.start()
+    with pytest.raises(meshlib.MeshClosed):
+        mesh.wait_ready("reviews:80", timeout=30.0)
+    closing.join()
 
 
 def test_files_are_ready_at_once() -> None:

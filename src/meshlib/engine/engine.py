@@ -10,6 +10,7 @@ from typing import Protocol
 from meshlib.engine.call import Call
 from meshlib.engine.options import CallOptions, current_options
 from meshlib.engine.program import Compiler, Program
+from meshlib.errors import ConfigTimeout, ControlPlaneError
 from meshlib.routing.request import RequestView
 from meshlib.runtime.clock import Clock
 from meshlib.snapshot import Kind, Snapshot
@@ -23,6 +24,10 @@ CONFIG_TIMEOUT = 15.0
 
 class ConfigSource(Protocol):
     """Where configuration comes from: the control plane's client, or files, which know everything from the start."""
+
+    @property
+    def last_error(self) -> ControlPlaneError | None:
+        """Why there is no connection to the control plane right now; None while there is one."""
 
     def start(self) -> None:
         """Connect, or whatever it takes to keep up to date. Cheap when that has been done; never blocks."""
@@ -126,6 +131,12 @@ class Engine:
         self.store.renew_locks()
 
     # --- for calls ---------------------------------------------------------------------------------------------------
+
+    def late(self, what: str, seconds: float) -> ConfigTimeout:
+        """The error of whoever waited that long for a resource in vain."""
+        reason = self.source.last_error if self.source is not None else None
+        text = f"{what} has not arrived after {seconds:.3g} s"
+        return ConfigTimeout(f"{text}; {reason}" if reason is not None else f"{text} from the control plane")
 
     def awaits_listener(self, name: str) -> bool:
         """Whether a listener that the Program does not have may still come; asks for it."""

@@ -20,7 +20,7 @@ from meshlib.engine.base import NOTHING, Actions, CallBase, Stage
 from meshlib.engine.mirrors import Mirrors
 from meshlib.engine.replies import Endings, for_failure
 from meshlib.engine.retrier import Retrier, retry_state
-from meshlib.errors import ConfigTimeout, MeshClosed
+from meshlib.errors import MeshClosed
 from meshlib.policy.failure import FailureKind
 from meshlib.policy.retry import RetryRules
 from meshlib.resources.route import RouteAction
@@ -53,9 +53,7 @@ class AttemptLoop(CallBase):
             if moment is not None and moment < until:
                 until = moment
         if now >= until:
-            waited = now - self._started
-            text = f"{what} has not arrived after {waited:.3g} s: is the control plane up?"
-            return self._over(ConfigTimeout(text), now)
+            return self._over(engine.late(what, now - self._started), now)
         engine.await_program(self._wake, program)
         self.wake_at = until
         return (act.Park(),)
