@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable
 
-from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
-from meshlib.engine.call import Call
+from meshlib.engine.actions import Accept, Connect, Park, Start
 from meshlib.engine.engine import Engine
 from meshlib.engine.events import (
     Connected,
@@ -16,14 +15,13 @@ from meshlib.engine.events import (
 )
 from meshlib.transport.http.async_connection import AsyncConnection
 from meshlib.transport.http.async_h2 import H2Lane
+from meshlib.transport.http.attempts import CallAttempts
 from meshlib.transport.http.body import AsyncUpload
 from meshlib.transport.http.exchange import (
-    CANCELLED,
     Answer,
     Attempt,
     OriginalRequest,
     Stage,
-    UnsupportedActionError,
     encode_headers,
 )
 from meshlib.transport.http.failure import TransportFailure, connect_failure
@@ -32,16 +30,12 @@ from meshlib.transport.http.pools import Lane, PoolSet
 __all__ = ["AsyncAttempts"]
 
 
-class AsyncAttempts:
+class AsyncAttempts(CallAttempts):
     """What a call has under way, and how each action of the engine is carried out. `AsyncExchange` adds the waiting."""
 
     __slots__ = (
-        "__weakref__",
         "_accepted",
-        "_answer",
-        "_attempts",
         "_loop",
-        "_monotonic",
         "_pool",
         "_pools",
         "_request",
@@ -49,7 +43,6 @@ class AsyncAttempts:
         "_told_complete",
         "_upload",
         "_woken",
-        "call",
     )
 
     def __init__(
@@ -67,38 +60,15 @@ class AsyncAttempts:
         self._request = request
         self._upload = None if source is None else AsyncUpload(source, length, self._notify)
         self._monotonic = monotonic
-        self._attempts: list[Attempt] = []
+        self._attempts = []
         self._sleeper: asyncio.Future[None] | None = None
         self._woken = False
         self._told_complete = source is None
         self._accepted: Attempt | None = None
-        self._answer: Answer | None = None
-        self.call: Call = engine.call(
+        self._answer = None
+        self.call = engine.call(
             request.view, wake=self._wake, replayable=None if source is None else self._replayable
         )
-
-    def _carry_out(self, actions: Sequence[Action]) -> Event | None:
-        """Carry out the actions in order. The event that follows at once, None when it must be waited for."""
-        event: Event | None = None
-        for action in actions:
-            kind = type(action)
-            if kind is Start:
-                event = self._start(action) or event  # type: ignore[arg-type]
-            elif kind is Accept:
-                self._accept(action)  # type: ignore[arg-type]
-            elif isinstance(action, CancelAttempt):
-                self._cancel(action.attempt)
-            elif isinstance(action, Connect):
-                event = self._connect(action) or event
-            elif isinstance(action, Park):
-                self._park(action)
-            elif isinstance(action, Fail):
-                raise action.error
-            elif isinstance(action, Reply):
-                self._answer = Answer.local(action.reply, self.call.info)
-            else:
-                raise UnsupportedActionError(action)
-        return event
 
     def _start(self, action: Start) -> Event | None:
         attempt = Attempt(action)
@@ -166,11 +136,6 @@ class AsyncAttempts:
             version=response.version,
         )
 
-    def _cancel(self, number: int) -> None:
-        attempt = self._find(number)
-        if attempt is not None:
-            self._release(attempt)
-
     def _release(self, attempt: Attempt) -> None:
         """The attempt is over: its connection goes back to the pool if it can serve another call, else it is closed."""
         self._attempts.remove(attempt)
@@ -190,13 +155,8 @@ class AsyncAttempts:
             lane.close()
 
     def _abandon(self) -> None:
-        """Something was raised: the engine hears that the call is over, and nothing stays open."""
         self._end_upload()
-        for action in self.call.handle(CANCELLED, self._monotonic()):
-            if isinstance(action, CancelAttempt):
-                self._cancel(action.attempt)
-        for attempt in list(self._attempts):
-            self._release(attempt)
+        super()._abandon()
 
     def _end_upload(self) -> None:
         if self._upload is not None:
@@ -241,9 +201,3 @@ class AsyncAttempts:
 
     def _replayable(self) -> bool:
         return self._upload is None or self._upload.buffer.replayable
-
-    def _find(self, number: int | None) -> Attempt | None:
-        for attempt in self._attempts:
-            if attempt.number == number:
-                return attempt
-        return None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
-from meshlib.engine.call import Call
+from meshlib.engine.actions import Accept, Connect, Park, Start
 from meshlib.engine.engine import Engine
 from meshlib.engine.events import (
     Connected,
@@ -17,15 +16,14 @@ from meshlib.engine.events import (
     NeedConnection,
 )
 from meshlib.resources.cluster import HttpProtocol
+from meshlib.transport.http.attempts import CallAttempts
 from meshlib.transport.http.body import SyncUpload
 from meshlib.transport.http.exchange import (
-    CANCELLED,
     Answer,
     Attempt,
     LazyHeaders,
     OriginalRequest,
     Stage,
-    UnsupportedActionError,
     encode_headers,
 )
 from meshlib.transport.http.failure import TransportFailure, connect_failure
@@ -37,16 +35,12 @@ from meshlib.transport.http.sync_connection import SyncConnection
 __all__ = ["SyncAttempts"]
 
 
-class SyncAttempts:
+class SyncAttempts(CallAttempts):
     """What a call has under way, and how each action of the engine is carried out. `SyncExchange` adds the waiting."""
 
     __slots__ = (
-        "__weakref__",
         "_accepted",
-        "_answer",
-        "_attempts",
         "_event",
-        "_monotonic",
         "_moved",
         "_pool",
         "_pools",
@@ -54,7 +48,6 @@ class SyncAttempts:
         "_told_complete",
         "_upload",
         "_woken",
-        "call",
     )
 
     def __init__(
@@ -70,14 +63,14 @@ class SyncAttempts:
         self._request = request
         self._upload = upload
         self._monotonic = monotonic
-        self._attempts: list[Attempt] = []
+        self._attempts = []
         self._event: threading.Event | None = None
         self._woken = False
         self._moved = False
         self._told_complete = upload is None
         self._accepted: Attempt | None = None
-        self._answer: Answer | None = None
-        self.call: Call = engine.call(
+        self._answer = None
+        self.call = engine.call(
             request.view, wake=self._wake, replayable=None if upload is None else self._replayable
         )
 
@@ -89,29 +82,6 @@ class SyncAttempts:
                 return connection
             connection.close()
         return None
-
-    def _carry_out(self, actions: Sequence[Action]) -> Event | None:
-        """Carry out the actions in order. The event that follows at once, None when it must be waited for."""
-        event: Event | None = None
-        for action in actions:
-            kind = type(action)
-            if kind is Start:
-                event = self._start(action) or event  # type: ignore[arg-type]
-            elif kind is Accept:
-                self._accept(action)  # type: ignore[arg-type]
-            elif isinstance(action, CancelAttempt):
-                self._cancel(action.attempt)
-            elif isinstance(action, Connect):
-                event = self._connect(action) or event
-            elif isinstance(action, Park):
-                self._park(action)
-            elif isinstance(action, Fail):
-                raise action.error
-            elif isinstance(action, Reply):
-                self._answer = Answer.local(action.reply, self.call.info)
-            else:
-                raise UnsupportedActionError(action)
-        return event
 
     def _start(self, action: Start) -> Event | None:
         attempt = Attempt(action)
@@ -188,11 +158,6 @@ class SyncAttempts:
             version=response.version,
         )
 
-    def _cancel(self, number: int) -> None:
-        attempt = self._find(number)
-        if attempt is not None:
-            self._release(attempt)
-
     def _release(self, attempt: Attempt) -> None:
         """The attempt is over: its connection goes back to the pool if it can serve another call, else it is closed."""
         self._attempts.remove(attempt)
@@ -208,14 +173,6 @@ class SyncAttempts:
             connection.give_back()
         else:
             connection.close()
-
-    def _abandon(self) -> None:
-        """Something was raised: the engine hears that the call is over, and nothing stays open."""
-        for action in self.call.handle(CANCELLED, self._monotonic()):
-            if isinstance(action, CancelAttempt):
-                self._cancel(action.attempt)
-        for attempt in list(self._attempts):
-            self._release(attempt)
 
     def _headers_event(self, attempt: Attempt) -> Event | None:
         response = attempt.connection.codec.response
@@ -283,9 +240,3 @@ class SyncAttempts:
 
     def _replayable(self) -> bool:
         return self._upload is None or self._upload.buffer.replayable
-
-    def _find(self, number: int | None) -> Attempt | None:
-        for attempt in self._attempts:
-            if attempt.number == number:
-                return attempt
-        return None

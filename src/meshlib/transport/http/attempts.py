@@ -1,0 +1,84 @@
+"""What the blocking and the asyncio exchange share: reading the engine's actions, and finding attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
+from meshlib.engine.call import Call
+from meshlib.engine.events import Event
+from meshlib.transport.http.exchange import CANCELLED, Answer, Attempt, UnsupportedActionError
+
+__all__ = ["CallAttempts"]
+
+
+class CallAttempts:
+    """The attempts that one call has under way. Subclasses say what each action does to a connection."""
+
+    __slots__ = ("__weakref__", "_answer", "_attempts", "_monotonic", "call")
+
+    call: Call
+    _answer: Answer | None
+    _attempts: list[Attempt]
+    _monotonic: Callable[[], float]
+
+    def _carry_out(self, actions: Sequence[Action]) -> Event | None:
+        """Carry out the actions in order. The event that follows at once, None when it must be waited for."""
+        event: Event | None = None
+        for action in actions:
+            if isinstance(action, Start):
+                event = self._start(action) or event
+            elif isinstance(action, Accept):
+                self._accept(action)
+            elif isinstance(action, CancelAttempt):
+                self._cancel(action.attempt)
+            elif isinstance(action, Connect):
+                event = self._connect(action) or event
+            elif isinstance(action, Park):
+                self._park(action)
+            elif isinstance(action, Fail):
+                raise action.error
+            elif isinstance(action, Reply):
+                self._answer = Answer.local(action.reply, self.call.info)
+            else:
+                raise UnsupportedActionError(action)
+        return event
+
+    def _cancel(self, number: int) -> None:
+        attempt = self._find(number)
+        if attempt is not None:
+            self._release(attempt)
+
+    def _abandon(self) -> None:
+        """Something was raised: the engine hears that the call is over, and nothing stays open."""
+        for action in self.call.handle(CANCELLED, self._monotonic()):
+            if isinstance(action, CancelAttempt):
+                self._cancel(action.attempt)
+        for attempt in list(self._attempts):
+            self._release(attempt)
+
+    def _find(self, number: int | None) -> Attempt | None:
+        for attempt in self._attempts:
+            if attempt.number == number:
+                return attempt
+        return None
+
+    def _start(self, action: Start) -> Event | None:
+        """Take an idle connection; the event says what is missing."""
+        raise NotImplementedError
+
+    def _connect(self, action: Connect) -> Event | None:
+        """Use the connection that was handed over, or begin to open one."""
+        raise NotImplementedError
+
+    def _park(self, action: Park) -> None:
+        """The attempt stands in its endpoint's queue, or the call waits for configuration."""
+        raise NotImplementedError
+
+    def _accept(self, action: Accept) -> None:
+        """This attempt's response is the answer."""
+        raise NotImplementedError
+
+    def _release(self, attempt: Attempt) -> None:
+        """The attempt is over: its connection goes back to the pool if it can serve another call, else it is closed."""
+        raise NotImplementedError
