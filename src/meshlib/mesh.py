@@ -196,8 +196,7 @@ class Mesh:
     def _from_files(self, config: Iterable[ConfigSource] | ConfigSource) -> FileSource:
         from meshlib.xds.files import FileSource
 
-        single = isinstance(config, str | os.PathLike | Mapping)
-        sources: list[ConfigSource] = [config] if single else list(config)  # type: ignore[list-item, arg-type]
+        sources = [config] if isinstance(config, str | os.PathLike | Mapping) else list(config)
         return FileSource(
             _decode_files(sources),
             on_snapshot=self.engine.publish,
