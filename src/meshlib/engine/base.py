@@ -70,6 +70,7 @@ class CallBase:
     _breaker: Breaker | None = None
     _idle_timeout = 0.0
     _active_at = 0.0
+    wait_for_ready = False
     attempt_count = 0
     route: CompiledRoute | None = None
     plan: ForwardPlan | None = None
@@ -171,6 +172,8 @@ class CallBase:
         """The call is over; ok None: nobody knows how it would have ended."""
         if self._retrier is not None:
             self._retrier.cancel()
+        if self._stage is Stage.WAITING:
+            self._engine.forget(self._wake)
         self._stage = Stage.DONE
         self.wake_at = inf
         breaker, self._breaker = self._breaker, None

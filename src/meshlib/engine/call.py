@@ -30,7 +30,7 @@ from meshlib.policy.timeouts import effective
 from meshlib.resources.route import FilterConfig
 from meshlib.routing.request import Headers
 
-__all__ = ["Call", "CallInfo"]
+__all__ = ["HANDLERS", "Call", "CallInfo"]
 
 
 class CallInfo:
@@ -101,7 +101,7 @@ class Call(TimedLoop):
 
     def handle(self, event: ev.Event, now: float) -> Actions:
         """Take one event and say what to do. now: monotonic seconds. Events of a call that is over change nothing."""
-        return _HANDLERS[type(event)](self, event, now)
+        return HANDLERS[type(event)](self, event, now)
 
     # --- waiting for configuration, routing, filters ---------------------------------------------------------------
 
@@ -112,7 +112,8 @@ class Call(TimedLoop):
             return self._over(MeshClosed("the Mesh has been closed"), now)
         options = self._options
         if options is not None:
-            moments = [options.deadline, None if options.timeout is None else now + options.timeout]
+            timeout = None if options.timeout is None else now + options.timeout
+            moments = (self._user_deadline, options.deadline, timeout)
             self._user_deadline = min((moment for moment in moments if moment is not None), default=None)
             self._deadline = self._user_deadline
         return self._find_route(now)
@@ -123,11 +124,11 @@ class Call(TimedLoop):
         target = engine.listener_name(self.request.target)
         listener = program.find(target)
         if listener is None:
-            if engine.awaits_listener(target):
+            if engine.awaits_listener(target, patient=self.wait_for_ready):
                 return self._await_configuration(f"Listener {target!r}", program, now)
             return self._end(Endings.unknown_host(target), now)
         if listener.table is None:
-            if listener.awaited:
+            if listener.awaited or (self.wait_for_ready and not program.snapshot.complete):
                 name = listener.listener.http.route_config_name
                 return self._await_configuration(f"RouteConfiguration {name!r}", program, now)
             return self._end(Endings.NO_ROUTE, now)
@@ -293,7 +294,7 @@ class Call(TimedLoop):
         return NOTHING
 
 
-_HANDLERS: dict[type[Any], Callable[[Call, Any, float], Actions]] = {
+HANDLERS: dict[type[Any], Callable[[Call, Any, float], Actions]] = {
     ev.Begin: Call._begin,
     ev.NeedConnection: Call._need_connection,
     ev.Connected: Call._connected,

@@ -10,6 +10,7 @@ from typing import Protocol
 from meshlib.engine.call import Call
 from meshlib.engine.options import CallOptions, current_options
 from meshlib.engine.program import Compiler, Program
+from meshlib.engine.rpc import RpcCall
 from meshlib.errors import ConfigTimeout, ControlPlaneError
 from meshlib.routing.request import RequestView
 from meshlib.runtime.clock import Clock
@@ -73,7 +74,7 @@ class Engine:
         self.program: Program = compiler.empty()
         self._compiler = compiler
         self._lock = threading.Lock()
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[Callable[[], None], None] = {}
         self._dormant = True
 
     def start(self) -> None:
@@ -89,14 +90,27 @@ class Engine:
         wake: Callable[[], None],
         options: CallOptions | None = None,
         replayable: Callable[[], bool] | None = None,
+        deadline: float | None = None,
+        wait_for_ready: bool = False,
     ) -> Call:
         """A new call. wake: called, from any thread, when what the call is parked for may be there.
 
         options: None takes those of the surrounding `meshlib.call(...)` block. replayable: whether the request can be sent
-        again from its first byte; None: always.
+        again from its first byte; None: always. deadline: a gRPC caller's own, monotonic seconds; it ends the call in
+        DEADLINE_EXCEEDED. wait_for_ready: as in gRPC, see `meshlib.engine.rpc`.
         """
         if self._dormant and not self.closed:
             self.start()
+        if deadline is not None or wait_for_ready:
+            return RpcCall(
+                self,
+                request,
+                wake=wake,
+                options=options or current_options(),
+                replayable=replayable,
+                deadline=deadline,
+                wait_for_ready=wait_for_ready,
+            )
         return Call(self, request, wake=wake, options=options or current_options(), replayable=replayable)
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -125,7 +139,7 @@ class Engine:
     def renew_locks(self) -> None:
         """In a forked child: nobody holds a lock, and none of the parent's calls is here."""
         self._lock = threading.Lock()
-        self._waiting = []
+        self._waiting = {}
         self._dormant = True
         self._unsettled = None
         self.store.renew_locks()
@@ -138,16 +152,21 @@ class Engine:
         text = f"{what} has not arrived after {seconds:.3g} s"
         return ConfigTimeout(f"{text}; {reason}" if reason is not None else f"{text} from the control plane")
 
-    def awaits_listener(self, name: str) -> bool:
-        """Whether a listener that the Program does not have may still come; asks for it."""
-        if not self.program.snapshot.pending(Kind.LISTENER, name):
+    def awaits_listener(self, name: str, *, patient: bool = False) -> bool:
+        """Whether a listener that the Program does not have may still come; asks for it.
+
+        patient: also one that the control plane does not know today.
+        """
+        snapshot = self.program.snapshot
+        if not snapshot.pending(Kind.LISTENER, name) and (snapshot.complete or not patient):
             return False
         if self.source is not None and not self.closed:
             self.source.want_listener(name)
         return True
 
-    def awaits_cluster(self, name: str) -> bool:
-        if not self.program.snapshot.pending(Kind.CLUSTER, name):
+    def awaits_cluster(self, name: str, *, patient: bool = False) -> bool:
+        snapshot = self.program.snapshot
+        if not snapshot.pending(Kind.CLUSTER, name) and (snapshot.complete or not patient):
             return False
         if self.source is not None and not self.closed:
             self.source.want_cluster(name)
@@ -157,12 +176,17 @@ class Engine:
         """Have `wake` called when a Program other than `seen` is published; at once when it has been already."""
         with self._lock:
             if self.program is seen and not self.closed:
-                self._waiting.append(wake)
+                self._waiting[wake] = None
                 return
         wake()
 
+    def forget(self, wake: Callable[[], None]) -> None:
+        """The call with this `wake` no longer waits."""
+        with self._lock:
+            self._waiting.pop(wake, None)
+
     def _wake_all(self) -> None:
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
         for wake in waiting:
             wake()

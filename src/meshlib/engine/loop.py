@@ -28,7 +28,7 @@ from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.state import Admission, Waiter
 
 if TYPE_CHECKING:
-    from meshlib.engine.program import Program
+    from meshlib.engine.program import ClusterProgram, Program
     from meshlib.routing.compiled import ForwardPlan
 
 __all__ = ["AttemptLoop"]
@@ -53,6 +53,8 @@ class AttemptLoop(CallBase):
             if moment is not None and moment < until:
                 until = moment
         if now >= until:
+            if self._user_deadline is not None and self._user_deadline <= now and is_grpc(self.request):
+                return self._end(Endings.CALLER_DEADLINE, now)
             return self._over(engine.late(what, now - self._started), now)
         engine.await_program(self._wake, program)
         self.wake_at = until
@@ -68,7 +70,8 @@ class AttemptLoop(CallBase):
         program = engine.program
         cluster = program.clusters.get(plan.cluster)
         if cluster is None:
-            if plan.cluster and not self._attempts and engine.awaits_cluster(plan.cluster):
+            patient = self.wait_for_ready
+            if plan.cluster and not self._attempts and engine.awaits_cluster(plan.cluster, patient=patient):
                 return self._await_configuration(f"Cluster {plan.cluster!r}", program, now)
             return self._end(Endings.no_cluster(plan.not_found_code), now)
         if cluster.awaited and not self._attempts:
@@ -77,7 +80,7 @@ class AttemptLoop(CallBase):
         state = cluster.state
         if state.abandoned:
             state.drain_abandoned()
-        if cluster.breaker is not None and not self._attempts:
+        if cluster.breaker is not None and not self._attempts and self._breaker is None:
             if not cluster.breaker.admit(now):
                 return self._end(Endings.breaker_open(cluster.cluster.name), now)
             self._breaker = cluster.breaker
@@ -87,7 +90,7 @@ class AttemptLoop(CallBase):
         self.attempt_count += 1
         endpoint = cluster.balancer.pick(now)
         if endpoint is None:
-            return self._end(Endings.NO_HEALTHY_UPSTREAM, now)
+            return self._no_endpoint(cluster, program, now)
         permits = state.permits(plan.priority)
         attempt = Attempt(len(self._attempts) + 1, endpoint, cluster, permits, now)
         self._attempts.append(attempt)
@@ -116,10 +119,19 @@ class AttemptLoop(CallBase):
             permitted,
         )
         action = plan.route.action
-        if attempt.number == 1 and isinstance(action, RouteAction) and action.mirrors:
+        if (
+            attempt.number == 1
+            and isinstance(action, RouteAction)
+            and action.mirrors
+            and self._mirrors is None
+        ):
             self._mirrors = Mirrors()
             return (start, *self._mirrors.start(engine, action.mirrors, start, now))
         return (start,)
+
+    def _no_endpoint(self, _cluster: ClusterProgram, _program: Program, now: float) -> Actions:
+        """Nothing can be picked."""
+        return self._end(Endings.NO_HEALTHY_UPSTREAM, now)
 
     def _expected_timeout(self, now: float) -> int | None:
         """x-envoy-expected-rq-timeout-ms: the per-try timeout or what is left of the route's, at least 1; None for none."""
@@ -299,15 +311,8 @@ class AttemptLoop(CallBase):
         if attempt is None:
             self._mirror_over(event.attempt)
             return NOTHING
-        stats = attempt.cluster.state.stats
         kind = event.kind
-        if kind is FailureKind.CONNECT_FAILED:
-            stats.upstream_cx_connect_fail.value += 1
-        elif kind is FailureKind.CONNECT_TIMEOUT:
-            stats.upstream_cx_connect_timeout.value += 1
-        else:
-            stats.upstream_rq_rx_reset.value += 1
-        self._judge(attempt, False, now)
+        self._count_failure(attempt, kind, now)
         if self.accepted is not None:
             if self.accepted != attempt.number:
                 return NOTHING
@@ -324,6 +329,17 @@ class AttemptLoop(CallBase):
         if self._others_alive(attempt):
             return NOTHING
         return self._end(for_failure(kind, event.reason, retried=len(self._attempts) > 1, started=False), now)
+
+    def _count_failure(self, attempt: Attempt, kind: FailureKind, now: float) -> None:
+        """For the cluster's counters and for outlier detection."""
+        stats = attempt.cluster.state.stats
+        if kind is FailureKind.CONNECT_FAILED:
+            stats.upstream_cx_connect_fail.value += 1
+        elif kind is FailureKind.CONNECT_TIMEOUT:
+            stats.upstream_cx_connect_timeout.value += 1
+        else:
+            stats.upstream_rq_rx_reset.value += 1
+        self._judge(attempt, False, now)
 
     def _judge(self, attempt: Attempt, ok: bool, now: float) -> None:
         """Report the attempt's outcome to outlier detection."""

@@ -85,6 +85,15 @@ class Endings:
         "upstream_per_try_timeout",
         "the attempt's timeout passed",
     )
+    CALLER_DEADLINE = Ending(
+        DeadlineExceeded,
+        504,
+        "Deadline Exceeded",
+        "DC",
+        "downstream_remote_disconnect",
+        "the caller's own deadline passed",
+        grpc_status=4,
+    )
     MAX_STREAM_DURATION = Ending(
         DeadlineExceeded,
         504,

@@ -18,6 +18,7 @@ from meshlib.engine.replies import Ending, Endings
 from meshlib.engine.retrier import Retrier
 from meshlib.policy.failure import FailureKind
 from meshlib.resources.route import RouteAction
+from meshlib.routing.matchers.grpc import is_grpc
 
 __all__ = ["TimedLoop"]
 
@@ -33,6 +34,8 @@ class TimedLoop(AttemptLoop):
     def _upstream_timer(self, now: float) -> Actions:
         """Whichever timer of the attempt loop is due, the earliest first."""
         due = self.wake_at
+        if self._user_deadline is not None and self._user_deadline <= due and is_grpc(self.request):
+            return self._end(Endings.CALLER_DEADLINE, now)
         for attempt in self._attempts:
             if attempt.per_try_at is not None and attempt.per_try_at <= due:
                 return self._per_try_timeout(attempt, now)
