@@ -137,10 +137,12 @@ class FakeMesh:
         options: CallOptions | None = None,
         replayable: Callable[[], bool] | None = None,
         pool: FakePool | None = None,
+        **rpc: Any,
     ) -> FakeCall:
+        """rpc: what only gRPC calls have (deadline, wait_for_ready)."""
         fake = FakeCall(self, pool or self.pool)
         fake.core = self.engine.call(
-            view or request(), wake=fake.wake, options=options, replayable=replayable
+            view or request(), wake=fake.wake, options=options, replayable=replayable, **rpc
         )
         fake.handle(ev.Begin(complete))
         return fake
@@ -306,10 +308,10 @@ class FakeCall:
         if end:
             self._complete(number)
 
-    def end(self, attempt: int | None = None) -> None:
+    def end(self, attempt: int | None = None, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """The rest of the response arrives."""
         number = self._only(attempt)
-        self.handle(ev.End(number))
+        self.handle(ev.End(number, trailers))
         self._complete(number)
 
     def _complete(self, number: int) -> None:
