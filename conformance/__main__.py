@@ -11,8 +11,8 @@ from conformance.case import load_cases, matches
 from conformance.listed import check_cases, load_listed
 from conformance.reader import CaseError
 from conformance.runners.envoy import EnvoyError
-from conformance.runners.meshlib import DEFAULT_RUNNERS, RUNNERS
-from conformance.suite import ITSELF, run_suite
+from conformance.runners.registry import DEFAULT_RUNNERS, RUNNERS
+from conformance.suite import run_suite
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,8 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--runner",
         action="append",
-        choices=sorted([*RUNNERS, ITSELF]),
-        help="instead of httpx and httpx-async",
+        choices=sorted(RUNNERS),
+        help=f"instead of {', '.join(DEFAULT_RUNNERS)}",
     )
     parser.add_argument(
         "--envoy-only", action="store_true", help="check only that Envoy does what the cases expect"

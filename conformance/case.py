@@ -12,11 +12,14 @@ from typing import Any
 import yaml
 
 from conformance.reader import CaseError, Fields
+from conformance.rpc import Rpc, parse_rpc
+from conformance.upstream.grpc_script import CODES
 from conformance.upstream.script import Upstream, parse_upstream
 
 CASES = Path(__file__).parent / "cases"
 COMPARED = (
     "status", "headers", "body", "complete", "flags", "details", "attempts", "cluster", "route", "upstream",
+    "code", "message", "messages", "trailers",
 )  # fmt: skip
 ENDPOINTS = ("exact", "rotation", "counts", "set", "ignored")
 
@@ -26,7 +29,7 @@ class Request:
     """One request, sent ``repeat`` times by ``concurrency`` workers after waiting ``pause`` seconds.
 
     ``stagger`` seconds lie between the starts of concurrent requests, or after each of the others. ``at_least`` and
-    ``at_most`` bound each call's seconds.
+    ``at_most`` bound each call's seconds. With ``rpc`` it is a gRPC call of the method ``path`` with ``headers`` as metadata.
     """
 
     method: str = "GET"
@@ -41,6 +44,7 @@ class Request:
     stagger: float = 0.0
     at_least: float | None = None
     at_most: float | None = None
+    rpc: Rpc | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,11 @@ class Case:
     requests: tuple[Request, ...] = ()
     compare: Compare = field(default_factory=Compare)
     expect: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def protocol(self) -> str:
+        """``grpc`` or ``http``: what its requests are."""
+        return "grpc" if any(request.rpc for request in self.requests) else "http"
 
     @property
     def sent(self) -> int:
@@ -146,7 +155,13 @@ def _parse_case(fields: Fields, file: str) -> Case:
     area = file.removesuffix(".yaml")
     name = f"{area}/{fields.text('name')}"
     rejected = fields.flag("rejected")
-    upstreams = {key: parse_upstream(key, child) for key, child in fields.named_children("upstreams").items()}
+    requests = [request for entry in fields.children("requests") for request in _parse_requests(entry)]
+    if len({request.rpc is None for request in requests}) > 1:
+        raise fields.error("are either all gRPC calls or none is", "requests")
+    kind = "grpc" if requests and requests[0].rpc else "http"
+    upstreams = {
+        key: parse_upstream(key, child, kind) for key, child in fields.named_children("upstreams").items()
+    }
     route_config = fields.mapping("route_config")
     virtual_hosts, routes = fields.items("virtual_hosts"), fields.items("routes")
     if bool(virtual_hosts) + bool(routes) + ("virtual_hosts" in route_config) > 1:
@@ -167,7 +182,6 @@ def _parse_case(fields: Fields, file: str) -> Case:
         raise fields.error("give resources or the short form (routes, clusters), not both", "resources")
     if not resources and "virtual_hosts" not in route_config and not rejected:
         raise fields.error("needs routes, virtual_hosts or resources", "routes")
-    requests = [request for entry in fields.children("requests") for request in _parse_requests(entry)]
     if not requests and not rejected:
         raise fields.error("needs at least one request", "requests")
     compare = _parse_compare(fields.child("compare"), requests)
@@ -205,6 +219,8 @@ def _parse_requests(fields: Fields) -> list[Request]:
 
 
 def _parse_request(fields: Fields) -> Request:
+    if fields.has("rpc"):
+        return _parse_rpc_request(fields)
     body = fields.take("body")
     if isinstance(body, dict):
         sized = Fields(body, fields.where, f"{fields.path}.body")
@@ -212,10 +228,6 @@ def _parse_request(fields: Fields) -> Request:
         sized.close()
     if body is not None and not isinstance(body, str):
         raise fields.error("must be a string or {size: N}", "body")
-    bounds = fields.child("elapsed")
-    at_least = bounds.seconds("at_least") if bounds.has("at_least") else None
-    at_most = bounds.seconds("at_most") if bounds.has("at_most") else None
-    bounds.close()
     request = Request(
         method=fields.text("method", "GET"),
         path=fields.text("path", "/"),
@@ -223,15 +235,40 @@ def _parse_request(fields: Fields) -> Request:
         headers=fields.pairs("headers"),
         body=None if body is None else body.encode(),
         chunked=fields.flag("chunked"),
-        repeat=fields.integer("repeat", 1, 1),
-        concurrency=fields.integer("concurrency", 1, 1),
-        pause=fields.seconds("pause"),
-        stagger=fields.seconds("stagger"),
-        at_least=at_least,
-        at_most=at_most,
+        **_when(fields),
     )
     fields.close()
     return request
+
+
+def _parse_rpc_request(fields: Fields) -> Request:
+    request = Request(
+        method="POST",
+        path=fields.text("rpc"),
+        host=fields.text("host", "mesh.example"),
+        headers=fields.pairs("metadata"),
+        rpc=parse_rpc(fields),
+        **_when(fields),
+    )
+    if not request.path.startswith("/"):
+        raise fields.error("must be /package.Service/Method", "rpc")
+    fields.close()
+    return request
+
+
+def _when(fields: Fields) -> dict[str, Any]:
+    """The fields of a request that say how often and when it is sent, and how long it may take."""
+    bounds = fields.child("elapsed")
+    found = {
+        "repeat": fields.integer("repeat", 1, 1),
+        "concurrency": fields.integer("concurrency", 1, 1),
+        "pause": fields.seconds("pause"),
+        "stagger": fields.seconds("stagger"),
+        "at_least": bounds.seconds("at_least") if bounds.has("at_least") else None,
+        "at_most": bounds.seconds("at_most") if bounds.has("at_most") else None,
+    }
+    bounds.close()
+    return found
 
 
 def _parse_compare(fields: Fields, requests: list[Request]) -> Compare:
@@ -243,7 +280,7 @@ def _parse_compare(fields: Fields, requests: list[Request]) -> Compare:
         child = fields.child("distribution")
         expected = child.mapping("expected")
         distribution = Distribution(
-            of=child.choice("of", ("upstream", "body", "status", "location"), "upstream"),
+            of=child.choice("of", ("upstream", "body", "status", "location", "code"), "upstream"),
             expected={key: float(value) for key, value in expected.items()},
             z=child.seconds("z", 3.5),
         )
@@ -262,7 +299,10 @@ def _parse_compare(fields: Fields, requests: list[Request]) -> Compare:
     return compare
 
 
-EXPECTED = ("status", "flags", "details", "attempts", "body", "complete", "headers", "upstreams", "upstream")
+EXPECTED = (
+    "status", "flags", "details", "attempts", "body", "complete", "headers", "upstreams", "upstream",
+    "code", "message", "messages", "trailers",
+)  # fmt: skip
 
 
 def _parse_expect(fields: Fields) -> list[dict[str, Any]]:
@@ -273,5 +313,7 @@ def _parse_expect(fields: Fields) -> list[dict[str, Any]]:
         times = child.integer("times", 1, 1)
         value = {key: child.take(key) for key in EXPECTED if child.has(key)}
         child.close()
+        if value.get("code", CODES[0]) not in CODES:
+            raise child.error(f"{value['code']!r} is not the name of a gRPC status", "code")
         entries += [value] * times
     return entries

@@ -68,7 +68,9 @@ def _without_endpoints(found: Facts, compare: Compare) -> Facts:
     if compare.endpoints == "exact":
         return found
     return {
-        name: value for name, value in found.items() if not re.fullmatch(r"body|upstream\[\d+\]\.name", name)
+        name: value
+        for name, value in found.items()
+        if not re.fullmatch(r"body|messages|upstream\[\d+\]\.name", name)
     }
 
 
@@ -114,6 +116,8 @@ def drawn_value(outcome: Outcome, of: str) -> str:
         return outcome.body.decode("latin-1")
     if of == "location":
         return dict(outcome.headers).get("location", "")
+    if of == "code":
+        return outcome.code
     return str(outcome.status)
 
 
@@ -197,15 +201,19 @@ def unexpected(case: Case, envoy: list[Outcome]) -> list[Difference]:
 
 
 def _check(field: str, value: Any, outcome: Outcome, where: str) -> list[Difference]:
-    if field in ("headers", "upstream"):
+    if field in ("headers", "trailers", "upstream"):
         found = []
         if field == "upstream":
             hit = outcome.hits[-1] if outcome.hits else None
             pairs = hit.headers if hit else ()
-            named = {"method": hit.method, "target": hit.target, "version": hit.version} if hit else {}
+            named: dict[str, object] = {}
+            if hit:
+                named = {"method": hit.method, "target": hit.target, "version": hit.version}
+            if hit and outcome.code:
+                named["cancelled"] = hit.cancelled
             named["body"] = hit.body.decode("latin-1") if hit else _ABSENT
         else:
-            pairs, named = outcome.headers, {}
+            pairs, named = (outcome.headers if field == "headers" else outcome.trailers), {}
         for name, wanted in value.items():
             actual: object = named[name] if name in named else _joined(pairs, name)
             if actual != wanted:
@@ -218,6 +226,9 @@ def _check(field: str, value: Any, outcome: Outcome, where: str) -> list[Differe
         "attempts": outcome.attempts,
         "body": outcome.body.decode("latin-1"),
         "complete": outcome.complete,
+        "code": outcome.code,
+        "message": outcome.message,
+        "messages": [message.decode("latin-1") for message in outcome.messages],
         "upstreams": [hit.upstream for hit in outcome.hits],
     }[field]
     if actual_value != value:

@@ -20,9 +20,15 @@ MASKED = frozenset({"x-envoy-upstream-service-time", "x-request-id"})
 """Headers whose presence is compared, not their value."""
 
 UPSTREAM_DROPPED = frozenset(
-    {REQUEST_ID, "host", "connection", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address"}
-)
-"""Request headers that belong to the hop before Envoy, which meshlib does not have; ``host`` is a fact of its own."""
+    {
+        REQUEST_ID, "host", "connection", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address",
+        "grpc-timeout",
+    }
+)  # fmt: skip
+"""Request headers that belong to the hop before Envoy, which meshlib does not have; ``host`` is a fact of its own.
+
+grpcio writes ``grpc-timeout`` for each attempt's deadline, Envoy passes on the caller's: compared where a case names it.
+"""
 
 WHAT_IS_LEFT = "x-envoy-expected-rq-timeout-ms"
 """On a retry: the milliseconds that are left of the route's timeout, so never twice the same."""
@@ -31,9 +37,7 @@ WHAT_IS_LEFT = "x-envoy-expected-rq-timeout-ms"
 def facts(outcome: Outcome, compare: Compare) -> Facts:
     """The facts of ``outcome`` as ``compare`` wants them."""
     found: Facts = {
-        "status": outcome.status,
-        "body": outcome.body.decode("latin-1"),
-        "complete": outcome.complete,
+        **(_rpc(outcome) if outcome.code else _exchange(outcome)),
         "flags": outcome.flags,
         "details": outcome.details,
         "attempts": outcome.attempts,
@@ -42,6 +46,8 @@ def facts(outcome: Outcome, compare: Compare) -> Facts:
     }
     for name, value in _headers(outcome.headers, compare.headers, DROPPED).items():
         found[f"headers.{name}"] = value
+    for name, value in _headers(outcome.trailers, compare.headers, DROPPED).items():
+        found[f"trailers.{name}"] = value
     found["upstream.requests"] = len(outcome.hits)
     for index, hit in enumerate(outcome.hits):
         for name, value in _hit(hit, compare).items():
@@ -49,6 +55,22 @@ def facts(outcome: Outcome, compare: Compare) -> Facts:
                 value = [_coarse(text) for text in value]
             found[f"upstream[{index}].{name}"] = value
     return {name: value for name, value in found.items() if _top(name) not in compare.ignore}
+
+
+def _exchange(outcome: Outcome) -> Facts:
+    return {
+        "status": outcome.status,
+        "body": outcome.body.decode("latin-1"),
+        "complete": outcome.complete,
+    }
+
+
+def _rpc(outcome: Outcome) -> Facts:
+    return {
+        "code": outcome.code,
+        "message": outcome.message,
+        "messages": [message.decode("latin-1") for message in outcome.messages],
+    }
 
 
 def _hit(hit: Hit, compare: Compare) -> Facts:
@@ -59,6 +81,7 @@ def _hit(hit: Hit, compare: Compare) -> Facts:
         "version": hit.version,
         "host": dict(hit.headers).get("host", ""),
         "body": hit.body.decode("latin-1"),
+        "cancelled": hit.cancelled,
     }
     for name, value in _headers(hit.headers, compare.upstream_headers, UPSTREAM_DROPPED).items():
         found[f"headers.{name}"] = value

@@ -16,7 +16,8 @@ class Outcome:
 
     ``status`` 0: no response came. ``complete`` False: the body was cut. ``headers``: in order, names in lower case.
     ``attempts`` None: not known. ``elapsed``: seconds to the end of the body. ``error``: the exception of a runner that
-    should have answered.
+    should have answered. Of a gRPC call ``code`` is the name of its status (empty for HTTP), ``message`` the status message,
+    ``headers`` and ``trailers`` are initial and trailing metadata, and ``messages`` what came before the end.
     """
 
     id: str
@@ -31,6 +32,10 @@ class Outcome:
     route: str = ""
     elapsed: float = 0.0
     error: str = ""
+    code: str = ""
+    message: str = ""
+    messages: tuple[bytes, ...] = ()
+    trailers: tuple[tuple[str, str], ...] = ()
     hits: tuple[Hit, ...] = field(default=())
 
     def with_hits(self, hits: list[Hit]) -> Outcome:

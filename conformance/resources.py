@@ -21,7 +21,9 @@ LISTENER = TYPE + "envoy.config.listener.v3.Listener"
 ROUTES = TYPE + "envoy.config.route.v3.RouteConfiguration"
 CLUSTER = TYPE + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
+_HTTP2 = {"@type": TYPE + HTTP_OPTIONS, "explicit_http_config": {"http2_protocol_options": {}}}
 _INTERNAL = {
     "use_remote_address": True,
     "internal_address_config": {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]},
@@ -80,6 +82,8 @@ def _cluster(case: Case, name: str, body: dict[str, Any]) -> dict[str, Any]:
         "connect_timeout": "1s",
         **given,
     }
+    if case.protocol == "grpc":
+        cluster.setdefault("typed_extension_protocol_options", {HTTP_OPTIONS: _HTTP2})
     assignment = cluster.setdefault(
         "load_assignment", {"endpoints": [{"lb_endpoints": [f"${{{upstream}}}" for upstream in upstreams]}]}
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from conformance.compare import Difference, differences, unexpected
 from conformance.report import CaseResult, Report, Verdict
 from conformance.resources import Compiled, compile_case, with_addresses
 from conformance.runners.envoy import Envoy, EnvoyError
-from conformance.runners.meshlib import MeshRunner
+from conformance.runners.registry import RUNNERS
 from conformance.upstream.server import UpstreamThread
 
 if TYPE_CHECKING:
@@ -20,20 +20,8 @@ if TYPE_CHECKING:
     from conformance.case import Case
     from conformance.listed import Listed
     from conformance.outcome import Outcome
+    from conformance.runners.registry import Runner
     from conformance.upstream.server import Upstreams
-
-ITSELF = "envoy"
-"""The runner that is a second Envoy: what differs from it is a case that does not hold still."""
-
-
-class Runner(Protocol):
-    """Whoever can be given a case."""
-
-    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
-        """Send the requests of ``case``."""
-
-    def rejection(self, case: Case, compiled: Compiled) -> str | None:
-        """The complaint about a configuration, None if it is taken."""
 
 
 def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed]) -> Report:
@@ -41,27 +29,29 @@ def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed])
     with UpstreamThread() as thread:
         upstreams = {case.name: thread.start(case.upstreams) for case in cases}
         compiled = {case.name: compile_case(case, upstreams[case.name].ports) for case in cases}
-        names = {case.name for case in cases}
-        judged = [name for name in runners if name != ITSELF]
+        protocols = {case.name: case.protocol for case in cases}
         applying = [
-            entry for entry in listed if entry.case in names and judged and entry.runner in ("*", *judged)
+            entry
+            for entry in listed
+            if any(
+                entry.runner in ("*", name) and RUNNERS[name].protocol == protocols.get(entry.case)
+                for name in runners
+                if not RUNNERS[name].oracle
+            )
         ]
         used: set[Listed] = set()
         results = []
         with contextlib.ExitStack() as stack:
             loaded = {case.name: (case, compiled[case.name]) for case in cases}
             envoy = stack.enter_context(Envoy(loaded))
-            made: dict[str, Runner] = {
-                name: stack.enter_context(Envoy(loaded)) if name == ITSELF else MeshRunner(name)
-                for name in runners
-            }
+            made = {name: RUNNERS[name].make(loaded, stack) for name in runners}
             for case in cases:
                 start = time.monotonic()
                 case = with_addresses(case, upstreams[case.name].ports)
                 run = _CaseRun(case, compiled[case.name], upstreams[case.name], thread)
                 result = run.with_envoy(envoy)
                 for name, runner in made.items():
-                    if not result.error:
+                    if not result.error and RUNNERS[name].protocol == case.protocol:
                         result.runners[name] = run.with_runner(runner, name, applying, used)
                 result.seconds = time.monotonic() - start
                 results.append(result)
@@ -130,7 +120,7 @@ class _CaseRun:
     def _observed(self, run: Callable[[], list[Outcome]]) -> list[Outcome]:
         self._upstreams.record.reset()
         outcomes = run()
-        self._thread.settle()
+        self._thread.settle(self._upstreams.record)
         hits = self._upstreams.record.by_request()
         return [outcome.with_hits(hits.get(outcome.id, [])) for outcome in outcomes]
 
@@ -147,7 +137,8 @@ def _word(outcomes: list[Outcome]) -> str:
     """Statuses and flags, each combination once."""
     seen: dict[str, int] = {}
     for outcome in outcomes:
-        word = f"{outcome.status} {outcome.flags}" if outcome.flags != "-" else f"{outcome.status}"
+        what = outcome.code or str(outcome.status)
+        word = f"{what} {outcome.flags}" if outcome.flags != "-" else what
         seen[word] = seen.get(word, 0) + 1
     return ", ".join(word if count == 1 else f"{count}x {word}" for word, count in seen.items())
 

@@ -7,6 +7,7 @@ Envoy's own choice and are read back from its admin interface. The process is ou
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 import tempfile
@@ -15,9 +16,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from conformance.resources import CLUSTER, LISTENER, Compiled
 from conformance.runners.access_log import AccessLog, access_log
 from conformance.runners.drive import drive
+from conformance.runners.grpc_client import OPTIONS, GrpcClient
 from conformance.runners.raw import RawClient
 
 if TYPE_CHECKING:
@@ -75,7 +79,12 @@ class Envoy:
 
     def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
         """Send the requests of ``case`` through its listener, which has held ``compiled`` since the start."""
-        client = RawClient(("127.0.0.1", self._ports[case.name]), keep_alive=case.sent >= KEEP_ALIVE_FROM)
+        address = ("127.0.0.1", self._ports[case.name])
+        client = (
+            GrpcClient(functools.partial(_channel, address))
+            if case.protocol == "grpc"
+            else RawClient(address, keep_alive=case.sent >= KEEP_ALIVE_FROM)
+        )
         with contextlib.closing(client):
             return self._log.complete(case.name, drive(case, client.send))
 
@@ -156,6 +165,12 @@ class Envoy:
 
 
 _NODE = {"id": "conformance", "cluster": "conformance"}
+
+
+def _channel(address: tuple[str, int], host: str) -> grpc.Channel:
+    """A channel that reaches Envoy as ``host``."""
+    target = f"ipv4:{address[0]}:{address[1]}"
+    return grpc.insecure_channel(target, options=(*OPTIONS, ("grpc.default_authority", host)))
 
 
 def _from_file(path: Path) -> dict[str, Any]:

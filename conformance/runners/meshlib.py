@@ -18,23 +18,14 @@ if TYPE_CHECKING:
     from conformance.outcome import Sent
     from conformance.resources import Compiled
 
-RUNNERS = {
-    "httpx": ("httpx", False),
-    "httpx-async": ("httpx", True),
-    "httpx2": ("httpx2", False),
-    "httpx2-async": ("httpx2", True),
-}
-"""Name of a runner -> the host library, and whether it runs on asyncio."""
-
-DEFAULT_RUNNERS = ("httpx", "httpx-async")
 TIMEOUT = 20.0
 
 
 class MeshRunner:
     """One host library, synchronous or asyncio."""
 
-    def __init__(self, name: str) -> None:
-        library, self._asyncio = RUNNERS[name]
+    def __init__(self, library: str, *, on_asyncio: bool) -> None:
+        self._asyncio = on_asyncio
         self._host: Any = importlib.import_module(library)
         self._meshlib: Any = importlib.import_module("meshlib")
         self._transports: Any = importlib.import_module(f"meshlib.{library}")

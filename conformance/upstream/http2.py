@@ -100,7 +100,12 @@ class Http2Connection:
         headers = [(":status", str(behaviour.status)), *behaviour.headers, ("content-length", str(len(body)))]
         empty = hit.method == "HEAD" or not body
         self._h2.send_headers(stream_id, headers, end_stream=empty)
-        while body and not empty:
+        if not empty:
+            await self._send(stream_id, body, end=True)
+
+    async def _send(self, stream_id: int, body: bytes, *, end: bool) -> None:
+        """Send ``body`` as the other side gives credit for it."""
+        while body:
             room = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
             if not room:
                 self._credit.clear()
@@ -108,7 +113,7 @@ class Http2Connection:
                 await self._credit.wait()
                 continue
             piece, body = body[:room], body[room:]
-            self._h2.send_data(stream_id, piece, end_stream=not body)
+            self._h2.send_data(stream_id, piece, end_stream=end and not body)
 
     async def _flush(self) -> None:
         self._writer.write(self._h2.data_to_send())

@@ -15,7 +15,11 @@ REQUEST_ID = "x-conformance-id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One request as an upstream saw it. ``headers`` in order, names in lower case; ``request`` is the harness's id."""
+    """One request as an upstream saw it. ``headers`` in order, names in lower case; ``request`` is the harness's id.
+
+    ``body``: of a gRPC call its messages, a line each. ``cancelled``: the caller reset the stream before the answer was over
+    (only told of gRPC upstreams).
+    """
 
     upstream: str
     request: str
@@ -24,6 +28,7 @@ class Hit:
     version: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    cancelled: bool = False
 
 
 class Record:
@@ -33,6 +38,8 @@ class Record:
         self._lock = threading.Lock()
         self._hits: list[Hit] = []
         self._turns: dict[str, int] = {}
+        self.running = 0
+        """gRPC streams that are under way; changed by the upstream thread alone."""
 
     def reset(self) -> None:
         """Forget all, and let every script begin anew."""
@@ -47,6 +54,13 @@ class Record:
             for hit in self._hits:
                 found.setdefault(hit.request, []).append(hit)
             return found
+
+    def amend(self, hit: Hit, changed: Hit) -> None:
+        """Put ``changed`` where ``hit`` stands; nothing if the record has been reset since."""
+        with self._lock:
+            for index, known in enumerate(self._hits):
+                if known is hit:
+                    self._hits[index] = changed
 
     def add(self, upstream: Upstream, hit: Hit) -> Behaviour:
         """Note ``hit`` and choose the answer to it."""

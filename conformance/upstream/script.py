@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from conformance.reader import Fields
+from conformance.reader import Fields
+from conformance.upstream.grpc_script import GrpcAnswer, parse_answer
 
-KINDS = ("http", "http2", "refused", "blackhole", "silent", "close")
+KINDS = ("http", "http2", "grpc", "refused", "blackhole", "silent", "close")
 ACTIONS = ("respond", "fin", "rst", "garbage", "hang")
 
 
@@ -19,7 +18,8 @@ class Behaviour:
     ``body`` None stands for the upstream's name. ``delay`` seconds pass before the first byte. ``cut_after`` closes the
     connection after that many body bytes (``cut``: ``fin`` or ``rst``). ``drip`` sends the body byte by byte, one each
     ``drip`` seconds. ``close`` says so and closes after the answer, ``hangup`` closes without a word. ``many_headers`` adds
-    that many headers with values of ``header_size`` bytes.
+    that many headers with values of ``header_size`` bytes. Of the rest a ``grpc`` upstream knows ``status`` and ``delay``:
+    what it says is in ``grpc``.
     """
 
     action: str = "respond"
@@ -37,6 +37,7 @@ class Behaviour:
     hangup: bool = False
     many_headers: int = 0
     header_size: int = 1
+    grpc: GrpcAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +53,8 @@ class Rule:
 class Upstream:
     """One upstream server.
 
-    ``kind``: ``http``, ``http2`` (prior knowledge), ``refused`` (nobody listens), ``blackhole`` (the connection never
-    comes about), ``silent`` (accepts, never speaks), ``close`` (accepts and closes at once). Answers come from the first
+    ``kind``: ``http``, ``http2`` (prior knowledge), ``grpc``, ``refused`` (nobody listens), ``blackhole`` (the connection
+    never comes about), ``silent`` (accepts, never speaks), ``close`` (accepts and closes at once). Answers come from the first
     rule that matches, else from ``responses``, one after the other; the last one repeats, or all of them with ``cycle``.
     With ``per_request`` each request of the case starts the sequence anew, whichever upstream its attempts reach.
     """
@@ -66,18 +67,22 @@ class Upstream:
     per_request: bool = False
 
 
-def parse_upstream(name: str, fields: Fields) -> Upstream:
-    """Read one entry of ``upstreams``."""
-    kind = fields.choice("kind", KINDS, "http")
+def parse_upstream(name: str, fields: Fields, default: str = "http") -> Upstream:
+    """Read one entry of ``upstreams``; ``default`` is its kind where it names none."""
+    kind = fields.choice("kind", KINDS, default)
+
+    def parse(entry: Fields) -> Behaviour:
+        return _parse_grpc(name, entry) if kind == "grpc" else parse_behaviour(entry)
+
     rules = []
     for rule in fields.children("when"):
         path, headers = rule.text("path"), rule.pairs("headers")
-        then = tuple(parse_behaviour(entry) for entry in rule.children("then"))
+        then = tuple(parse(entry) for entry in rule.children("then"))
         if not then:
             raise rule.error("needs at least one behaviour", "then")
         rules.append(Rule(path=path, headers=headers, then=then))
         rule.close()
-    responses = tuple(parse_behaviour(entry) for entry in fields.children("responses")) or (Behaviour(),)
+    responses = tuple(parse(entry) for entry in fields.children("responses") or [Fields({}, fields.where)])
     upstream = Upstream(
         name=name,
         kind=kind,
@@ -115,3 +120,8 @@ def parse_behaviour(fields: Fields) -> Behaviour:
     )
     fields.close()
     return behaviour
+
+
+def _parse_grpc(name: str, fields: Fields) -> Behaviour:
+    answer, status, delay = parse_answer(name, fields)
+    return Behaviour(action=answer.action, status=status, delay=delay, grpc=answer)

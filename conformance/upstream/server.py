@@ -6,8 +6,10 @@ import asyncio
 import functools
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
+from conformance.upstream.grpc import GrpcConnection
 from conformance.upstream.http1 import serve_connection
 from conformance.upstream.http2 import Http2Connection
 from conformance.upstream.record import Record
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from conformance.upstream.script import Upstream
 
 HOST = "127.0.0.1"
+SETTLE = 0.5
 
 
 class Upstreams:
@@ -69,8 +72,9 @@ class Upstreams:
         assert task is not None
         self._connections.add(task)
         try:
-            if upstream.kind == "http2":
-                await Http2Connection(upstream, self.record, reader, writer).run()
+            if upstream.kind in ("http2", "grpc"):
+                kind = Http2Connection if upstream.kind == "http2" else GrpcConnection
+                await kind(upstream, self.record, reader, writer).run()
             else:
                 await serve_connection(upstream, self.record, reader, writer)
         except asyncio.CancelledError:
@@ -114,10 +118,13 @@ class UpstreamThread:
         asyncio.run_coroutine_threadsafe(started.serve(), self._loop).result(10)
         return started
 
-    def settle(self) -> None:
-        """Return once everything that had arrived has been noted."""
+    def settle(self, record: Record) -> None:
+        """Return once everything that had arrived has been noted, and no gRPC stream is left (half a second at most)."""
         for _ in range(3):
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(10)
+        limit = time.monotonic() + SETTLE
+        while record.running and time.monotonic() < limit:
+            time.sleep(0.002)
 
     def __exit__(self, *exc: object) -> None:
         for upstreams in self._all:

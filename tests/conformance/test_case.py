@@ -144,3 +144,40 @@ def test_not_yaml(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("cases: [")
     with pytest.raises(CaseError, match=r"a.yaml: not YAML"):
         load_cases(tmp_path)
+
+
+RPC = """
+    cases:
+    - name: one
+      upstreams: {A: {responses: [{code: NOT_FOUND}]}}
+      routes: [{match: {prefix: /}, route: {cluster: A}}]
+      requests: [{rpc: /p.S/M, metadata: {k: v}, timeout: 0.5}]
+"""
+
+
+def test_a_grpc_case(tmp_path: Path) -> None:
+    case = case_of(tmp_path, RPC)
+    assert (case.protocol, case.upstreams["A"].kind) == ("grpc", "grpc")
+    (request,) = case.requests
+    assert (request.path, request.headers) == ("/p.S/M", (("k", "v"),))
+    assert request.rpc is not None
+    assert (request.rpc.arity, request.rpc.timeout) == ("unary-unary", 0.5)
+    (cluster,) = compile_case(case, {"A": 4711}).clusters
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    assert "http2_protocol_options" in options["explicit_http_config"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("NOT_FOUND", "NOT_HERE", r"A.responses\[0\].code: 'NOT_HERE' is not a gRPC status"),
+        ("/p.S/M", "p.S/M", r"rpc: must be /package.Service/Method"),
+        ("timeout: 0.5", "messages: [a, b]", "messages: unary-unary sends exactly one message"),
+        ("timeout: 0.5", "body: x", "body: unknown field"),
+        ("timeout: 0.5", "cancel_at: 1", "cancel_at: counts the messages of a stream of responses"),
+        ("[{rpc", "[{path: /}, {rpc", "requests: are either all gRPC calls or none is"),
+    ],
+)
+def test_mistakes_in_a_grpc_case(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    with pytest.raises(CaseError, match=complaint):
+        case_of(tmp_path, RPC.replace(old, new))

@@ -1,0 +1,65 @@
+"""The runners by name: what each is asked, and how it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from conformance.runners.envoy import Envoy
+from conformance.runners.meshlib import MeshRunner
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable, Mapping
+
+    from conformance.case import Case
+    from conformance.outcome import Outcome
+    from conformance.resources import Compiled
+
+
+class Runner(Protocol):
+    """Whoever can be given a case."""
+
+    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+        """Send the requests of ``case``."""
+
+    def rejection(self, case: Case, compiled: Compiled) -> str | None:
+        """The complaint about a configuration, None if it is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of runner.
+
+    ``protocol``: the cases that it is given, ``http`` or ``grpc``. ``make`` gets the cases of the run; what has to be closed
+    goes on the stack. ``oracle``: another Envoy, to which listed differences do not apply.
+    """
+
+    protocol: str
+    make: Callable[[Mapping[str, tuple[Case, Compiled]], contextlib.ExitStack], Runner]
+    oracle: bool = False
+
+
+def _envoy(protocol: str) -> Kind:
+    return Kind(
+        protocol=protocol,
+        oracle=True,
+        make=lambda cases, stack: stack.enter_context(
+            Envoy({name: entry for name, entry in cases.items() if entry[0].protocol == protocol})
+        ),
+    )
+
+
+def _mesh(library: str, *, on_asyncio: bool) -> Kind:
+    return Kind(protocol="http", make=lambda cases, stack: MeshRunner(library, on_asyncio=on_asyncio))
+
+
+RUNNERS = {
+    "httpx": _mesh("httpx", on_asyncio=False),
+    "httpx-async": _mesh("httpx", on_asyncio=True),
+    "httpx2": _mesh("httpx2", on_asyncio=False),
+    "httpx2-async": _mesh("httpx2", on_asyncio=True),
+    "envoy": _envoy("http"),
+    "envoy-grpc": _envoy("grpc"),
+}
+DEFAULT_RUNNERS = ("httpx", "httpx-async")
