@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from meshlib import proto
+from meshlib.resources import decode
 from meshlib.resources.cluster import (
     CircuitBreakers,
     Cluster,
@@ -16,6 +17,7 @@ from meshlib.resources.cluster import (
     LocalityLbConfig,
     OutlierDetection,
     RandomConfig,
+    RetryBudget,
     RoundRobinConfig,
     Thresholds,
 )
@@ -106,9 +108,35 @@ def test_circuit_breakers() -> None:
         {"max_requests": 9},
     ]
     assert decode_cluster(circuit_breakers={"thresholds": thresholds}).circuit_breakers == CircuitBreakers(
-        default=Thresholds(max_requests=0),
+        default=Thresholds(max_requests=0, track_remaining=True),
         high=Thresholds(max_connections=1, max_pending_requests=2, max_retries=4),
     )
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ({}, RetryBudget(budget_percent=20.0, min_retry_concurrency=3)),
+        ({"budget_percent": {}}, RetryBudget(budget_percent=0.0)),
+        ({"budget_percent": {"value": 12.5}}, RetryBudget(budget_percent=12.5)),
+        ({"min_retry_concurrency": 0}, RetryBudget(min_retry_concurrency=0)),
+    ],
+)
+def test_retry_budget(budget: dict[str, Any], expected: RetryBudget) -> None:
+    cluster = decode_cluster(circuit_breakers={"thresholds": [{"retry_budget": budget}]})
+    assert cluster.circuit_breakers.default == Thresholds(retry_budget=expected)
+
+
+def test_a_retry_budget_of_the_last_seconds_is_reported() -> None:
+    """budget_interval is newer than the descriptors; without it the budget is counted as Envoy does by default."""
+    message: Any = proto.from_dict(
+        proto.full_name(proto.CLUSTER),
+        {"name": "c", "circuit_breakers": {"thresholds": [{"retry_budget": {}}]}},
+    )
+    budget = message.circuit_breakers.thresholds[0].retry_budget
+    budget.MergeFromString(bytes((0x1A, 2, 0x08, 10)))  # field 3: a Duration of 10 s
+    found = decode(proto.CLUSTER, message)
+    assert found.unsupported == ("circuit_breakers.thresholds[0].retry_budget.<field 3>",)
 
 
 @pytest.mark.parametrize(

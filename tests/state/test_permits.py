@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
-from meshlib.resources.cluster import CircuitBreakers, Thresholds
+from meshlib.resources.cluster import CircuitBreakers, RetryBudget, Thresholds
 from meshlib.resources.route import Priority
-from meshlib.state import Admission, StateStore, Waiter
-from meshlib.stats import Registry
+from meshlib.state import Admission, ClusterState, StateStore, Waiter
+from meshlib.stats import Reading, Registry
 from tests.state.support import Sleeper, cluster, counts, endpoint
 
 POOL = object()
@@ -38,6 +38,103 @@ def test_retries_are_limited() -> None:
     assert not state.take_retry(state.default)
     state.return_retry(state.default)
     assert state.take_retry(state.default)
+
+
+class TestRetryBudget:
+    """Envoy: max(min_retry_concurrency, the percentage of active and pending requests), whatever max_retries says."""
+
+    @pytest.mark.parametrize(
+        ("percent", "least", "active", "retries"),
+        [
+            (0.0, 0, 10, 0),
+            (0.0, 1, 10, 1),
+            (20.0, 3, 0, 3),
+            (20.0, 3, 19, 3),
+            (20.0, 3, 25, 5),
+            (50.0, 0, 1, 0),
+            (50.0, 0, 5, 2),
+            (100.0, 0, 1, 1),
+            (33.3, 0, 10, 3),
+        ],
+    )
+    def test_the_formula(self, percent: float, least: int, active: int, retries: int) -> None:
+        budget = RetryBudget(budget_percent=percent, min_retry_concurrency=least)
+        state = cluster(Thresholds(max_retries=0, retry_budget=budget))
+        for _ in range(active):
+            assert state.take_request(endpoint(state), state.default)
+        taken = 0
+        while state.take_retry(state.default):
+            taken += 1
+        assert taken == retries
+
+    def test_pending_requests_count(self) -> None:
+        budget = RetryBudget(budget_percent=50.0, min_retry_concurrency=0)
+        state = cluster(Thresholds(retry_budget=budget))
+        state.take_request(endpoint(state), state.default)
+        assert not state.take_retry(state.default)
+        state.admit(endpoint(state), state.default, Sleeper())
+        assert state.take_retry(state.default)
+
+    def test_each_priority_has_its_own(self) -> None:
+        none = RetryBudget(budget_percent=0.0, min_retry_concurrency=0)
+        state = cluster(high=Thresholds(retry_budget=none))
+        assert state.take_retry(state.default)
+        assert not state.take_retry(state.high)
+
+    def test_a_fork_keeps_it(self) -> None:
+        state = cluster(Thresholds(retry_budget=RetryBudget(budget_percent=0.0, min_retry_concurrency=1)))
+        state.take_retry(state.default)
+        state.renew_lock()
+        assert state.take_retry(state.default)
+        assert not state.take_retry(state.default)
+
+
+class TestGauges:
+    def test_open_at_the_limit(self) -> None:
+        registry = Registry()
+        state = ClusterState("c", registry)
+        state.limit(CircuitBreakers(default=Thresholds(max_requests=1), high=Thresholds(max_retries=1)))
+        host = endpoint(state)
+        state.take_request(host, state.default)
+        state.take_retry(state.high)
+        assert _readings(registry, "_open") == {"default.rq_open": 1, "high.rq_retry_open": 1}
+        state.return_request(host, state.default)
+        assert _readings(registry, "_open") == {"high.rq_retry_open": 1}
+        state.renew_lock()
+        assert _readings(registry, "_open") == {}, "in a child nothing is under way"
+
+    def test_what_remains_where_it_is_asked_for(self) -> None:
+        registry = Registry()
+        state = ClusterState("c", registry)
+        limits = Thresholds(
+            max_connections=5, max_pending_requests=4, max_requests=3, max_retries=2, track_remaining=True
+        )
+        state.limit(CircuitBreakers(default=limits))
+        state.take_request(endpoint(state), state.default)
+        state.admit(endpoint(state), state.default, Sleeper())
+        state.take_retry(state.default)
+        expected = {"default.remaining_cx": 4, "default.remaining_pending": 3}
+        expected |= {"default.remaining_rq": 2, "default.remaining_retries": 1}
+        assert _readings(registry, "remaining_") == expected
+        state.limit(CircuitBreakers())
+        assert _readings(registry, "remaining_") == {}, "no longer asked for"
+
+    def test_a_budget_leaves_no_number(self) -> None:
+        registry = Registry()
+        state = ClusterState("c", registry)
+        limits = Thresholds(max_retries=7, track_remaining=True, retry_budget=RetryBudget())
+        state.limit(CircuitBreakers(high=limits))
+        assert "high.remaining_retries" not in _readings(registry, "remaining_")
+
+
+def _readings(registry: Registry, part: str) -> dict[str, float]:
+    """The circuit breakers' gauges with `part` in their names that are not 0."""
+    prefix = "cluster.c.circuit_breakers."
+    return {
+        metric.name.removeprefix(prefix): metric.value
+        for metric in registry
+        if isinstance(metric, Reading) and part in metric.name and metric.value
+    }
 
 
 def test_no_pending_permit_fails_the_first_request() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import floor
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from meshlib.resources.cluster import CircuitBreakers, Thresholds
+from meshlib.resources.cluster import CircuitBreakers, RetryBudget, Thresholds
 from meshlib.state import Admission, EndpointState, Permits
 from tests.state.support import Sleeper, cluster, counts, endpoint
 
@@ -17,6 +19,12 @@ LIMITS = st.builds(
     max_pending_requests=st.integers(0, 4),
     max_requests=st.integers(0, 3),
     max_retries=st.integers(0, 2),
+    retry_budget=st.none()
+    | st.builds(
+        RetryBudget,
+        budget_percent=st.sampled_from((0.0, 20.0, 50.0, 100.0)),
+        min_retry_concurrency=st.integers(0, 2),
+    ),
 )
 
 
@@ -52,9 +60,13 @@ class PermitsMachine(RuleBasedStateMachine):
     @rule(high=st.booleans())
     def take_retry(self, high: bool) -> None:
         permits = self._permits(high)
-        held = permits.retries
+        held, limits = permits.retries, permits.thresholds
+        most = limits.max_retries
+        if limits.retry_budget is not None:
+            share = limits.retry_budget.budget_percent / 100 * (permits.requests + permits.pending)
+            most = max(floor(share), limits.retry_budget.min_retry_concurrency)
         taken = self.state.take_retry(permits)
-        assert taken is (held < permits.max_retries)
+        assert taken is (held < most)
         if taken:
             self.retries.append(permits)
 

@@ -32,6 +32,17 @@ def test_metrics_come_in_the_order_of_their_names() -> None:
     assert [metric.name for metric in registry] == ["a", "b", "c"]
 
 
+def test_a_reading_asks_when_it_is_read() -> None:
+    registry, held = Registry(), [1.0]
+    reading = registry.reading("r", lambda: held[0])
+    held[0] = 2.0
+    assert reading.value == 2.0
+    later = registry.reading("r", lambda: 7.0)
+    assert list(registry) == [later]
+    with pytest.raises(TypeError, match="r is a Reading, not a Gauge"):
+        registry.gauge("r")
+
+
 def test_drop_forgets_a_prefix_and_nothing_else() -> None:
     registry = Registry()
     kept = registry.counter("cluster.ab.x")

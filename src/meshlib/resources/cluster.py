@@ -17,6 +17,7 @@ __all__ = [
     "LocalityLbConfig",
     "OutlierDetection",
     "RandomConfig",
+    "RetryBudget",
     "RoundRobinConfig",
     "Thresholds",
 ]
@@ -76,13 +77,27 @@ class LocalityLbConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBudget:
+    """circuit_breakers.thresholds.retry_budget: how many retries may be under way at once.
+
+    budget_percent: 0 .. 100, of the requests that are active or pending, retries included. min_retry_concurrency: so many
+    at least.
+    """
+
+    budget_percent: float = 20.0
+    min_retry_concurrency: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """circuit_breakers.thresholds for one priority. track_remaining only adds gauges."""
+    """circuit_breakers.thresholds for one priority. retry_budget replaces max_retries. track_remaining only adds gauges."""
 
     max_connections: int = 1024
     max_pending_requests: int = 1024
     max_requests: int = 1024
     max_retries: int = 3
+    retry_budget: RetryBudget | None = None
+    track_remaining: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

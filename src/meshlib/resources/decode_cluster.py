@@ -10,6 +10,7 @@ from meshlib.resources.cluster import (
     DiscoveryType,
     HttpProtocol,
     OutlierDetection,
+    RetryBudget,
     Thresholds,
 )
 from meshlib.resources.decode_common import check_transport_socket, from_control_plane
@@ -121,14 +122,29 @@ def _circuit_breakers(reader: Reader) -> CircuitBreakers:
     found: dict[str, Thresholds] = {}
     for entry in child.each("thresholds"):
         priority = entry.enum("priority", {0: "default", 1: "high"})
-        limits: dict[str, int] = {}
+        limits: dict[str, Any] = {}
         for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
             limit = entry.boxed(field)
             if limit is not None:
                 limits[field] = limit
-        entry.leave("track_remaining")  # gauges only
-        found.setdefault(priority, Thresholds(**limits))  # the first of a priority counts, as in Envoy
+        thresholds = Thresholds(
+            **limits,
+            retry_budget=_retry_budget(entry.child("retry_budget")),
+            track_remaining=entry.flag("track_remaining"),
+        )
+        found.setdefault(priority, thresholds)  # the first of a priority counts, as in Envoy
     return CircuitBreakers(**found)
+
+
+def _retry_budget(reader: Reader | None) -> RetryBudget | None:
+    if reader is None:
+        return None
+    percent, least = reader.percent("budget_percent"), reader.boxed("min_retry_concurrency")
+    default = RetryBudget()
+    return RetryBudget(
+        budget_percent=default.budget_percent if percent is None else percent,
+        min_retry_concurrency=default.min_retry_concurrency if least is None else least,
+    )
 
 
 # Detectors that are not implemented: the field that says how often they eject, its default, and their parameters.

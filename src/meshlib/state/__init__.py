@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from meshlib.state.cluster import Admission, ClusterState, Permits
+from meshlib.state.cluster import Admission, ClusterState
 from meshlib.state.endpoint import EndpointState
+from meshlib.state.permits import Permits
 from meshlib.state.store import StateStore
 from meshlib.state.waiter import Waiter
 

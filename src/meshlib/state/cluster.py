@@ -7,7 +7,8 @@ The rules are Envoy's, for each routing priority (DEFAULT, HIGH):
   so `max_pending_requests: 0` fails the first request.
 - It may open a connection while `max_connections` is not reached, and always when its endpoint has none. Otherwise it
   waits in its endpoint's queue. A returned connection goes to the head of that queue.
-- A retry holds a *retry* permit from the moment it is scheduled until its attempt is over.
+- A retry holds a *retry* permit from the moment it is scheduled until its attempt has a verdict. How many there may be is
+  `max_retries`, or the retry budget where the cluster has one.
 
 Permits change under one lock for each cluster: an unlocked `+=` with a call inside loses updates. Nothing here blocks or
 calls out while the lock is held. A finalizer must not take a lock (its own thread may hold it), so abandoned calls append
@@ -22,13 +23,14 @@ from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from enum import Enum
 
-from meshlib.resources.cluster import CircuitBreakers, Cluster, Thresholds
+from meshlib.resources.cluster import CircuitBreakers, Cluster
 from meshlib.resources.route import Priority
 from meshlib.state.endpoint import EndpointState
+from meshlib.state.permits import Permits, publish_limits
 from meshlib.state.waiter import Waiter
 from meshlib.stats import Registry
 
-__all__ = ["Admission", "ClusterState", "Permits"]
+__all__ = ["Admission", "ClusterState"]
 
 
 class Admission(Enum):
@@ -37,40 +39,6 @@ class Admission(Enum):
     CONNECT = "connect"
     WAIT = "wait"
     OVERFLOW = "overflow"
-
-
-class Permits:
-    """The counts of one priority and their limits.
-
-    inherited: they are the parent's, in a forked child; what its calls return here counts for nothing.
-    """
-
-    __slots__ = (
-        "connections",
-        "inherited",
-        "max_connections",
-        "max_pending",
-        "max_requests",
-        "max_retries",
-        "pending",
-        "requests",
-        "retries",
-    )
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self.pending = 0
-        self.requests = 0
-        self.retries = 0
-        self.inherited = False
-        self.limit(Thresholds())
-
-    def limit(self, thresholds: Thresholds) -> None:
-        """Set the limits; what is held beyond a lowered limit stays until it is returned."""
-        self.max_connections = thresholds.max_connections
-        self.max_pending = thresholds.max_pending_requests
-        self.max_requests = thresholds.max_requests
-        self.max_retries = thresholds.max_retries
 
 
 class ClusterStats:
@@ -150,10 +118,11 @@ class ClusterStats:
 class ClusterState:
     """Everything about a cluster that configuration pushes do not reset."""
 
-    __slots__ = ("abandoned", "default", "endpoints", "high", "lock", "name", "stats")
+    __slots__ = ("_registry", "abandoned", "default", "endpoints", "high", "lock", "name", "stats")
 
     def __init__(self, name: str, registry: Registry) -> None:
         self.name = name
+        self._registry = registry
         self.lock = threading.Lock()
         self.default = Permits()
         self.high = Permits()
@@ -169,6 +138,9 @@ class ClusterState:
         with self.lock:
             self.default.limit(breakers.default)
             self.high.limit(breakers.high)
+        prefix = f"cluster.{self.name}.circuit_breakers."
+        publish_limits(self._registry, prefix + "default.", breakers.default, lambda: self.default)
+        publish_limits(self._registry, prefix + "high.", breakers.high, lambda: self.high)
 
     def permits(self, priority: Priority) -> Permits:
         return self.high if priority is Priority.HIGH else self.default
@@ -215,7 +187,7 @@ class ClusterState:
 
     def take_retry(self, permits: Permits) -> bool:
         with self.lock:
-            if permits.retries >= permits.max_retries:
+            if permits.retries >= permits.retry_limit:
                 return False
             permits.retries += 1
         return True
@@ -316,6 +288,5 @@ class ClusterState:
     def _renewed(held: Permits) -> Permits:
         held.inherited = True
         fresh = Permits()
-        fresh.max_connections, fresh.max_pending = held.max_connections, held.max_pending
-        fresh.max_requests, fresh.max_retries = held.max_requests, held.max_retries
+        fresh.limit(held.thresholds)
         return fresh

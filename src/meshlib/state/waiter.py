@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshlib.state.cluster import Permits
+    from meshlib.state.permits import Permits
 
 __all__ = ["Waiter"]
 

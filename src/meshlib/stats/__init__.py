@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from meshlib.stats.registry import Counter, Gauge, Histogram, Registry
+from meshlib.stats.registry import Counter, Gauge, Histogram, Reading, Registry
 
-__all__ = ["Counter", "Gauge", "Histogram", "Registry"]
+__all__ = ["Counter", "Gauge", "Histogram", "Reading", "Registry"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-__all__ = ["Counter", "Gauge", "Histogram", "Registry"]
+__all__ = ["Counter", "Gauge", "Histogram", "Reading", "Registry"]
 
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -34,6 +34,20 @@ class Gauge:
     def __init__(self, name: str) -> None:
         self.name = name
         self.value = 0.0
+
+
+class Reading:
+    """A gauge that costs nothing until it is read: `value` asks for the number when somebody looks."""
+
+    __slots__ = ("_read", "name")
+
+    def __init__(self, name: str, read: Callable[[], float]) -> None:
+        self.name = name
+        self._read = read
+
+    @property
+    def value(self) -> float:
+        return self._read()
 
 
 class Histogram:
@@ -64,7 +78,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+        self._metrics: dict[str, Counter | Gauge | Histogram | Reading] = {}
 
     def counter(self, name: str) -> Counter:
         return self._bind(name, Counter)
@@ -74,6 +88,12 @@ class Registry:
 
     def histogram(self, name: str) -> Histogram:
         return self._bind(name, Histogram)
+
+    def reading(self, name: str, read: Callable[[], float]) -> Reading:
+        """Bind a gauge to what it measures; a later one of the same name takes its place. read: from any thread, no lock."""
+        with self._lock:
+            metric = self._metrics[name] = Reading(name, read)
+        return metric
 
     def drop(self, prefix: str) -> None:
         """Forget every metric whose name begins with `prefix`: what it counted no longer exists."""
@@ -85,7 +105,7 @@ class Registry:
         """Replace the lock in a forked child, where its owner may not exist."""
         self._lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[Counter | Gauge | Histogram]:
+    def __iter__(self) -> Iterator[Counter | Gauge | Histogram | Reading]:
         with self._lock:
             metrics = sorted(self._metrics.items())
         return iter([metric for _, metric in metrics])
