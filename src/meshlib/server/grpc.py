@@ -1,0 +1,243 @@
+"""gRPC servers in a mesh: the caller's deadline caps what a handler calls, and a server drains before it stops.
+
+    server = grpc.server(ThreadPoolExecutor(16), interceptors=[MeshInterceptor()])
+    server = grpc.aio.server(interceptors=[AsyncMeshInterceptor()])
+
+Handlers call through meshlib as they would anywhere; `meshlib.call(...)` inside a handler can shorten the deadline, not
+lengthen it.
+
+The deadline is a context variable. A blocking handler runs in a copy of the context, each step of a streaming one in that same
+copy: its responses are taken outside the interceptor, and on an asyncio server by a thread that serves other calls too. An
+asyncio handler has a task of its own, which ends with the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextvars import copy_context
+from typing import Any, Protocol
+
+import grpc
+
+from meshlib.engine.options import call
+from meshlib.runtime.clock import Clock, SystemClock
+
+__all__ = [
+    "AsyncMeshInterceptor",
+    "MeshInterceptor",
+    "aio_drain",
+    "aio_serve",
+    "drain",
+    "serve",
+]
+
+GRACE = 30.0
+"""Seconds that calls under way may take after the server stopped taking new ones."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_Behavior = Callable[..., Any]
+
+_FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+"""By (request_streaming, response_streaming): the attribute with the application's function, and what makes a handler of it."""
+
+
+class MeshInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """For `grpc.server(interceptors=[...])`: outgoing calls of a handler end when its caller's deadline does.
+
+    A caller without a deadline sets none. clock: that of the Mesh, when a test has given it one.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        return _wrapped(continuation(handler_call_details), self._wrap)
+
+    def _wrap(self, behavior: _Behavior, streams: bool) -> _Behavior:
+        return _blocking(behavior, streams, self._clock)
+
+
+class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """For `grpc.aio.server(interceptors=[...])`: what MeshInterceptor does. Handlers may be coroutines, asynchronous
+    generators, or blocking functions, which grpc.aio runs in threads."""
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        return _wrapped(await continuation(handler_call_details), self._wrap)
+
+    def _wrap(self, behavior: _Behavior, streams: bool) -> _Behavior:
+        if inspect.isasyncgenfunction(behavior):
+            return _generating(behavior, self._clock)
+        if inspect.iscoroutinefunction(behavior):
+            return _awaiting(behavior, self._clock)
+        return _blocking(behavior, streams, self._clock)
+
+
+# --- draining --------------------------------------------------------------------------------------------------------
+
+
+class Health(Protocol):
+    """`grpc_health.v1.health.HealthServicer` is one."""
+
+    def enter_graceful_shutdown(self) -> None:
+        """Report every service as NOT_SERVING from now on."""
+
+
+class AsyncHealth(Protocol):
+    """`grpc_health.v1.health.aio.HealthServicer` is one."""
+
+    async def enter_graceful_shutdown(self) -> None:
+        """Report every service as NOT_SERVING from now on."""
+
+
+def drain(
+    server: grpc.Server, health: Health | None = None, *, notice: float = 0.0, grace: float = GRACE
+) -> None:
+    """Stop a server so that its callers lose nothing; returns when it has stopped.
+
+    First `health` reports NOT_SERVING. For `notice` seconds the server goes on taking calls, so that callers learn of it
+    and go elsewhere. Then it takes no more, and calls under way have `grace` seconds to end before they are cancelled.
+    """
+    if health is not None:
+        health.enter_graceful_shutdown()
+    if notice > 0:
+        threading.Event().wait(notice)
+    server.stop(grace).wait()
+
+
+async def aio_drain(
+    server: grpc.aio.Server, health: AsyncHealth | None = None, *, notice: float = 0.0, grace: float = GRACE
+) -> None:
+    """drain() for `grpc.aio`."""
+    if health is not None:
+        await health.enter_graceful_shutdown()
+    if notice > 0:
+        await asyncio.sleep(notice)
+    await server.stop(grace)
+
+
+def serve(
+    server: grpc.Server,
+    health: Health | None = None,
+    *,
+    notice: float = 0.0,
+    grace: float = GRACE,
+    signals: Iterable[signal.Signals] = SIGNALS,
+) -> None:
+    """Start the server, wait for one of the signals, drain. A second signal has its usual effect.
+
+    Raises:
+        ValueError: not called in the main thread, where alone signals can be waited for.
+    """
+    told = threading.Event()
+    before = {number: signal.signal(number, lambda *_: told.set()) for number in signals}
+    try:
+        server.start()
+        told.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    drain(server, health, notice=notice, grace=grace)
+
+
+async def aio_serve(
+    server: grpc.aio.Server,
+    health: AsyncHealth | None = None,
+    *,
+    notice: float = 0.0,
+    grace: float = GRACE,
+    signals: Iterable[signal.Signals] = SIGNALS,
+) -> None:
+    """serve() for `grpc.aio`."""
+    told, loop, numbers = asyncio.Event(), asyncio.get_running_loop(), tuple(signals)
+    for number in numbers:
+        loop.add_signal_handler(number, told.set)
+    try:
+        await server.start()
+        await told.wait()
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+    await aio_drain(server, health, notice=notice, grace=grace)
+
+
+# --- the deadline ----------------------------------------------------------------------------------------------------
+
+
+def _cap(context: Any, clock: Clock) -> None:
+    """Make the inbound deadline that of the calls made in this context, which belongs to one inbound call."""
+    remaining = context.time_remaining()
+    if (
+        remaining is None or remaining > threading.TIMEOUT_MAX
+    ):  # the blocking server has no None: without a deadline
+        return  # it gives some 10**18 seconds
+    call(deadline=clock.monotonic() + remaining).__enter__()
+
+
+def _wrapped(handler: Any, wrap: Callable[[_Behavior, bool], _Behavior]) -> Any:
+    """The handler with its function wrapped; None, for a method that does not exist, stays None."""
+    if handler is None:
+        return None
+    name, factory = _FACTORIES[bool(handler.request_streaming), bool(handler.response_streaming)]
+    behavior = wrap(getattr(handler, name), bool(handler.response_streaming))
+    return factory(behavior, handler.request_deserializer, handler.response_serializer)
+
+
+def _blocking(behavior: _Behavior, streams: bool, clock: Clock) -> _Behavior:
+    @functools.wraps(behavior)
+    def answer(request: Any, context: Any, *more: Any) -> Any:
+        own = copy_context()
+        own.run(_cap, context, clock)
+        return own.run(behavior, request, context, *more)
+
+    @functools.wraps(behavior)
+    def answers(request: Any, context: Any, *more: Any) -> Iterator[Any]:
+        own = copy_context()
+        own.run(_cap, context, clock)
+        responses = own.run(lambda: iter(behavior(request, context, *more)))
+        try:
+            while (response := own.run(next, responses, _END)) is not _END:
+                yield response
+        finally:
+            if (close := getattr(responses, "close", None)) is not None:
+                own.run(close)
+
+    # A non-blocking handler (an experiment of grpcio) sends by a function that it is given, and returns nothing.
+    return answers if streams and not getattr(behavior, "experimental_non_blocking", False) else answer
+
+
+_END: Any = object()
+
+
+def _awaiting(behavior: _Behavior, clock: Clock) -> _Behavior:
+    @functools.wraps(behavior)
+    async def answer(request: Any, context: Any) -> Any:
+        _cap(context, clock)
+        return await behavior(request, context)
+
+    return answer
+
+
+def _generating(behavior: _Behavior, clock: Clock) -> _Behavior:
+    @functools.wraps(behavior)
+    async def answers(request: Any, context: Any) -> Any:
+        _cap(context, clock)
+        async for response in behavior(request, context):
+            yield response
+
+    return answers
