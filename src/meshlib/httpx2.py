@@ -215,15 +215,19 @@ def _whole(answer: Answer, content: bytes) -> httpx2.Response:
     for _, name, value in listed:
         if name == b"content-encoding":
             return _response(answer, httpx2.ByteStream(content))
-        if not (value.isascii() and name.isascii()):
+        if not (name + value).isascii():
             encoding = None  # httpx2 finds it out
-    headers: httpx2.Headers | list[tuple[bytes, bytes]] = answer.headers
+    own = _WholeBody(content)
+    response = _WholeResponse(
+        answer.status,
+        headers=None if _PREPARED else answer.headers,
+        stream=own,
+        extensions=_extensions(answer),
+    )
     if _PREPARED:  # nothing in them needs httpx2's conversions
-        headers = httpx2.Headers.__new__(httpx2.Headers)
+        headers = response.headers
         headers._list = listed
         headers._encoding = encoding
-    own = _WholeBody(content)
-    response = _WholeResponse(answer.status, headers=headers, stream=own, extensions=_extensions(answer))
     response.own = own
     return response
 

@@ -75,11 +75,8 @@ def https_redirect(request: RequestView) -> LocalReply | None:
 def _rewritten(request: RequestView, path: str) -> RequestView:
     """The request as response edits see it after a rewrite."""
 
-    def headers() -> Headers:
-        changed = list(request.headers)
-        set_header(changed, "x-envoy-original-path", request.path)
-        return changed
-
+    headers = list(request.headers)
+    set_header(headers, "x-envoy-original-path", request.path)
     return RequestView(
         method=request.method, scheme=request.scheme, authority=request.authority, path=path, headers=headers
     )

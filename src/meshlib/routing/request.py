@@ -2,63 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Protocol
 
-__all__ = ["Headers", "RequestView", "ResponseView"]
+__all__ = ["Headers", "KnownHeaders", "RequestView", "ResponseView", "values_by_name"]
 
 Headers = list[tuple[str, str]]
+
+
+class KnownHeaders(Protocol):
+    """Request headers in the forms that routing needs, made when it asks for them."""
+
+    def listed(self) -> Headers:
+        """Lower-case names without pseudo headers, in order. The caller's own list."""
+
+    def by_name(self) -> Mapping[str, list[str]]:
+        """The values of each name, in order. Read only: other requests may share it."""
 
 
 class RequestView:
     """Method, authority, path and headers of one request.
 
     target: `host:port`, what the Listener is looked up by. authority: the Host (`:authority`). path: with the query, as on
-    the wire. headers: lower-case names without pseudo headers, in order; may be given as a function that makes them, so
-    that a request whose route looks at no header never pays for them.
+    the wire. headers: lower-case names without pseudo headers, in order; or what makes them, so that a request whose route
+    looks at no header never pays for them. channel_id: a random 64-bit number of the gRPC channel that the call is made on,
+    None for HTTP.
     """
 
-    __slots__ = (
-        "_by_name",
-        "_headers",
-        "_make_headers",
-        "_random",
-        "authority",
-        "method",
-        "path",
-        "scheme",
-        "target",
-    )
+    channel_id: int | None = None
+    _headers: Headers | None = None
+    _known: KnownHeaders | None = None
+    _by_name: Mapping[str, list[str]] | None = None
+    _random: int | None = None
 
     def __init__(
         self,
-        *,
         method: str,
         scheme: str,
         authority: str,
         path: str,
-        headers: Headers | Callable[[], Headers],
+        headers: Headers | KnownHeaders,
         target: str = "",
+        channel_id: int | None = None,
     ) -> None:
         self.method = method
         self.scheme = scheme
         self.authority = authority
         self.path = path
         self.target = target or authority
-        self._make_headers: Callable[[], Headers] | None = None
-        self._headers: Headers | None = None
-        if callable(headers):
-            self._make_headers = headers
-        else:
+        if channel_id is not None:
+            self.channel_id = channel_id
+        if isinstance(headers, list):
             self._headers = headers
-        self._by_name: dict[str, list[str]] | None = None
-        self._random: int | None = None
+        else:
+            self._known = headers
 
     @property
     def headers(self) -> Headers:
         if self._headers is None:
-            assert self._make_headers is not None
-            self._headers = self._make_headers()
+            assert self._known is not None
+            self._headers = self._known.listed()
         return self._headers
 
     def draw(self, random: Random) -> int:
@@ -79,9 +83,8 @@ class RequestView:
             return [self.authority]
         by_name = self._by_name
         if by_name is None:
-            by_name = self._by_name = {}
-            for key, value in self.headers:
-                by_name.setdefault(key, []).append(value)
+            known = self._known
+            by_name = self._by_name = values_by_name(self.headers) if known is None else known.by_name()
         return by_name.get(name, [])
 
     def first(self, name: str) -> str | None:
@@ -96,6 +99,14 @@ class RequestView:
         if name == ":authority":
             return [self.authority]
         return [self.scheme] if name == ":scheme" else []
+
+
+def values_by_name(headers: Headers) -> dict[str, list[str]]:
+    """The values of each name, in order."""
+    by_name: dict[str, list[str]] = {}
+    for name, value in headers:
+        by_name.setdefault(name, []).append(value)
+    return by_name
 
 
 class ResponseView:

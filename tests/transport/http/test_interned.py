@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib.transport.http.interned import CODING, HOST, LENGTH, forms
+from meshlib.transport.http.interned import CODING, HOST, LENGTH, blocks, forms
 
 
 @given(st.binary(max_size=8), st.binary(max_size=8))
@@ -48,3 +48,32 @@ def test_values_that_never_come_again_do_not_add_up() -> None:
     for number in range(10_000):
         assert forms[b"X-Id", b"%d" % number].line == b"X-Id: %d\r\n" % number
     assert len(forms) < 5_000
+
+
+def test_headers_that_come_together_again_are_one_look_up() -> None:
+    headers = ((b"Host", b"a"), (b"X-Two", b"1"), (b"x-two", b"2"), (b"Content-Length", b"3"))
+    block = blocks[headers]
+    assert blocks[headers] is block
+    assert (block.lines, block.kinds, block.error) == (
+        b"X-Two: 1\r\nx-two: 2\r\nContent-Length: 3\r\n",
+        LENGTH,
+        "",
+    )
+    assert block.by_name() == {"x-two": ["1", "2"], "content-length": ["3"]}
+    listed = block.listed()
+    assert listed == [("x-two", "1"), ("x-two", "2"), ("content-length", "3")]
+    listed.clear()
+    assert block.listed(), "a caller that changes its list changes nothing else"
+
+
+def test_a_block_with_a_secret_or_with_an_error_is_right_and_not_kept() -> None:
+    secret = ((b"X-A", b"1"), (b"Authorization", b"Bearer x"))
+    assert blocks[secret].lines == b"X-A: 1\r\nAuthorization: Bearer x\r\n"
+    assert secret not in blocks
+    assert "line break" in blocks[(b"X-A", b"1"), (b"X-B", b"1\r\n2")].error
+
+
+def test_blocks_that_never_come_again_do_not_pile_up() -> None:
+    for number in range(1_000):
+        assert blocks[((b"X-Id", b"%d" % number),)].lines == b"X-Id: %d\r\n" % number
+    assert len(blocks) <= 256

@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from functools import partial
 from math import inf
 from typing import Any, overload
 
@@ -30,7 +29,7 @@ from meshlib.routing.request import Headers as HeaderList
 from meshlib.routing.request import RequestView
 from meshlib.state import Waiter
 from meshlib.transport.http.failure import InvalidRequest
-from meshlib.transport.http.interned import HOST, forms
+from meshlib.transport.http.interned import blocks
 from meshlib.transport.http.message import OutgoingRequest, RawHeaders
 
 __all__ = [
@@ -124,6 +123,7 @@ def _seconds(value: float | None) -> float:
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _methods: dict[str, bytes] = {}
 _METHODS_KEPT = 64
+_NO_TIMEOUT: Mapping[str, float | None] = {}
 
 
 def _method(name: str) -> bytes:
@@ -148,7 +148,6 @@ class OriginalRequest(OutgoingRequest):
 
     def __init__(
         self,
-        *,
         method: str,
         scheme: str,
         target: str,
@@ -158,19 +157,17 @@ class OriginalRequest(OutgoingRequest):
         body: bytes | None,
         timeout: Mapping[str, float | None] | None,
     ) -> None:
-        super().__init__(_methods.get(method) or _method(method), path, authority, headers, body)
-        self.timeout = timeout or {}
+        self.method = _methods.get(method) or _method(method)
+        self.path = path
+        self.authority = authority
+        self.headers = headers
+        self.block = block = blocks[tuple(headers)]
+        self.body = body
+        self.timeout = timeout or _NO_TIMEOUT
         self._patience: Patience | None = None
-        self._host = authority.decode("utf-8", "surrogateescape")
-        self._target = path.decode("utf-8", "surrogateescape")
-        self.view = RequestView(
-            method=method,
-            scheme=scheme,
-            authority=self._host,
-            path=self._target,
-            headers=partial(_view_headers, headers),
-            target=target,
-        )
+        self._host = host = authority.decode("utf-8", "surrogateescape")
+        self._target = wanted = path.decode("utf-8", "surrogateescape")
+        self.view = RequestView(method, scheme, host, wanted, block, target)
 
     @property
     def patience(self) -> Patience:
@@ -208,12 +205,6 @@ class Attempt:
         self.waiter: Waiter | None = None
         self.connect_by = inf
         self.outgoing: OutgoingRequest | None = None
-
-
-def _view_headers(headers: RawHeaders) -> HeaderList:
-    """The request's own headers as the engine sees them, without Host."""
-    known = [forms[header] for header in headers]
-    return [form.decoded for form in known if form.kind != HOST]
 
 
 class LazyHeaders(Sequence[tuple[str, str]]):

@@ -13,7 +13,7 @@ import re
 import httptools
 
 from meshlib.transport.http.failure import InvalidRequest, TransportFailure, protocol_failure, terminated
-from meshlib.transport.http.interned import CODING, HOST, LENGTH, forms
+from meshlib.transport.http.interned import CODING, LENGTH, forms
 from meshlib.transport.http.message import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -65,45 +65,26 @@ class H1Codec:
 
         Nothing that the application supplies can add a line: each part is checked for line ends.
         """
-        method, body = request.method, request.body
+        method, path, body = request.method, request.path, request.body
         if not _METHOD(method):
             raise InvalidRequest(f"not a method: {method!r}")
-        if not _TARGET(request.path):
-            raise InvalidRequest(f"the request target has characters that are not allowed: {request.path!r}")
+        if not _TARGET(path):
+            raise InvalidRequest(f"the request target has characters that are not allowed: {path!r}")
         host, _, _, error = forms[_HOST, request.authority]
         if host is None:
             raise InvalidRequest(error)
-        lines = [b"%b %b HTTP/1.1\r\n" % (method, request.path), host]
-        seen = 0
-        for header in request.headers:
-            line, kind, _, error = forms[header]
-            if kind == HOST:
-                continue
-            if line is None:
-                raise InvalidRequest(error)
-            seen |= kind
-            lines.append(line)
-        self._chunked = bool(seen & CODING) and _is_chunked(request.headers)
-        if not self._chunked and not seen & LENGTH:
+        block = request.block
+        kinds = block.kinds
+        if block.error:
+            raise InvalidRequest(block.error)
+        framing = b""
+        self._chunked = bool(kinds & CODING) and _is_chunked(request.headers)
+        if not kinds & LENGTH and not self._chunked:
             if body is None:
                 self._chunked = True
-                lines.append(b"Transfer-Encoding: chunked\r\n")
+                framing = b"Transfer-Encoding: chunked\r\n"
             elif body:
-                lines.append(b"Content-Length: %d\r\n" % len(body))
-        lines.append(b"\r\n")
-        self._expect(method)
-        if body is not None and inline and (body or self._chunked):
-            lines += (self.body(body), self.end_body())
-        return b"".join(lines)
-
-    def body(self, data: bytes) -> bytes:
-        """One piece of the body as it is sent."""
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
-
-    def end_body(self) -> bytes:
-        return b"0\r\n\r\n" if self._chunked else b""
-
-    def _expect(self, method: bytes) -> None:
+                framing = b"Content-Length: %d\r\n" % len(body)
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
         self._bodyless = method == b"HEAD"
@@ -111,6 +92,17 @@ class H1Codec:
         self._limit = MAX_HEADER_BYTES
         self.reusable = False
         self.response = Response()
+        head = b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, path, host, block.lines, framing)
+        if body is not None and inline and (body or self._chunked):
+            return b"".join((head, self.body(body), self.end_body()))
+        return head
+
+    def body(self, data: bytes) -> bytes:
+        """One piece of the body as it is sent."""
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+
+    def end_body(self) -> bytes:
+        return b"0\r\n\r\n" if self._chunked else b""
 
     def feed(self, data: bytes) -> None:
         response = self.response

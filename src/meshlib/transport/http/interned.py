@@ -1,15 +1,19 @@
 """Request headers in the forms that are needed again and again.
 
 A client sends nearly the same headers with each of its requests. What it costs to check and to convert one is paid when it
-is first met; afterwards it costs one look-up. Forms of values that are long, or that are secrets, are not kept.
+is first met; afterwards it costs one look-up, and one look-up for all of them when they come together again. Forms of
+values that are long, or that are secrets, are not kept.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["CODING", "HOST", "LENGTH", "HeaderForm", "forms"]
+from meshlib.routing.request import Headers, values_by_name
+
+__all__ = ["CODING", "HOST", "LENGTH", "HeaderBlock", "HeaderForm", "blocks", "forms"]
 
 LENGTH, CODING, HOST = 1, 2, 4
 """The headers that frame a message, and the one that the authority replaces."""
@@ -18,6 +22,7 @@ _SPECIAL = {b"content-length": LENGTH, b"transfer-encoding": CODING, b"host": HO
 _SECRET = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 _LONGEST_VALUE = 256
 _KEPT = 2048
+_BLOCKS_KEPT = 256
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _BREAK = re.compile(rb"[\r\n\0]").search
@@ -60,4 +65,49 @@ class _Forms(dict[tuple[bytes, bytes], HeaderForm]):
 
 
 forms = _Forms()
+"""Of all requests of the process; made anew when it is full."""
+
+
+class HeaderBlock:
+    """All headers of a request.
+
+    lines: as they go over HTTP/1.1, without Host. kinds: of all of them, or-ed. error: why they cannot be sent, empty when
+    they can. To the engine it is what its RequestView asks for headers.
+    """
+
+    __slots__ = ("_by_name", "_decoded", "error", "kinds", "lines")
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        known = [form for form in [forms[header] for header in headers] if form.kind != HOST]
+        self.error = next((form.error for form in known if form.error), "")
+        self.lines = b"".join([form.line or b"" for form in known])
+        self.kinds = 0
+        for form in known:
+            self.kinds |= form.kind
+        self._decoded = [form.decoded for form in known]
+        self._by_name: dict[str, list[str]] | None = None
+
+    def listed(self) -> Headers:
+        return self._decoded.copy()
+
+    def by_name(self) -> dict[str, list[str]]:
+        by_name = self._by_name
+        if by_name is None:
+            by_name = self._by_name = values_by_name(self._decoded)
+        return by_name
+
+
+class _Blocks(dict[tuple[tuple[bytes, bytes], ...], HeaderBlock]):
+    """`blocks[tuple(headers)]`: always there."""
+
+    def __missing__(self, headers: tuple[tuple[bytes, bytes], ...]) -> HeaderBlock:
+        block = HeaderBlock(headers)
+        if all(header in forms for header in headers):
+            if len(self) >= _BLOCKS_KEPT:
+                self.clear()
+            self[headers] = block
+        return block
+
+
+blocks = _Blocks()
 """Of all requests of the process; made anew when it is full."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from meshlib.transport.http.interned import blocks
+
 __all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "OutgoingRequest", "RawHeaders", "Response", "content_length"]
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -25,10 +27,11 @@ class OutgoingRequest:
     """A request of one attempt.
 
     headers: as the application gave them or as the engine made them; a Host among them is replaced by authority. body:
-    complete bytes; None when it is streamed, then its framing is chunked unless the headers have a Content-Length.
+    complete bytes; None when it is streamed, then its framing is chunked unless the headers have a Content-Length. block: the
+    same headers in the forms that are kept for the next request.
     """
 
-    __slots__ = ("authority", "body", "headers", "method", "path")
+    __slots__ = ("authority", "block", "body", "headers", "method", "path")
 
     def __init__(
         self, method: bytes, path: bytes, authority: bytes, headers: RawHeaders, body: bytes | None = b""
@@ -37,6 +40,7 @@ class OutgoingRequest:
         self.path = path
         self.authority = authority
         self.headers = headers
+        self.block = blocks[tuple(headers)]
         self.body = body
 
 

@@ -66,7 +66,7 @@ def _original(request: HostRequest, body: bytes | None, *, passthrough: bool) ->
 
     An https URL is refused at once with SecureSchemeError, unless it may belong to a host that the mesh does not know.
     """
-    url, headers = request.url, request.headers.raw
+    url, headers, extensions = request.url, request.headers.raw, request.extensions
     netloc: bytes = url.netloc
     scheme: str = url.scheme
     if scheme == "https" and not passthrough:
@@ -79,16 +79,15 @@ def _original(request: HostRequest, body: bytes | None, *, passthrough: bool) ->
             if name.lower() == b"host":
                 authority = value
                 break
-    extensions = request.extensions
     return OriginalRequest(
-        method=request.method,
-        scheme=scheme,
-        target=_target(netloc, scheme),
-        authority=authority,
-        path=extensions.get("target") or url.raw_path,
-        headers=headers,
-        body=body,
-        timeout=extensions.get("timeout"),
+        request.method,
+        scheme,
+        _target(netloc, scheme),
+        authority,
+        extensions.get("target") or url.raw_path,
+        headers,
+        body,
+        extensions.get("timeout"),
     )
 
 

@@ -29,6 +29,7 @@ from meshlib.transport.http.exchange import (
 from meshlib.transport.http.failure import TransportFailure, connect_failure
 from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.h2_single import H2Single
+from meshlib.transport.http.message import Response
 from meshlib.transport.http.pools import PoolSet
 from meshlib.transport.http.sync_connection import SyncConnection
 
@@ -140,17 +141,20 @@ class SyncAttempts(CallAttempts):
         attempt = self._find(action.attempt)
         assert attempt is not None
         response = attempt.connection.codec.response
-        headers = response.headers if action.headers is None else encode_headers(action.headers)
         if response.complete:
-            content = response.take()
+            self._answer = self._whole(action, response)
             self._release(attempt)
-            stream = None
         else:
-            content, stream = None, self
+            self._answer = self._answered(action, response, None, self)
             self._accepted = attempt
-        self._answer = Answer(
+
+    def _whole(self, accept: Accept, response: Response) -> Answer:
+        return self._answered(accept, response, response.take(), None)
+
+    def _answered(self, accept: Accept, response: Response, content: bytes | None, stream: object) -> Answer:
+        return Answer(
             response.status,
-            headers,
+            response.headers if accept.headers is None else encode_headers(accept.headers),
             self.call.info,
             content=content,
             stream=stream,
@@ -167,9 +171,8 @@ class SyncAttempts(CallAttempts):
         connection: SyncConnection | None = attempt.connection
         if connection is None:
             return
-        if attempt.stage is Stage.READY or (
-            attempt.stage is Stage.ANSWERED and connection.codec.response.complete and connection.finished()
-        ):
+        stage = attempt.stage
+        if stage is Stage.READY or (stage is Stage.ANSWERED and connection.codec.response.complete):
             connection.give_back()
         else:
             connection.close()

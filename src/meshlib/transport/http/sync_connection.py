@@ -3,8 +3,9 @@
 One `send` and one `recv` in the common case. While there is more to send, both directions are served: a response that
 begins before the request is complete is read at once, so that neither side can block the other for ever.
 
-Time limits are the caller's: `advance(limit)` waits at most that many seconds and raises TimeoutError. The socket itself never
-blocks, so a send costs one system call; only the wait for the response polls first.
+Time limits are the caller's: `advance(limit)` waits at most that many seconds and raises TimeoutError. Sends never block.
+`round_trip` waits in `recv` itself, which costs one system call and gives the interpreter away once, not twice: the kernel
+ends it after SO_RCVTIMEO, which is set anew only when the limit has become a quite different one. All other waits poll first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import os
 import select
 import socket
+import struct
 from functools import partial
 from math import ceil
 from typing import Protocol
@@ -31,11 +33,16 @@ INLINE_BODY = 64 * 1024
 
 SLICE = 256 * 1024
 RECEIVE = 64 * 1024
+DONTWAIT = socket.MSG_DONTWAIT
+
+
+LONGEST = 86_400.0
+"""Seconds: nothing waits longer than a day at a time."""
 
 
 def _milliseconds(limit: float) -> int:
-    """For poll: rounded up, so that a deadline is never met early; a day at most."""
-    return 86_400_000 if limit > 86_400.0 else ceil(limit * 1000)
+    """For poll: rounded up, so that a deadline is never met early."""
+    return ceil(min(limit, LONGEST) * 1000)
 
 
 class BodySource(Protocol):
@@ -61,6 +68,7 @@ class SyncConnection(PooledConnection):
     """connecting: the TCP handshake is not over. sent: a byte of the current request has left."""
 
     __slots__ = (
+        "_armed",
         "_broken",
         "_pending",
         "_poller",
@@ -86,6 +94,7 @@ class SyncConnection(PooledConnection):
         self._pending: memoryview | None = None
         self._source: BodySource | None = None
         self._broken = False
+        self._armed = 0.0
         family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._poller = select.poll()
@@ -99,7 +108,7 @@ class SyncConnection(PooledConnection):
             raise connect_failure(OSError(code, os.strerror(code)))
         self._poller.register(self._socket, select.POLLIN)
         if code == 0:
-            self.connecting = False
+            self._opened()
 
     def begin(self, request: OutgoingRequest, source: BodySource | None) -> None:
         """Send the request, or as much of it as goes at once; `advance` does the rest. Raises TransportFailure."""
@@ -114,7 +123,7 @@ class SyncConnection(PooledConnection):
             self._pending = memoryview(bytes(self._pending) + data)
             return
         try:
-            count = self._socket.send(data)
+            count = self._socket.send(data, DONTWAIT)
         except BlockingIOError:
             count = 0
         except OSError as error:
@@ -129,10 +138,29 @@ class SyncConnection(PooledConnection):
         A request that does not go out at once is left to `advance`.
         """
         self.begin(request, None)
-        if self._pending is None and self._source is None:
-            if not self._poller.poll(_milliseconds(max(limit, 0.0))):
-                raise TimeoutError
+        if self._pending is not None or self._source is not None:
+            return
+        armed = self._armed
+        if not armed <= limit <= 2 * armed:
+            armed = self._arm(limit)
+        try:
+            data = self._socket.recv(RECEIVE)
+        except BlockingIOError:
+            if not self._poller.poll(_milliseconds(max(limit - armed, 0.0))):
+                raise TimeoutError from None
             self._receive()
+        except OSError as error:
+            raise self._reset() from error
+        else:
+            self._take(data)
+
+    def _arm(self, limit: float) -> float:
+        """Let a blocking `recv` end after three quarters of the limit, so that limits a little shorter need nothing new."""
+        self._armed = armed = max(0.75 * min(limit, LONGEST), 0.001)
+        seconds = int(armed)
+        value = struct.pack("@ll", seconds, int((armed - seconds) * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        return armed
 
     def advance(self, limit: float) -> None:
         """Wait until something has arrived or could be sent. Raises TimeoutError or TransportFailure."""
@@ -144,10 +172,6 @@ class SyncConnection(PooledConnection):
             self._receive()
         else:
             self._exchange(limit)
-
-    def finished(self) -> bool:
-        """The response is complete; whether the connection can serve another request."""
-        return self.codec.reusable and not self.sending and not self._broken and not self.closed
 
     @property
     def sending(self) -> bool:
@@ -164,14 +188,16 @@ class SyncConnection(PooledConnection):
         return select.POLLIN | select.POLLOUT if self.sending else select.POLLIN
 
     def _receive(self) -> None:
-        codec = self.codec
         try:
-            data = self._socket.recv(RECEIVE)
+            data = self._socket.recv(RECEIVE, DONTWAIT)
         except BlockingIOError:
             return
         except OSError as error:
-            self._source = self._pending = None
-            raise codec.abort() from error
+            raise self._reset() from error
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        codec = self.codec
         if data:
             codec.feed(data)
         else:
@@ -179,6 +205,10 @@ class SyncConnection(PooledConnection):
             codec.end()
         if codec.outgoing:
             self._queue(codec.take_outgoing())
+
+    def _reset(self) -> TransportFailure:
+        self._source = self._pending = None
+        return self.codec.abort()
 
     def _queue(self, data: bytes) -> None:
         """Send what the protocol itself has to say, as far as it goes."""
@@ -217,7 +247,7 @@ class SyncConnection(PooledConnection):
 
     def _send_pending(self, pending: memoryview) -> None:
         try:
-            count = self._socket.send(pending[:SLICE])
+            count = self._socket.send(pending[:SLICE], DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -235,7 +265,11 @@ class SyncConnection(PooledConnection):
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise connect_failure(OSError(code, os.strerror(code)))
+        self._opened()
+
+    def _opened(self) -> None:
         self.connecting = False
+        self._socket.setblocking(True)
 
     def healthy(self) -> bool:
         if not self._poller.poll(0):
@@ -254,8 +288,11 @@ class SyncConnection(PooledConnection):
         self._socket.close()
 
     def give_back(self) -> None:
-        """The call is over and the connection is as good as new."""
-        self.pool.release(self)
+        """The call needs it no more: to the pool if it is as good as new, else it is closed."""
+        if self.codec.reusable and self._pending is None and self._source is None and not self._broken:
+            self.pool.release(self)
+        else:
+            self.close()
 
     def drop(self) -> None:
         """Close without a lock: the cluster hears of it from the next call."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from math import inf
 
-from meshlib.engine.actions import Action, Start
+from meshlib.engine.actions import Accept, Action, Start
 from meshlib.engine.events import (
     End,
     Event,
@@ -55,53 +55,71 @@ class SyncExchange(SyncAttempts):
         """Until there is an answer. Raises MeshError, ImpatienceError, and what the application's body raises."""
         monotonic, handle = self._monotonic, self.call.handle
         try:
-            actions = handle(BEGIN if self._upload is None else BEGIN_STREAMED, monotonic())
-            first = actions[0] if len(actions) == 1 else None
-            if type(first) is Start and first.permitted and self._upload is None:
-                actions = self._at_once(first)
-            while True:
+            if self._upload is None:
+                actions = handle(BEGIN, monotonic())
+                if len(actions) == 1 and type(start := actions[0]) is Start and start.permitted:
+                    actions = self._at_once(start)
+            else:
+                actions = handle(BEGIN_STREAMED, monotonic())
+            while (answer := self._answer) is None:
                 event = self._carry_out(actions)
-                if self._answer is not None:
-                    if self._accepted is None:
-                        del self.call  # it refers back to us through `wake`
-                    answer, self._answer = self._answer, None
-                    return answer
-                actions = handle(event or self._wait(), monotonic())
+                if self._answer is None:
+                    actions = handle(event or self._wait(), monotonic())
         except BaseException:
             self._abandon()
             raise
+        self._answer = None
+        if self._accepted is None:
+            del self.call  # it refers back to us through `wake`
+        return answer
 
     def _at_once(self, start: Start) -> Sequence[Action]:
-        """The common case in one piece: an idle connection, one send, one receive. What is left to carry out."""
-        handle, monotonic = self.call.handle, self._monotonic
-        attempt = Attempt(start)
-        self._attempts.append(attempt)
+        """The common case in one piece: an idle connection, one send, one receive, and the answer is there.
+
+        What is left to carry out, where it is not.
+        """
+        call, monotonic = self.call, self._monotonic
         connection = self._idle_connection(start)
         if connection is None:
+            self._attempts.append(attempt := Attempt(start))
             attempt.stage = Stage.PARKED
-            return handle(NeedConnection(start.attempt, self._pool), monotonic())
-        attempt.connection = connection
-        attempt.stage = Stage.SENT
+            return call.handle(NeedConnection(start.attempt, self._pool), monotonic())
         request = self._request
-        limit = self.call.wake_at - monotonic()
+        limit = call.wake_at - monotonic()
         read = request.timeout.get("read")
         if read is not None and read < limit:
             limit = read
         try:
             connection.round_trip(request.outgoing(start), limit)
-        except TransportFailure as failure:
-            return handle(self._failed(attempt, failure), monotonic())
-        except TimeoutError:
-            now = monotonic()
-            if now >= self.call.wake_at:
-                return handle(TIMER, now)
-            raise ImpatienceError(Phase.READ, limit, self.call.info) from None
+        except BaseException as error:
+            attempt = self._enlist(start, connection)
+            if isinstance(error, TransportFailure):
+                return call.handle(self._failed(attempt, error), monotonic())
+            if not isinstance(error, TimeoutError):
+                raise
+            if (now := monotonic()) >= call.wake_at:
+                return call.handle(TIMER, now)
+            raise ImpatienceError(Phase.READ, limit, call.info) from None
         response = connection.codec.response
-        if not response.status:
+        if not response.complete:
+            self._enlist(start, connection)
             return ()
-        attempt.stage = Stage.ANSWERED
-        event = Headers(start.attempt, response.status, LazyHeaders(response.headers), response.complete)
-        return handle(event, monotonic())
+        event = Headers(start.attempt, response.status, LazyHeaders(response.headers), True)
+        actions = call.handle(event, monotonic())
+        if len(actions) != 1 or type(accept := actions[0]) is not Accept:
+            self._enlist(start, connection).stage = Stage.ANSWERED
+            return actions
+        self._answer = self._whole(accept, response)
+        connection.give_back()
+        return ()
+
+    def _enlist(self, start: Start, connection: SyncConnection) -> Attempt:
+        """The request has begun to leave, and it takes more than one turn."""
+        attempt = Attempt(start)
+        attempt.connection = connection
+        attempt.stage = Stage.SENT
+        self._attempts.append(attempt)
+        return attempt
 
     def _wait(self) -> Event:
         """The next event, waited for as long as the engine and the application's patience allow."""
