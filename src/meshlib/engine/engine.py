@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from random import Random
 from typing import Protocol
@@ -17,7 +18,7 @@ from meshlib.runtime.clock import Clock
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.state import StateStore
 
-__all__ = ["CONFIG_TIMEOUT", "ConfigSource", "Engine"]
+__all__ = ["CONFIG_TIMEOUT", "ConfigSource", "ConnectionOwner", "Engine"]
 
 CONFIG_TIMEOUT = 15.0
 """Seconds that a call waits for its first configuration, unless its own deadline is nearer (Envoy's initial_fetch_timeout)."""
@@ -38,6 +39,13 @@ class ConfigSource(Protocol):
 
     def want_cluster(self, name: str) -> None:
         """Ask for a cluster that a request header names."""
+
+
+class ConnectionOwner(Protocol):
+    """A transport's pool that wants to know about changes of configuration."""
+
+    def sweep(self) -> None:
+        """Endpoints may have left (`EndpointState.departed`). Called on the publishing thread; never blocks."""
 
 
 class Engine:
@@ -70,6 +78,7 @@ class Engine:
         self.listener_name: Callable[[str], str] = str
         self.source: ConfigSource | None = None
         self.defer: Callable[[Callable[[], None]], None] | None = None
+        self._owners: weakref.WeakSet[ConnectionOwner] = weakref.WeakSet()
         self._unsettled: Program | None = None
         self.program: Program = compiler.empty()
         self._compiler = compiler
@@ -130,6 +139,15 @@ class Engine:
         previous, self._unsettled = self._unsettled, None
         if previous is not None:
             self._compiler.settle(self.program, previous)
+            with self._lock:
+                owners = list(self._owners)
+            for owner in owners:
+                owner.sweep()
+
+    def adopt(self, owner: ConnectionOwner) -> None:
+        """Tell this pool after every push, as long as it lives, that endpoints may have left."""
+        with self._lock:
+            self._owners.add(owner)
 
     def close(self) -> None:
         """Calls that wait for configuration fail now; later ones fail when they begin. Calls under way go on."""

@@ -1,0 +1,49 @@
+"""gRPC channels through the mesh: drop-in replacements for `grpc.insecure_channel` and `grpc.aio.insecure_channel`.
+
+    channel = meshlib.grpc.channel("reviews:9080", mesh=mesh)
+    stub = reviews_pb2_grpc.ReviewsStub(channel)
+
+Errors that the mesh makes are both `grpc.RpcError` and the class of `meshlib.errors`; see `meshlib.transport.grpc.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from meshlib.errors import ConfigError
+from meshlib.runtime.threads import refuse_gevent
+from meshlib.transport.grpc.sync_channel import MeshChannel, MeshLike
+
+__all__ = ["channel"]
+
+
+def channel(
+    target: str,
+    *,
+    mesh: MeshLike | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    interceptors: Sequence[Any] = (),
+) -> grpc.Channel:
+    """A channel whose calls the mesh routes, balances, retries and limits.
+
+    target: names the Listener (`reviews:9080`; `xds:///reviews:9080` is the same). mesh: None takes the process's default Mesh
+    at the first call. options: of grpcio, for the connections (message sizes, user agent, keep-alive, ...);
+    `grpc.default_authority` is also what virtual hosts are searched for. compression: of every call that says nothing.
+    interceptors: of grpcio, applied above the mesh: they see one call, whatever it takes.
+
+    Raises:
+        ConfigError: credentials are given (the cluster's transport socket decides about encryption), or gevent has patched
+            `threading`.
+    """
+    if credentials is not None:
+        raise ConfigError(
+            "a channel of the mesh takes no channel credentials: the cluster's transport socket decides about encryption"
+        )
+    refuse_gevent()
+    made = MeshChannel(target, mesh, options or (), compression)
+    return grpc.intercept_channel(made, *interceptors) if interceptors else made

@@ -1,0 +1,427 @@
+"""Inner channels: one grpcio channel for each endpoint that is used, with one connection that all calls share.
+
+An inner channel is made at the first use of its endpoint and closed when the endpoint has left and its calls have ended.
+Whether it is connected is asked of C-core for each attempt (0.4 us); it is never subscribed to, since that costs a thread. An
+attempt goes only to a channel that is READY, so what fails before is a failure to connect and nothing was sent.
+
+C-core would wait between two attempts to connect, and fail calls meanwhile. Envoy connects whenever a request needs it. So a
+channel whose connecting failed is given up, and the next request makes a new one: an endpoint that has come back serves the
+next request, and one that accepts and never speaks costs exactly the cluster's connect_timeout.
+
+The connection of a channel is counted in the cluster's permits as that of HTTP/2 is: once, however many calls wait for it.
+Calls that the limits keep waiting stand in the endpoint's queue and are all served when it is open.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from meshlib.engine.actions import Start
+from meshlib.engine.events import FailureKind
+from meshlib.resources.cluster import Cluster
+from meshlib.runtime.clock import SystemClock
+from meshlib.state import ClusterState, EndpointState, Permits
+
+__all__ = ["CONNECTING", "IDLE", "READY", "EndpointChannels", "InnerChannel", "inner_options", "target_of"]
+
+IDLE, CONNECTING, READY, TRANSIENT_FAILURE, SHUTDOWN = (
+    int(state.value[0])
+    for state in (
+        grpc.ChannelConnectivity.IDLE,
+        grpc.ChannelConnectivity.CONNECTING,
+        grpc.ChannelConnectivity.READY,
+        grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+        grpc.ChannelConnectivity.SHUTDOWN,
+    )
+)
+
+Options = Sequence[tuple[str, Any]]
+
+_wall = SystemClock.time  # C-core takes deadlines in seconds since the epoch
+
+LEAST_BACKOFF = 100
+"""Milliseconds: the least that C-core accepts."""
+
+
+def target_of(endpoint: EndpointState) -> str:
+    """The target that C-core connects to without resolving anything."""
+    address = endpoint.address
+    if address.startswith(("/", "@")):
+        return f"unix-abstract:{address[1:]}" if address[0] == "@" else f"unix:{address}"
+    if ":" in address:
+        return f"ipv6:[{address}]:{endpoint.port}"
+    return f"ipv4:{address}:{endpoint.port}"
+
+
+def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[str, Any]]:
+    """The options of an inner channel. own: the application's, which win where they do not undo what the mesh needs."""
+    connect_timeout = max(LEAST_BACKOFF, round(cluster.connect_timeout * 1000))
+    defaults: list[tuple[str, Any]] = [
+        ("grpc.initial_reconnect_backoff_ms", LEAST_BACKOFF),
+        ("grpc.max_reconnect_backoff_ms", 2 * LEAST_BACKOFF),
+    ]
+    if cluster.idle_timeout:
+        defaults.append(("grpc.client_idle_timeout_ms", min(round(cluster.idle_timeout * 1000), 2**31 - 1)))
+    return [
+        *defaults,
+        *own,
+        ("grpc.min_reconnect_backoff_ms", connect_timeout),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.default_authority", authority),
+    ]
+
+
+class InnerChannel:
+    """A channel to one endpoint with one authority.
+
+    calls, connecting: one entry for each call that uses it, or waits for it; appending and popping are atomic, which `+=` is
+    not. connect_by: when the attempt to connect that is under way has taken too long (monotonic seconds). failure: why
+    connecting failed; the channel is of no use then. counted: where its connection is counted, None when it is not. quota:
+    how many more requests it takes (max_requests_per_connection), None without limit. retired: no new call may take it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_check",
+        "_joined",
+        "_lock",
+        "_monotonic",
+        "_watch",
+        "_watched",
+        "authority",
+        "calls",
+        "channel",
+        "closed",
+        "cluster",
+        "connect_by",
+        "connecting",
+        "counted",
+        "endpoint",
+        "failure",
+        "quota",
+        "retired",
+        "state",
+    )
+
+    def __init__(
+        self,
+        endpoint: EndpointState,
+        cluster: Cluster,
+        state: ClusterState,
+        authority: str,
+        channel: Any,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.endpoint = endpoint
+        self.cluster = cluster
+        self.state = state
+        self.authority = authority
+        self.channel = channel
+        self.calls: list[None] = []
+        self.connecting: list[None] = []
+        self.connect_by: float | None = None
+        self.failure: FailureKind | None = None
+        self.counted: Permits | None = None
+        self.quota = cluster.max_requests_per_connection or None
+        self.retired = False
+        self.closed = False
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._joined: list[threading.Event] = []
+        self._watched = False
+        core = getattr(channel, "_channel", None)
+        self._check: Callable[[bool], int] = getattr(core, "check_connectivity_state", _always_ready)
+        self._watch: Callable[[int, float], object] | None = getattr(core, "watch_connectivity_state", None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call may be sent now. A grpcio that does not tell is taken to be ready always: C-core connects by itself."""
+        try:
+            return self._check(False) == READY
+        except ValueError:  # closed in the meantime
+            return False
+
+    @property
+    def exhausted(self) -> bool:
+        return self.quota is not None and self.quota <= 0
+
+    def enter(self) -> bool:
+        """A call is about to use it. False: it was retired in the meantime. `leave` comes after it."""
+        self.calls.append(None)
+        if self.retired:
+            self.leave()
+            return False
+        if self.quota is not None:
+            self.quota -= 1
+        return True
+
+    def leave(self) -> None:
+        self.calls.pop()
+        if self.retired and not self.calls:
+            self.close()
+
+    def begin_connecting(self) -> None:
+        """The calls that wait for the connection share one attempt, and so its connect_timeout."""
+        with self._lock:
+            if self.connect_by is None:
+                self.connect_by = self._monotonic() + self.cluster.connect_timeout
+
+    def look(self) -> bool | None:
+        """While it connects: True when it is READY, False when `failure` says why it will not be, None otherwise."""
+        if self.failure is not None:
+            return False
+        try:
+            state = self._check(True)
+        except ValueError:
+            state = SHUTDOWN
+        if state == READY:
+            self.connect_by = None
+            return True
+        if state in (TRANSIENT_FAILURE, SHUTDOWN):
+            self.failure = FailureKind.CONNECT_FAILED
+            return False
+        if self.connect_by is not None and self._monotonic() >= self.connect_by:
+            self.failure = FailureKind.CONNECT_TIMEOUT
+            return False
+        return None
+
+    def await_change(self, until: float) -> None:
+        """Block until `look` may have something new, at most until `until` (monotonic seconds) or `connect_by`.
+
+        One thread watches and tells the others: C-core may hand the event of one watcher to another.
+        """
+        limit = until - self._monotonic()
+        connect_by = self.connect_by
+        if connect_by is not None:
+            limit = min(limit, connect_by - self._monotonic())
+        if limit <= 0 or self._watch is None:
+            return
+        with self._lock:
+            if self._watched:
+                event = threading.Event()
+                self._joined.append(event)
+            else:
+                self._watched = True
+                event = None
+        if event is not None:
+            event.wait(min(limit, threading.TIMEOUT_MAX))
+            return
+        try:
+            state = self._check(False)
+            if state in (IDLE, CONNECTING):
+                self._watch(state, _wall() + limit)
+        except ValueError:
+            pass  # closed: `look` says so
+        finally:
+            with self._lock:
+                self._watched = False
+                joined, self._joined = self._joined, []
+            for event in joined:
+                event.set()
+
+    def close(self) -> None:
+        """Idempotent. Calls on it are cancelled."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+        self.channel.close()
+
+
+def _always_ready(_connect: bool) -> int:
+    return READY
+
+
+class EndpointChannels:
+    """The inner channels of one mesh channel, by endpoint. Thread safe.
+
+    authority: that of the calls whose route does not change it. make: opens a channel, given target and options.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_authority",
+        "_by_endpoint",
+        "_closed",
+        "_lock",
+        "_make",
+        "_monotonic",
+        "_options",
+        "_others",
+        "_retired",
+    )
+
+    def __init__(
+        self,
+        authority: str,
+        options: Options,
+        make: Callable[[str, list[tuple[str, Any]]], Any],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._authority = authority
+        self._options = tuple(options)
+        self._make = make
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._by_endpoint: dict[EndpointState, InnerChannel] = {}
+        self._others: dict[tuple[EndpointState, str], InnerChannel] = {}
+        self._retired: list[InnerChannel] = []
+        self._closed = False
+
+    def find(self, endpoint: EndpointState, authority: str) -> InnerChannel | None:
+        """The channel of the endpoint if there is one."""
+        if authority == self._authority:
+            return self._by_endpoint.get(endpoint)
+        return self._others.get((endpoint, authority))
+
+    def ready(self, endpoint: EndpointState, authority: str) -> InnerChannel | None:
+        """The same if a call may be sent on it now. A connection that was lost is given back to the cluster's permits."""
+        inner = self.find(endpoint, authority)
+        if inner is None:
+            return None
+        if inner.ready:
+            if not inner.exhausted:
+                return inner
+            self.give_up(inner)
+            return None
+        if inner.connect_by is None:
+            self._uncount(inner)
+        elif inner.look() is False:
+            self.give_up(inner)
+        return None
+
+    def connect(self, start: Start) -> InnerChannel:
+        """The channel that is to be connected, made if need be. The engine has granted a connection for it.
+
+        Raises ValueError when the mesh channel is closed.
+        """
+        with self._lock:
+            if self._closed:
+                start.state.connection_closed(start.endpoint, start.permits)
+                raise ValueError("Cannot invoke RPC on closed channel!")
+            inner = self.find(start.endpoint, start.authority)
+            if inner is None or inner.failure is not None:
+                if inner is not None:
+                    self._forget(inner)
+                inner = self._open(start)
+            surplus = inner.counted is not None
+            if not surplus:
+                inner.counted = start.permits
+            inner.connecting.append(None)
+        if surplus:
+            start.state.connection_closed(start.endpoint, start.permits)
+        inner.begin_connecting()
+        return inner
+
+    def connected(self, inner: InnerChannel) -> None:
+        """A call has seen it READY: everybody who waits for a connection to its endpoint may use it."""
+        inner.connecting.pop()
+        self.serve(inner)
+
+    def failed(self, inner: InnerChannel) -> None:
+        """A call has seen its `failure`."""
+        inner.connecting.pop()
+        self.give_up(inner)
+
+    def abandoned(self, inner: InnerChannel) -> None:
+        """A call waits for it no longer. Those in the endpoint's queue may open their own, if nobody is left to tell them."""
+        inner.connecting.pop()
+        if not inner.connecting and inner.endpoint.waiters:
+            self.give_up(inner)
+
+    def _open(self, start: Start) -> InnerChannel:
+        endpoint, authority = start.endpoint, start.authority
+        options = inner_options(start.cluster, authority, self._options)
+        channel = self._make(target_of(endpoint), options)
+        inner = InnerChannel(endpoint, start.cluster, start.state, authority, channel, self._monotonic)
+        if authority == self._authority:
+            self._by_endpoint[endpoint] = inner
+        else:
+            self._others[endpoint, authority] = inner
+        return inner
+
+    def serve(self, inner: InnerChannel) -> None:
+        """Hand the connection to all calls of this owner at the head of the endpoint's queue."""
+        endpoint = inner.endpoint
+        while endpoint.waiters:
+            waiter = inner.state.next_waiter(endpoint, self, inner)
+            if waiter is None:
+                return
+            waiter.wake()
+
+    def rescue(self, start: Start) -> None:
+        """A call has joined the queue of this endpoint: its channel may have become READY just before."""
+        inner = self.ready(start.endpoint, start.authority)
+        if inner is not None:
+            self.serve(inner)
+
+    def give_up(self, inner: InnerChannel) -> None:
+        """It is of no use any more: no new call takes it, and it is closed when those that it has are over. Idempotent."""
+        with self._lock:
+            self._forget(inner)
+        self._uncount(inner)
+        if not inner.calls:
+            inner.close()
+
+    def _forget(self, inner: InnerChannel) -> None:
+        """The caller holds the lock."""
+        if not inner.retired:
+            inner.retired = True
+            self._retired = [other for other in self._retired if not other.closed]
+            self._retired.append(inner)
+        if self._by_endpoint.get(inner.endpoint) is inner:
+            del self._by_endpoint[inner.endpoint]
+        elif self._others.get((inner.endpoint, inner.authority)) is inner:
+            del self._others[inner.endpoint, inner.authority]
+
+    def _uncount(self, inner: InnerChannel) -> None:
+        with self._lock:
+            permits, inner.counted = inner.counted, None
+        if permits is not None:
+            inner.state.connection_closed(inner.endpoint, permits)
+
+    def sweep(self) -> None:
+        """Let go of endpoints that have left. Called after every change of configuration, from any thread."""
+        for inner in self._all():
+            if inner.endpoint.departed:
+                self.give_up(inner)
+
+    def close_idle(self) -> None:
+        """Close the channels that no call uses."""
+        for inner in self._all():
+            if not inner.calls and not inner.connecting:
+                self.give_up(inner)
+
+    def close(self) -> None:
+        """Close them all; their calls end as CANCELLED, as they do on a channel of grpcio. Idempotent."""
+        with self._lock:
+            self._closed = True
+        for inner in [*self._all(), *self._retired]:
+            with self._lock:
+                self._forget(inner)
+            self._uncount(inner)
+            inner.close()
+
+    def drop(self) -> list[InnerChannel]:
+        """In a forked child: forget everything without calling into grpc. The caller keeps what is returned alive."""
+        dropped = [*self._by_endpoint.values(), *self._others.values(), *self._retired]
+        self._lock = threading.Lock()
+        self._by_endpoint = {}
+        self._others = {}
+        self._retired = []
+        for inner in dropped:
+            inner.retired = inner.closed = True
+        return dropped
+
+    def _all(self) -> list[InnerChannel]:
+        return [*list(self._by_endpoint.values()), *list(self._others.values())]
+
+    def __len__(self) -> int:
+        return len(self._by_endpoint) + len(self._others)

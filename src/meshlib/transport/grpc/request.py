@@ -1,0 +1,57 @@
+"""A call of grpcio as a request that the engine routes."""
+
+from __future__ import annotations
+
+from meshlib.engine.actions import Start
+from meshlib.routing.request import Headers, RequestView, values_by_name
+from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
+
+__all__ = ["authority_of", "method_path", "outgoing_metadata", "view"]
+
+
+class _KnownMetadata:
+    """The headers of a call, made when a route looks at them."""
+
+    __slots__ = ("_metadata",)
+
+    def __init__(self, metadata: Metadata | None) -> None:
+        self._metadata = metadata
+
+    def listed(self) -> Headers:
+        return [("content-type", "application/grpc"), ("te", "trailers"), *to_headers(self._metadata or ())]
+
+    def by_name(self) -> dict[str, list[str]]:
+        return values_by_name(self.listed())
+
+
+_NO_METADATA = _KnownMetadata(None)
+
+
+def view(target: str, authority: str, path: str, metadata: Metadata | None) -> RequestView:
+    """target: names the Listener. path: `/package.Service/Method`. The headers are made when a route looks at them."""
+    return RequestView(
+        method="POST",
+        scheme="http",
+        authority=authority,
+        path=path,
+        headers=_KnownMetadata(metadata) if metadata else _NO_METADATA,
+        target=target,
+    )
+
+
+def outgoing_metadata(start: Start, own: Metadata | None) -> Metadata | None:
+    """What an attempt sends: the application's own object, or what the route made of it."""
+    return own if start.headers is None else to_metadata(start.headers)
+
+
+def method_path(method: str | bytes) -> str:
+    """`/package.Service/Method`, as generated stubs give it."""
+    return method.decode("utf-8") if isinstance(method, bytes) else method
+
+
+def authority_of(target: str) -> str:
+    """What goes into `:authority`: the target without a scheme, as C-core takes it from a `dns:///` or `xds:///` target."""
+    _, found, path = target.partition("://")
+    if not found:
+        return target
+    return path.partition("/")[2] or path

@@ -1,0 +1,253 @@
+"""The channel that blocking code uses: a `grpc.Channel` whose calls go through the mesh."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import grpc
+
+import meshlib
+from meshlib.engine.engine import Engine
+from meshlib.runtime import fork
+from meshlib.transport.grpc.endpoint import EndpointChannels, InnerChannel
+from meshlib.transport.grpc.request import authority_of, method_path
+from meshlib.transport.grpc.sync_call import Waker
+from meshlib.transport.grpc.sync_unary import UnaryUnary
+
+__all__ = ["MeshChannel", "MeshLike", "Method"]
+
+CLOSED = "Cannot invoke RPC on closed channel!"
+
+Serializer = Callable[[Any], bytes]
+Deserializer = Callable[[bytes], Any]
+
+_dropped: list[InnerChannel] = []
+"""The parent's channels, in a forked child: freeing them would call into grpc, whose threads are not here."""
+
+
+class MeshLike(Protocol):
+    """What a channel needs of a Mesh. passthrough: hosts that no Listener knows are called as if there were no mesh."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def passthrough(self) -> bool: ...
+
+
+class Method:
+    """One method of a service, as the multicallables of a channel know it. kind: `unary_unary`, ...
+
+    Inner multicallables are kept, one for each inner channel.
+    """
+
+    __slots__ = ("_arguments", "_kind", "_known", "channel", "path")
+
+    def __init__(
+        self,
+        channel: MeshChannel,
+        kind: str,
+        path: str,
+        serializer: Serializer | None,
+        deserializer: Deserializer | None,
+        registered: bool,
+    ) -> None:
+        self.channel = channel
+        self.path = path
+        self._kind = kind
+        self._arguments: dict[str, Any] = {
+            "request_serializer": serializer,
+            "response_deserializer": deserializer,
+        }
+        if registered and _takes_registered(kind):
+            self._arguments["_registered_method"] = True
+        self._known: dict[InnerChannel, Any] = {}
+
+    def on(self, inner: InnerChannel, path: str) -> Any:
+        """The multicallable of the inner channel. path: as the route has rewritten it."""
+        if path != self.path:
+            return self._make(inner.channel, path)
+        known = self._known.get(inner)
+        if known is None:
+            for other in list(self._known):
+                if other.closed:
+                    self._known.pop(other, None)
+            known = self._known[inner] = self._make(inner.channel, path)
+        return known
+
+    def without_mesh(self) -> Any:
+        """The multicallable of a plain channel to the target; None unless such targets are let through."""
+        plain = self.channel.plain()
+        return None if plain is None else self._make(plain, self.path)
+
+    def _make(self, channel: grpc.Channel, path: str) -> Any:
+        return getattr(channel, self._kind)(path, **self._arguments)
+
+
+def _takes_registered(kind: str) -> bool:
+    """Whether this grpcio's channels know the keyword that generated stubs pass since 1.64."""
+    known = _registered.get(kind)
+    if known is None:
+        from grpc import _channel
+
+        factory = getattr(getattr(_channel, "Channel", None), kind, None)
+        known = factory is not None and "_registered_method" in inspect.signature(factory).parameters
+        _registered[kind] = known
+    return known
+
+
+_registered: dict[str, bool] = {}
+
+
+class MeshChannel(grpc.Channel):  # type: ignore[misc]
+    """See `meshlib.grpc.channel`. Making one starts nothing. Thread safe; survives a fork."""
+
+    def __init__(
+        self,
+        target: str,
+        mesh: MeshLike | None,
+        options: Sequence[tuple[str, Any]],
+        compression: grpc.Compression | None,
+    ) -> None:
+        self.target = target.removeprefix("xds:///")
+        self.authority = str(dict(options).get("grpc.default_authority", authority_of(self.target)))
+        self._mesh = mesh
+        self._options = tuple(options)
+        self._compression = compression
+        self._lock = threading.Lock()
+        self._opened: tuple[Engine, EndpointChannels] | None = None
+        self._closed = False
+        self._plain: grpc.Channel | None = None
+        self._parked: set[Waker] = set()
+
+    # --- the four arities --------------------------------------------------------------------------------------------
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryUnary:
+        return UnaryUnary(
+            self._method("unary_unary", method, request_serializer, response_deserializer, _registered_method)
+        )
+
+    def unary_stream(self, *_args: Any, **_options: Any) -> grpc.UnaryStreamMultiCallable:
+        raise NotImplementedError("meshlib.grpc.channel: streams")
+
+    def stream_unary(self, *_args: Any, **_options: Any) -> grpc.StreamUnaryMultiCallable:
+        raise NotImplementedError("meshlib.grpc.channel: streams")
+
+    def stream_stream(self, *_args: Any, **_options: Any) -> grpc.StreamStreamMultiCallable:
+        raise NotImplementedError("meshlib.grpc.channel: streams")
+
+    def _method(
+        self,
+        kind: str,
+        path: str | bytes,
+        serializer: Serializer | None,
+        deserializer: Deserializer | None,
+        registered: bool | None,
+    ) -> Method:
+        return Method(self, kind, method_path(path), serializer, deserializer, bool(registered))
+
+    # --- for calls ---------------------------------------------------------------------------------------------------
+
+    def opened(self) -> tuple[Engine, EndpointChannels]:
+        """The engine, and this channel's inner channels. Raises ValueError when it is closed, as grpcio does."""
+        opened = self._opened
+        return opened if opened is not None else self._open()
+
+    def _open(self) -> tuple[Engine, EndpointChannels]:
+        with self._lock:
+            if self._closed:
+                raise ValueError(CLOSED)
+            if self._opened is not None:
+                return self._opened
+            mesh = self._mesh
+            if mesh is None:
+                mesh = self._mesh = meshlib.default_mesh()
+            engine = mesh.engine
+            channels = EndpointChannels(self.authority, self._options, self._inner, engine.clock.monotonic)
+            engine.adopt(channels)
+            fork.register(self)
+            self._opened = engine, channels
+            return self._opened
+
+    def _inner(self, target: str, options: list[tuple[str, Any]]) -> grpc.Channel:
+        return grpc.insecure_channel(target, options, self._compression)
+
+    def plain(self) -> grpc.Channel | None:
+        """A channel to the target without the mesh; None unless the Mesh lets hosts through that no Listener knows."""
+        if self._mesh is None or not self._mesh.passthrough:
+            return None
+        with self._lock:
+            if self._closed:
+                raise ValueError(CLOSED)
+            if self._plain is None:
+                self._plain = self._inner(self.target, list(self._options))
+            return self._plain
+
+    @contextlib.contextmanager
+    def parked(self, waker: Waker) -> Iterator[None]:
+        """The call waits, and would not see that the channel is closed. Raises ValueError when it is."""
+        self._parked.add(waker)
+        try:
+            if self._closed:
+                raise ValueError(CLOSED)
+            yield
+        finally:
+            self._parked.discard(waker)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False
+    ) -> None:
+        raise NotImplementedError
+
+    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the inner channels; calls under way end as CANCELLED. Idempotent. The Mesh stays open."""
+        with self._lock:
+            self._closed = True
+            opened, self._opened = self._opened, None
+            plain, self._plain = self._plain, None
+        if opened is not None:
+            opened[1].close()
+        if plain is not None:
+            plain.close()
+        for waker in list(self._parked):
+            waker.wake()
+
+    def __enter__(self) -> MeshChannel:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.close()
+
+    # --- around a fork -----------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Close what is idle: a child in which grpc finds the parent's connections fails its own first call now and then."""
+        opened = self._opened
+        if opened is not None:
+            opened[1].close_idle()
+
+    def after_fork_in_parent(self) -> None:
+        """Channels are made anew when they are needed."""
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self._parked = set()
+        opened = self._opened
+        if opened is not None:
+            _dropped.extend(opened[1].drop())
+        if self._plain is not None:
+            self._plain = None

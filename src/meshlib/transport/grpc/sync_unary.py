@@ -1,0 +1,413 @@
+"""A unary call in blocking code.
+
+The engine is asked for an attempt; if the endpoint's channel is READY, the attempt is a blocking call of grpcio on it, whose
+deadline is the earliest of the call's timers. That is all there is to a call that goes well. Otherwise the loop in `run`
+carries out what the engine says, one attempt at a time, and blocks in C-core (while it connects) or on an event (in a queue,
+during a back-off, while configuration is awaited).
+
+A call whose route hedges has several attempts at once: it is handed to the driver of futures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
+from meshlib.engine.call import Call, CallInfo
+from meshlib.engine.events import (
+    Begin,
+    Cancelled,
+    Connected,
+    Event,
+    Failed,
+    FailureKind,
+    Headers,
+    NeedConnection,
+    Timer,
+    Woken,
+)
+from meshlib.errors import UnknownHost
+from meshlib.routing.request import Headers as HeaderList
+from meshlib.state import Waiter
+from meshlib.transport.grpc.endpoint import InnerChannel
+from meshlib.transport.grpc.errors import CODES, RpcFailed, reply_failed, rpc_error
+from meshlib.transport.grpc.judge import Ended, end_of_stream, judge
+from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, decode_message, to_metadata
+from meshlib.transport.grpc.request import outgoing_metadata, view
+from meshlib.transport.grpc.sync_call import SucceededCall, Waker
+
+if TYPE_CHECKING:
+    from meshlib.transport.grpc.sync_channel import Method
+
+__all__ = ["BlockingCall", "UnaryUnary", "UnsupportedActionError", "ended_of", "status_of"]
+
+BEGIN = Begin(complete=True)
+CANCELLED = Cancelled()
+TIMER = Timer()
+WOKEN = Woken()
+
+
+class UnsupportedActionError(Exception):
+    """The engine asked for something that this transport does not do."""
+
+    def __init__(self, action: object) -> None:
+        super().__init__(f"the gRPC transport cannot carry out {type(action).__name__}")
+
+
+class Stage(Enum):
+    """Where the attempt is."""
+
+    PARKED = "in its endpoint's queue"
+    CONNECTING = "its channel connects"
+    READY = "it may be sent"
+    SENT = "it is over, the engine decides"
+
+
+class Ahead:
+    """The attempt that a blocking call has under way."""
+
+    __slots__ = ("apart", "ended", "inner", "number", "response", "stage", "start", "succeeded", "waiter")
+
+    def __init__(self, start: Start) -> None:
+        self.number = start.attempt
+        self.start = start
+        self.stage = Stage.PARKED
+        self.inner: InnerChannel | None = None
+        self.waiter: Waiter | None = None
+        self.response: Any = None
+        self.succeeded: Any = None
+        self.ended: Ended | None = None
+        self.apart = False
+
+
+class BlockingCall:
+    """Runs one call. arguments: metadata, credentials and compression as the application gave them."""
+
+    __slots__ = (
+        "_accept",
+        "_ahead",
+        "_call",
+        "_channels",
+        "_compression",
+        "_credentials",
+        "_metadata",
+        "_method",
+        "_monotonic",
+        "_request",
+        "_waker",
+    )
+
+    def __init__(
+        self,
+        method: Method,
+        request: Any,
+        timeout: float | None,
+        metadata: Metadata | None,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> None:
+        channel = method.channel
+        engine, self._channels = channel.opened()
+        self._monotonic = monotonic = engine.clock.monotonic
+        self._method = method
+        self._request = request
+        self._metadata = metadata
+        self._credentials = credentials
+        self._compression = compression
+        self._waker = waker = Waker()
+        self._ahead: Ahead | None = None
+        self._accept: Accept | None = None
+        self._call: Call = engine.call(
+            view(channel.target, channel.authority, method.path, metadata),
+            wake=waker.wake,
+            deadline=None if timeout is None else monotonic() + timeout,
+            wait_for_ready=bool(wait_for_ready),
+        )
+
+    @property
+    def info(self) -> CallInfo:
+        return self._call.info
+
+    def run(self) -> tuple[Any, Any]:
+        """The response and grpcio's call object, or one of ours. Raises what a blocking call of grpcio raises."""
+        call, monotonic = self._call, self._monotonic
+        try:
+            actions = call.handle(BEGIN, monotonic())
+            first = actions[0] if len(actions) == 1 else None
+            if type(first) is Start and first.permitted and first.headers is None:
+                inner = self._channels.ready(first.endpoint, first.authority)
+                if inner is not None and inner.enter():
+                    ahead = self._ahead = Ahead(first)
+                    ahead.inner = inner
+                    actions = call.handle(*self._send(ahead))
+            while True:
+                event = self._carry_out(actions)
+                if self._accept is not None:
+                    return self._finish(self._accept)
+                actions = call.handle(event, monotonic()) if event is not None else call.handle(*self._next())
+        except BaseException:
+            self._abandon()
+            raise
+
+    # --- the attempt -------------------------------------------------------------------------------------------------
+
+    def _send(self, ahead: Ahead) -> tuple[Event, float]:
+        """The call on the inner channel, which has been entered; how it ended, and when."""
+        inner, start = ahead.inner, ahead.start
+        assert inner is not None
+        call, monotonic = self._call, self._monotonic
+        ahead.stage = Stage.SENT
+        wake_at = call.wake_at
+        try:
+            ahead.response, ahead.succeeded = self._method.on(inner, start.path).with_call(
+                self._request,
+                None if wake_at == inf else wake_at - monotonic(),
+                outgoing_metadata(start, self._metadata),
+                self._credentials,
+                None,
+                self._compression,
+            )
+        except grpc.RpcError as error:
+            ahead.ended = ended_of(error)
+        finally:
+            inner.leave()
+        ended = ahead.ended
+        if ended is None:
+            return Headers(
+                start.attempt, 200, LazyHeaders(ahead.succeeded.initial_metadata), True
+            ), monotonic()
+        event, now = judge(start.attempt, ended, answered=False, now=monotonic(), wake_at=wake_at)
+        if isinstance(event, Cancelled):
+            call.handle(event, now)
+            raise self._status(ended)
+        ahead.apart = isinstance(event, Headers) and not event.end
+        return event, now
+
+    def _finish(self, accept: Accept) -> tuple[Any, SucceededCall]:
+        ahead = self._ahead
+        assert ahead is not None
+        headers, ended = accept.headers, ahead.ended
+        if ended is None:
+            initial = None if headers is None else to_metadata(headers)
+            return ahead.response, SucceededCall(ahead.succeeded, self._call.info, initial)
+        if ahead.apart:
+            call = self._call
+            event, now = end_of_stream(ahead.number, ended, now=self._monotonic(), wake_at=call.wake_at)
+            self._carry_out(call.handle(event, now))
+        raise self._status(ended, headers, apart=ahead.apart)
+
+    def _status(self, ended: Ended, headers: HeaderList | None = None, *, apart: bool = False) -> RpcFailed:
+        return status_of(ended, headers, self._call.info, apart=apart)
+
+    # --- the engine's actions ----------------------------------------------------------------------------------------
+
+    def _carry_out(self, actions: Sequence[Action]) -> Event | None:
+        """The event that follows at once, None when it must be waited for."""
+        event: Event | None = None
+        for action in actions:
+            if isinstance(action, Start):
+                event = self._start(action)
+            elif isinstance(action, Accept):
+                self._accept = action
+            elif isinstance(action, CancelAttempt):
+                self._cancel(action.attempt)
+            elif isinstance(action, Connect):
+                event = self._connect(action)
+            elif isinstance(action, Park):
+                self._park(action)
+            elif isinstance(action, Fail):
+                raise rpc_error(action.error, self._call.info)
+            elif isinstance(action, Reply):
+                raise reply_failed(action.reply, self._call.info)
+            else:
+                raise UnsupportedActionError(action)
+        return event
+
+    def _start(self, start: Start) -> Event | None:
+        ahead = self._ahead = Ahead(start)
+        inner = self._channels.ready(start.endpoint, start.authority)
+        if inner is None or not inner.enter():
+            return NeedConnection(start.attempt, self._channels)
+        ahead.inner = inner
+        ahead.stage = Stage.READY
+        return None if start.permitted else Connected(start.attempt)
+
+    def _park(self, action: Park) -> None:
+        ahead = self._ahead
+        if action.waiter is not None and ahead is not None:
+            ahead.waiter = action.waiter
+            self._channels.rescue(ahead.start)
+
+    def _connect(self, action: Connect) -> Event | None:
+        ahead = self._ahead
+        assert ahead is not None
+        ahead.waiter = None
+        if action.connection is None:
+            ahead.inner = self._channels.connect(ahead.start)
+            ahead.stage = Stage.CONNECTING
+            return None
+        assert isinstance(action.connection, InnerChannel)
+        return self._use(ahead, action.connection)
+
+    def _use(self, ahead: Ahead, inner: InnerChannel) -> Event:
+        """The channel is READY, or was a moment ago."""
+        if not inner.enter():
+            self._ahead = None
+            return Failed(ahead.number, FailureKind.CONNECT_FAILED, False)
+        ahead.inner = inner
+        ahead.stage = Stage.READY
+        return Connected(ahead.number)
+
+    def _cancel(self, number: int) -> None:
+        ahead = self._ahead
+        if ahead is None or ahead.number != number:
+            return
+        self._ahead = None
+        inner = ahead.inner
+        if inner is not None:
+            if ahead.stage is Stage.READY:
+                inner.leave()
+            elif ahead.stage is Stage.CONNECTING:
+                self._channels.abandoned(inner)
+
+    def _abandon(self) -> None:
+        """Something was raised: the engine hears that the call is over."""
+        self._call.handle(CANCELLED, self._monotonic())
+        if self._ahead is not None:
+            self._cancel(self._ahead.number)
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> tuple[Event, float]:
+        """The next event, waited for as long as the engine allows."""
+        call, monotonic, waker = self._call, self._monotonic, self._waker
+        while True:
+            now = monotonic()
+            if now >= call.wake_at:
+                return TIMER, now
+            ahead = self._ahead
+            if ahead is not None and ahead.inner is not None:
+                event = self._advance(ahead)
+                if event is not None:
+                    return event
+            elif waker.take():
+                return WOKEN, now
+            else:
+                with self._method.channel.parked(waker):
+                    waker.wait(call.wake_at - now)
+
+    def _advance(self, ahead: Ahead) -> tuple[Event, float] | None:
+        """Send what may be sent; let the channel connect for a while otherwise."""
+        inner = ahead.inner
+        assert inner is not None
+        if ahead.stage is Stage.READY:
+            return self._send(ahead)
+        if ahead.stage is Stage.SENT:  # its deadline passed, but none of the call's timers was due
+            assert ahead.ended is not None
+            return Failed(
+                ahead.number, FailureKind.REMOTE_RESET, True, ahead.ended.details
+            ), self._monotonic()
+        connected = inner.look()
+        if connected is None:
+            inner.await_change(self._call.wake_at)
+            return None
+        if connected:
+            self._channels.connected(inner)
+            return self._use(ahead, inner), self._monotonic()
+        self._ahead = None
+        self._channels.failed(inner)
+        assert inner.failure is not None
+        return Failed(ahead.number, inner.failure, False), self._monotonic()
+
+
+def ended_of(error: Any) -> Ended:
+    """grpcio's own error, or a call that is over. grpcio makes every RpcError of a call a grpc.Call."""
+    return Ended(
+        error.code().value[0],
+        error.details() or "",
+        error.debug_error_string(),
+        error.initial_metadata(),
+        error.trailing_metadata(),
+    )
+
+
+def status_of(ended: Ended, headers: HeaderList | None, info: CallInfo, *, apart: bool) -> RpcFailed:
+    """The status that the application gets. headers: after the route's edits, None as they came.
+
+    apart: these are the initial metadata; otherwise there was one block of headers, with the status among them.
+    """
+    code, details = ended.code, ended.details
+    initial, trailing = ended.initial, ended.trailing
+    if headers is not None and apart:
+        initial = to_metadata(headers)
+    elif headers is not None:
+        edited = dict(headers)
+        text = edited.get("grpc-status", "")
+        code = int(text) if text.isdigit() else code
+        details = decode_message(edited["grpc-message"]) if "grpc-message" in edited else details
+        trailing = to_metadata(headers)
+    return RpcFailed(
+        CODES.get(code, grpc.StatusCode.UNKNOWN),
+        details,
+        initial=initial,
+        trailing=trailing,
+        debug=ended.debug or "",
+        info=info,
+    )
+
+
+class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """`channel.unary_unary(...)`."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)[0]
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> tuple[Any, grpc.Call]:
+        method = self._method
+        call = BlockingCall(method, request, timeout, metadata, credentials, wait_for_ready, compression)
+        try:
+            return call.run()
+        except UnknownHost:
+            plain = method.without_mesh()
+            if plain is None:
+                raise
+        result: tuple[Any, grpc.Call] = plain.with_call(
+            request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+        return result
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> grpc.Future:
+        raise NotImplementedError("meshlib.grpc.channel: futures")
