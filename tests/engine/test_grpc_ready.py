@@ -19,23 +19,11 @@ from meshlib.errors import (
 from meshlib.policy.failure import FailureKind
 from meshlib.resources.cluster import Cluster, LocalityLbConfig
 from meshlib.resources.route import MirrorPolicy, RouteConfiguration
-from meshlib.routing.request import RequestView
 from tests.engine.builders import cluster, forward, listener, outlier, retry, route_config, thresholds
-from tests.engine.wire import FakeCall, FakeMesh, request
+from tests.engine.grpc_calls import rpc, status
+from tests.engine.wire import FakeCall, FakeMesh
 
 NO_PANIC = LocalityLbConfig(healthy_panic_threshold=0.0)
-
-
-def rpc() -> RequestView:
-    return request("/s.S/M", "POST", [("content-type", "application/grpc"), ("te", "trailers")])
-
-
-def status(call: FakeCall) -> tuple[str | None, str | None]:
-    """grpc-status and grpc-message of the local reply."""
-    assert call.error is not None
-    assert call.error.local_reply is not None
-    headers = dict(call.error.local_reply.headers)
-    return headers.get("grpc-status"), headers.get("grpc-message")
 
 
 def parked(call: FakeCall) -> bool:

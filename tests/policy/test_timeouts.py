@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import inf
 from random import Random
 from typing import Any
 
@@ -38,7 +39,7 @@ TRIES = RetryPolicy(per_try_timeout=2.0)
         ({"timeout": 1.0, "retry_policy": TRIES}, (1.0, None, None)),
         ({"timeout": 0.0, "retry_policy": TRIES}, (None, 2.0, None)),
         ({"max_stream_duration": MaxStreamDuration(max_stream_duration=5.0)}, (None, None, 5.0)),
-        ({"max_stream_duration": MaxStreamDuration(max_stream_duration=0.0)}, (None, None, 0.0)),
+        ({"max_stream_duration": MaxStreamDuration(max_stream_duration=0.0)}, (None, None, inf)),
         ({"max_stream_duration": MaxStreamDuration()}, (None, None, None)),
         ({"max_stream_duration": MaxStreamDuration(), "retry_policy": TRIES}, (None, 2.0, None)),
     ],
@@ -94,8 +95,8 @@ def test_the_application_sets_the_per_try_timeout(asked: float, expected: float 
         (5.0, None, "bad", 9.0),
         (5.0, None, None, 9.0),
         (5.0, 0.25, "1S", 0.75),
-        (5.0, 1.0, "1S", 1.0),
-        (5.0, 2.0, "1S", 1.0),
+        (5.0, 1.0, "1S", 0.0),
+        (5.0, 2.0, "1S", 0.0),
     ],
 )
 def test_the_callers_grpc_timeout(
@@ -106,6 +107,39 @@ def test_the_callers_grpc_timeout(
     )
     asked = request(headers=[] if sent is None else [("grpc-timeout", sent)])
     assert effective(plan_of(max_stream_duration=stream), asked, None, trust=False) == (None, None, expected)
+
+
+@pytest.mark.parametrize(
+    ("longest", "offset", "sent", "expected"),
+    [
+        (0.3, None, "1000m", 0.3),
+        (0.3, None, None, 0.3),
+        (0.0, None, "400m", 0.4),
+        (0.0, None, None, None),
+        (1.0, 0.1, "400m", 0.3),
+        (1.0, 0.5, "400m", 0.4),
+        (0.2, 0.1, "400m", 0.2),
+        (None, 0.1, "400m", 3.0),
+    ],
+)
+def test_the_deprecated_max_grpc_timeout(
+    longest: float | None, offset: float | None, sent: str | None, expected: float | None
+) -> None:
+    """As seen with Envoy 1.40."""
+    plan = plan_of(timeout=3.0, max_grpc_timeout=longest, grpc_timeout_offset=offset)
+    headers = [("content-type", "application/grpc")]
+    if sent is not None:
+        headers.append(("grpc-timeout", sent))
+    found = effective(plan, request(headers=headers), None, trust=False)
+    assert found.route == (None if expected is None else pytest.approx(expected))
+    plain = effective(plan, request(headers=headers[1:]), None, trust=False)
+    assert plain.route == 3.0, "only for gRPC requests"
+
+
+def test_max_stream_duration_switches_max_grpc_timeout_off() -> None:
+    plan = plan_of(max_grpc_timeout=0.2, max_stream_duration=MaxStreamDuration(max_stream_duration=5.0))
+    headers = [("content-type", "application/grpc"), ("grpc-timeout", "400m")]
+    assert effective(plan, request(headers=headers), None, trust=False) == (None, None, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
 from typing import Any
 
@@ -404,7 +405,7 @@ def test_what_the_plan_says_about_policies() -> None:
     assert plan.timeouts == (None, 20.0, None)
     stream = MaxStreamDuration(max_stream_duration=0.0)
     plan = plan_of(config(host(route(cluster(max_stream_duration=stream)))))
-    assert (plan.timeout, plan.timeouts) == (0.0, (None, None, 0.0))
+    assert (plan.timeout, plan.timeouts) == (0.0, (None, None, inf))
     assert plan_of(config(host(route(cluster())))).retry is None
 
 

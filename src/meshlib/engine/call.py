@@ -14,6 +14,7 @@ it may wait is over: at most min(its own deadline, `Engine.config_timeout`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from meshlib.engine import actions as act
@@ -227,9 +228,12 @@ class Call(TimedLoop):
             plan, self.request, self._options, trust=engine.trust_request_headers
         )
         stream = timeouts.max_stream
-        if stream is None and plan.max_stream_duration is None:
-            stream = self._listener.listener.http.max_stream_duration
-        self._stream_deadline = self._started + stream if stream else None
+        if stream is None:
+            stream = self._listener.listener.http.max_stream_duration or inf
+        if stream < inf:
+            if not stream:
+                return self._end(Endings.MAX_STREAM_DURATION, now)
+            self._stream_deadline = self._started + stream
         self._idle_timeout = self._listener.listener.http.stream_idle_timeout
         self._active_at = now
         if self._complete:

@@ -9,6 +9,7 @@ from random import Random
 from typing import Protocol
 
 from meshlib.engine.call import Call
+from meshlib.engine.dialect import ENVOY, Dialect
 from meshlib.engine.options import CallOptions, current_options
 from meshlib.engine.program import Compiler, Program
 from meshlib.engine.rpc import RpcCall
@@ -101,16 +102,18 @@ class Engine:
         replayable: Callable[[], bool] | None = None,
         deadline: float | None = None,
         wait_for_ready: bool = False,
+        dialect: Dialect = ENVOY,
     ) -> Call:
         """A new call. wake: called, from any thread, when what the call is parked for may be there.
 
         options: None takes those of the surrounding `meshlib.call(...)` block. replayable: whether the request can be sent
         again from its first byte; None: always. deadline: a gRPC caller's own, monotonic seconds; it ends the call in
-        DEADLINE_EXCEEDED. wait_for_ready: as in gRPC, see `meshlib.engine.rpc`.
+        DEADLINE_EXCEEDED. wait_for_ready: as in gRPC, see `meshlib.engine.rpc`. dialect: of a gRPC call, see
+        `meshlib.engine.dialect`.
         """
         if self._dormant and not self.closed:
             self.start()
-        if deadline is not None or wait_for_ready:
+        if deadline is not None or wait_for_ready or dialect is not ENVOY:
             return RpcCall(
                 self,
                 request,
@@ -119,6 +122,7 @@ class Engine:
                 replayable=replayable,
                 deadline=deadline,
                 wait_for_ready=wait_for_ready,
+                dialect=dialect,
             )
         return Call(self, request, wake=wake, options=options or current_options(), replayable=replayable)
 

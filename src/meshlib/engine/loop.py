@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AttemptLoop"]
 
-GRPC_FAULTS = frozenset({"2", "4", "12", "13", "14", "15"})
-"""The gRPC statuses that Envoy's outlier detection takes for a 5xx."""
+GRPC_SOUND = frozenset({"", "0", "1", "3", "5", "6", "7", "8", "9", "10", "11", "16"})
+"""The gRPC statuses that Envoy's outlier detection does not take for a 5xx; an unknown one is as bad as UNKNOWN."""
 
 
 class AttemptLoop(CallBase):
@@ -253,7 +253,7 @@ class AttemptLoop(CallBase):
         """Whether the response is a gRPC one that is over already, with a status that stands for a 5xx."""
         if not is_grpc(self.request):
             return False
-        return next((value for name, value in event.headers if name == "grpc-status"), "") in GRPC_FAULTS
+        return next((value for name, value in event.headers if name == "grpc-status"), "") not in GRPC_SOUND
 
     def _accept(self, attempt: Attempt, event: ev.Headers, now: float) -> Actions:
         attempt.record(now, status=event.status)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.engine.attempt import Attempt
 from meshlib.policy.override import retry_policy
-from meshlib.policy.retry import RetryState
+from meshlib.policy.retry import RetryState, push_back
 from meshlib.policy.schedule import Schedule
 from meshlib.routing.plan import ForwardPlan
 from meshlib.routing.request import RequestView
@@ -71,10 +71,13 @@ class Retrier:
             return False
         if self._replayable is not None and not self._replayable():
             return False
+        asked = push_back(headers)
+        if asked is not None and asked < 0:
+            return False
         elapsed = now - self._started
         engine = self._engine
         wait = self.state.take(
-            attempt.number, engine.random, headers, epoch=engine.clock.time(), elapsed=elapsed
+            attempt.number, engine.random, headers, epoch=engine.clock.time(), elapsed=elapsed, asked=asked
         )
         if wait is None:
             self.flag = "URX"

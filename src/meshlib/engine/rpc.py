@@ -1,4 +1,4 @@
-"""A gRPC call whose caller set a deadline or asked to wait for readiness.
+"""A gRPC call whose caller set a deadline, asked to wait for readiness, or follows the gRFCs where Envoy differs.
 
 The deadline is the caller's: it is absolute, covers waiting, attempts and back-offs, and ends the call in DEADLINE_EXCEEDED,
 while the timeouts of the configuration end it with Envoy's own codes. An endpoint is not blamed for it.
@@ -13,13 +13,15 @@ wait_for_ready (gRPC, "Wait for Ready Semantics") means: what is only *missing* 
 
 All else ends the call as without it: no route, a limit, a response, a stream that breaks. The route's timeouts start with the
 connection that carries the request, since before it there is nothing that they could measure.
+
+What the dialect changes stands in the table of `meshlib.engine.dialect`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 from meshlib.engine import actions as act
@@ -27,12 +29,19 @@ from meshlib.engine import events as ev
 from meshlib.engine.attempt import Attempt
 from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.call import HANDLERS, Call
+from meshlib.engine.dialect import GrpcRetryState, as_grpc_reads
+from meshlib.engine.loop import GRPC_SOUND
+from meshlib.engine.replies import Ending
+from meshlib.engine.retrier import Retrier
 from meshlib.errors import AttemptRecord, MeshClosed
 from meshlib.policy.failure import FailureKind
+from meshlib.policy.override import retry_policy
 from meshlib.policy.retry import exponential_wait
+from meshlib.policy.schedule import Schedule
 from meshlib.resources.route import BackOff
 
 if TYPE_CHECKING:
+    from meshlib.engine.dialect import Dialect
     from meshlib.engine.engine import Engine
     from meshlib.engine.options import CallOptions
     from meshlib.engine.program import ClusterProgram, Program
@@ -49,10 +58,14 @@ _KEPT = 16
 _NO_CONNECTION = frozenset({FailureKind.CONNECT_FAILED, FailureKind.CONNECT_TIMEOUT})
 
 
+PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
+
+
 class RpcCall(Call):
     """deadline: monotonic seconds, None for none. wait_for_ready: see the module."""
 
     _ready = True
+    _undecided = False
     _refusals = 0
     _refused: deque[AttemptRecord] | None = None
 
@@ -66,8 +79,10 @@ class RpcCall(Call):
         replayable: Callable[[], bool] | None,
         deadline: float | None,
         wait_for_ready: bool,
+        dialect: Dialect,
     ) -> None:
         super().__init__(engine, request, wake=wake, options=options, replayable=replayable)
+        self._dialect = dialect
         self._user_deadline = self._deadline = deadline
         if wait_for_ready:
             self.wait_for_ready = True
@@ -82,6 +97,30 @@ class RpcCall(Call):
         own = super().records()
         return own if self._refused is None else (*self._refused, *own)
 
+    def _act_on_route(self, now: float) -> Actions:
+        plan = self.plan
+        dialect = self._dialect
+        if plan is None:
+            if dialect.inappropriate is not None:
+                return self._end(dialect.inappropriate, now)
+            return super()._act_on_route(now)
+        if dialect.grpc:
+            self.plan = plan = as_grpc_reads(plan)
+        if plan.reads_grpc_timeout and self._user_deadline is not None:
+            self.request.add("grpc-timeout", grpc_timeout(self._user_deadline - self._started))
+        return super()._act_on_route(now)
+
+    def _start_attempt(self, now: float) -> Actions:
+        if not self._dialect.grpc:
+            return super()._start_attempt(now)
+        self._idle_timeout = 0.0
+        actions = super()._start_attempt(now)
+        if len(self._attempts) > 1 and actions and isinstance(actions[0], act.Start):
+            start = actions[0]
+            headers = self.request.headers if start.headers is None else start.headers
+            start.headers = [*headers, (PREVIOUS_ATTEMPTS, str(start.attempt - 1))]
+        return actions
+
     def _start_deadline(self, now: float) -> None:
         if self._ready:
             super()._start_deadline(now)
@@ -94,6 +133,8 @@ class RpcCall(Call):
             if self._complete:
                 self._start_deadline(now)
         super()._start_stream(attempt, now)
+        if self._dialect.grpc:
+            attempt.stream_until = None
 
     def _go_on(self, now: float) -> Actions:
         if self.plan is not None:
@@ -118,9 +159,9 @@ class RpcCall(Call):
     def _attempt_failed(self, event: ev.Failed, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if (
-            not self.wait_for_ready
-            or attempt is None
+            attempt is None
             or event.kind not in _NO_CONNECTION
+            or not (self.wait_for_ready or self._has_others(attempt))
             or attempt is not self._attempts[-1]
             or self._others_alive(attempt)
         ):
@@ -138,8 +179,49 @@ class RpcCall(Call):
         if not self._attempts:
             self._ready = False
             self._deadline = self._user_deadline
+        if not self.wait_for_ready:
+            return self._start_attempt(now)
         pause = exponential_wait(RECONNECT, self._refusals, engine.random)
         return self._wait_until(now + pause, engine.program, now)
+
+    def _has_others(self, attempt: Attempt) -> bool:
+        """Whether the dialect has another endpoint tried where this one could not be connected to."""
+        return self._dialect.grpc and self._refusals + 1 < attempt.cluster.balancer.size
+
+    def _response(self, event: ev.Headers, now: float) -> Actions:
+        self._undecided = self._dialect.grpc and not event.end
+        return super()._response(event, now)
+
+    def _end_of_response(self, event: ev.End, now: float) -> Actions:
+        attempt = self._live(event.attempt)
+        if self._undecided and attempt is not None and self.accepted == event.attempt:
+            self._undecided = False
+            status = next((value for name, value in event.trailers if name == "grpc-status"), "0")
+            self._judge(attempt, status in GRPC_SOUND, now)
+        return super()._end_of_response(event, now)
+
+    def _judge(self, attempt: Attempt, ok: bool, now: float) -> None:
+        if not (ok and self._undecided):
+            super()._judge(attempt, ok, now)
+
+    def _retries(self) -> Retrier | None:
+        if not self._dialect.grpc or self._retrier is not None:
+            return super()._retries()
+        plan, options, engine = self.plan, self._options, self._engine
+        assert plan is not None
+        policy = retry_policy(plan.retry, self.request, options, trust=engine.trust_request_headers)
+        if policy is None:
+            return None
+        schedule = None
+        if options is not None and (options.stop or options.wait):
+            schedule = Schedule(stop=options.stop, wait=options.wait)
+        retries = None if options is None else options.retries
+        state = GrpcRetryState(policy, retries=retries, schedule=schedule)
+        self._retrier = Retrier(engine, state, self._replayable, self._started)
+        return self._retrier
+
+    def _end(self, ending: Ending, now: float) -> Actions:
+        return super()._end(self._dialect.ending(ending), now)
 
     def _wait_until(self, moment: float, seen: Program, now: float) -> Actions:
         """Park until `moment`, a Program other than `seen`, or the end of the time that the call has."""
@@ -158,4 +240,15 @@ class RpcCall(Call):
 _HANDLERS: dict[type[Any], Callable[[RpcCall, Any, float], Actions]] = {
     **HANDLERS,
     ev.Failed: RpcCall._attempt_failed,
+    ev.Headers: RpcCall._response,
+    ev.End: RpcCall._end_of_response,
 }
+
+
+def grpc_timeout(seconds: float) -> str:
+    """The grpc-timeout header of that many seconds: at most eight digits, never less than asked by more than the unit."""
+    for unit, size in (("u", 1e-6), ("m", 1e-3), ("S", 1.0)):
+        number = max(0, ceil(seconds / size))
+        if number < 10**8:
+            return f"{number}{unit}"
+    return "99999999S"

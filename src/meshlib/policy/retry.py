@@ -18,7 +18,7 @@ from meshlib.routing.matchers.header import HeaderPredicate, compile_header
 from meshlib.routing.numbers import parse_unsigned
 from meshlib.routing.request import ResponseView
 
-__all__ = ["SAFE", "RetryRules", "RetryState", "exponential_wait", "rate_limited_wait"]
+__all__ = ["SAFE", "RetryRules", "RetryState", "exponential_wait", "push_back", "rate_limited_wait"]
 
 ResponseHeaders = Sequence[tuple[str, str]]
 
@@ -166,21 +166,28 @@ class RetryState:
         *,
         epoch: float = 0.0,
         elapsed: float = 0.0,
+        asked: float | None = None,
     ) -> float | None:
         """Use up one retry after attempt number `attempt` (from 1): seconds to wait, None when none is left.
 
         headers: of the response that is retried. epoch: now, seconds since 1970. elapsed: seconds since the call began.
+        asked: the wait that a gRPC server asked for; it is obeyed, and the back-off begins anew after it.
         """
         if self.remaining <= 0:
             return None
         schedule = self._schedule
         if schedule is None:
             self.remaining -= 1
-            return self.back_off(random, headers, epoch)
-        own = 0.0 if schedule.wait is not None else self.back_off(random, headers, epoch)
+            if asked is None:
+                return self.back_off(random, headers, epoch)
+            self._exponential = 0
+            return asked
+        own = asked or 0.0
+        if asked is None and schedule.wait is None:
+            own = self.back_off(random, headers, epoch)
         pause = schedule.next(attempt, elapsed, own)
         self.remaining = 0 if pause is None else self.remaining - 1
-        return pause
+        return pause if asked is None or pause is None else asked
 
     def back_off(self, random: Random, headers: ResponseHeaders = (), epoch: float = 0.0) -> float:
         """Seconds that the policy waits before the next retry.
@@ -194,6 +201,18 @@ class RetryState:
                 return asked + random.random() * asked / 2
         self._exponential += 1
         return exponential_wait(self.rules.policy.back_off, self._exponential, random)
+
+
+def push_back(headers: ResponseHeaders) -> float | None:
+    """What a gRPC server says about the next attempt (grpc-retry-pushback-ms, gRFC A6): seconds to wait before it.
+
+    -1: there must be none, which is what a negative number means, or no number at all. None: it says nothing.
+    """
+    text = next((value for name, value in headers if name == "grpc-retry-pushback-ms"), None)
+    if text is None:
+        return None
+    number = parse_unsigned(text)
+    return -1.0 if number is None or number >= 2**31 else number / 1000
 
 
 def exponential_wait(back_off: BackOff, retry: int, random: Random) -> float:

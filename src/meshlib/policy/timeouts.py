@@ -6,6 +6,7 @@ import re
 from typing import Protocol
 
 from meshlib.resources.route import MaxStreamDuration
+from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.routing.numbers import parse_unsigned
 from meshlib.routing.plan import ForwardPlan, Timeouts
 from meshlib.routing.request import RequestView
@@ -27,12 +28,14 @@ def effective(
 
     trust: x-envoy-upstream-rq-timeout-ms and x-envoy-upstream-rq-per-try-timeout-ms of the request replace the configured
     ones; what is no number is ignored, 0 is none. The application's per_try_timeout goes before both. A per-try timeout as
-    long as the route's is ignored.
+    long as the route's is ignored. A grpc-timeout counts where max_grpc_timeout or grpc_timeout_header_max says so.
     """
-    stream = plan.max_stream_duration
-    if options is None and not trust and (stream is None or stream.grpc_timeout_header_max is None):
+    if options is None and not trust and not plan.reads_grpc_timeout:
         return plan.timeouts
+    stream = plan.max_stream_duration
     route: float = plan.timeout
+    if plan.max_grpc_timeout is not None and is_grpc(request):
+        route = _of_request(plan.max_grpc_timeout, plan.grpc_timeout_offset, request)
     per_try = (plan.retry.per_try_timeout if plan.retry is not None else None) or 0.0
     if trust:
         route = _milliseconds(request, "x-envoy-upstream-rq-timeout-ms", route)
@@ -44,8 +47,18 @@ def effective(
     return Timeouts(
         route or None,
         per_try or None,
-        plan.timeouts.max_stream if stream is None else _stream(stream, request),
+        plan.timeouts.max_stream if stream is None else _stream(plan, stream, request),
     )
+
+
+def _of_request(longest: float, offset: float, request: RequestView) -> float:
+    """RouteAction.max_grpc_timeout: the route timeout of a gRPC request, 0 is none; one without grpc-timeout asks for none.
+
+    The offset is taken off only where something is left, since 0 would be no timeout at all.
+    """
+    asked = parse_grpc_timeout(request.first("grpc-timeout") or "") or 0.0
+    timeout = asked - offset if offset < asked else asked
+    return longest if longest and (not timeout or timeout > longest) else timeout
 
 
 def _milliseconds(request: RequestView, name: str, otherwise: float) -> float:
@@ -54,15 +67,14 @@ def _milliseconds(request: RequestView, name: str, otherwise: float) -> float:
     return otherwise if number is None else number / 1000
 
 
-def _stream(stream: MaxStreamDuration, request: RequestView) -> float | None:
-    """max_stream_duration, or the caller's grpc-timeout where grpc_timeout_header_max lets it decide."""
+def _stream(plan: ForwardPlan, stream: MaxStreamDuration, request: RequestView) -> float | None:
+    """max_stream_duration, or the caller's grpc-timeout where grpc_timeout_header_max lets it decide; then 0 is 0."""
     longest = stream.grpc_timeout_header_max
     asked = None if longest is None else parse_grpc_timeout(request.first("grpc-timeout") or "")
     if longest is None or asked is None:
-        return stream.max_stream_duration
+        return plan.longest_stream()
     timeout = min(asked, longest) if longest else asked
-    offset = stream.grpc_timeout_header_offset or 0.0
-    return timeout - offset if offset < timeout else timeout
+    return max(timeout - (stream.grpc_timeout_header_offset or 0.0), 0.0)
 
 
 _GRPC_TIMEOUT = re.compile("([0-9]{1,8})([HMSmun])")

@@ -70,6 +70,8 @@ def _route_action(reader: Reader) -> RouteAction:
         append_x_forwarded_host=reader.flag("append_x_forwarded_host"),
         timeout=_DEFAULT_TIMEOUT if timeout is None else timeout,
         max_stream_duration=None if duration is None else _max_stream_duration(duration),
+        max_grpc_timeout=reader.duration("max_grpc_timeout"),
+        grpc_timeout_offset=reader.duration("grpc_timeout_offset"),
         retry_policy=retry_policy(reader),
         priority=reader.enum("priority", {0: Priority.DEFAULT, 1: Priority.HIGH}),
     )

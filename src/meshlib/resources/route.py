@@ -210,6 +210,7 @@ class RouteAction:
     """Forward the request. Exactly one of cluster, cluster_header and weighted_clusters is set.
 
     timeout: seconds from the end of the request to the end of the response with all retries; 0 is none, default 15.
+    max_grpc_timeout: deprecated; the caller's grpc-timeout less grpc_timeout_offset, at most this (0: uncapped), replaces timeout.
     cluster_not_found_response_code: 503, 404 or 500. prefix_rewrite, regex_rewrite: at most one is set.
     hedge_on_per_try_timeout and mirrors are understood by the engine; the decoder reports them as unsupported until every
     transport can carry them out.
@@ -225,6 +226,8 @@ class RouteAction:
     append_x_forwarded_host: bool = False
     timeout: float = 15.0
     max_stream_duration: MaxStreamDuration | None = None
+    max_grpc_timeout: float | None = None
+    grpc_timeout_offset: float | None = None
     retry_policy: RetryPolicy | None = None
     priority: Priority = Priority.DEFAULT
     hedge_on_per_try_timeout: bool = False

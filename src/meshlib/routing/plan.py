@@ -9,6 +9,7 @@ attempts before left in the headers stays.
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 from meshlib.errors import LocalReply
@@ -42,8 +43,8 @@ class Timeouts(NamedTuple):
     """Seconds.
 
     route: from the end of the request to the end of the response, with all retries; None is none. per_try: for each
-    attempt, less than route; None is none. max_stream: the whole stream from its start; 0 is none, None leaves it to the
-    listener's max_stream_duration.
+    attempt, less than route; None is none. max_stream: the whole stream from its start; inf is none, 0 ends it at once, None
+    leaves it to the listener's max_stream_duration.
     """
 
     route: float | None
@@ -65,7 +66,8 @@ class ForwardPlan:
     cluster: may be empty or unknown, which the engine answers with not_found_code and NC. weighted: the chosen entry. retry:
     the policy in force (the route's, else the virtual host's). timeout and max_stream_duration: seconds, 0 and None are none;
     timeouts: the same with the per-try timeout, ready for use where nothing overrides them. plain: nothing is done to the
-    request, the application's own headers may be sent; response_plain: nothing is done to the response.
+    request, the application's own headers may be sent; response_plain: nothing is done to the response. reads_grpc_timeout:
+    the timeouts depend on the request's grpc-timeout.
     """
 
     __slots__ = (
@@ -79,10 +81,13 @@ class ForwardPlan:
         "auto_host_rewrite",
         "cluster",
         "config",
+        "grpc_timeout_offset",
+        "max_grpc_timeout",
         "max_stream_duration",
         "not_found_code",
         "plain",
         "priority",
+        "reads_grpc_timeout",
         "response_plain",
         "retry",
         "route",
@@ -112,6 +117,12 @@ class ForwardPlan:
         self.retry: RetryPolicy | None = action.retry_policy or virtual_host.retry_policy
         self.max_stream_duration: MaxStreamDuration | None = action.max_stream_duration
         self.timeout = action.timeout if self.max_stream_duration is None else 0.0
+        self.max_grpc_timeout = action.max_grpc_timeout if self.max_stream_duration is None else None
+        self.grpc_timeout_offset = action.grpc_timeout_offset or 0.0
+        self.reads_grpc_timeout = self.max_grpc_timeout is not None or (
+            self.max_stream_duration is not None
+            and self.max_stream_duration.grpc_timeout_header_max is not None
+        )
         self.timeouts = self._timeouts()
         self.auto_host_rewrite = (
             action.host_rewrite is not None and action.host_rewrite.kind is HostRewriteKind.AUTO
@@ -214,10 +225,14 @@ class ForwardPlan:
         per_try = self.retry.per_try_timeout if self.retry is not None else None
         if per_try and self.timeout and per_try >= self.timeout:
             per_try = None
+        return Timeouts(self.timeout or None, per_try or None, self.longest_stream())
+
+    def longest_stream(self) -> float | None:
+        """The route's own max_stream_duration, as `Timeouts.max_stream`."""
         stream = self.max_stream_duration
-        return Timeouts(
-            self.timeout or None, per_try or None, stream.max_stream_duration if stream is not None else None
-        )
+        if stream is None or stream.max_stream_duration is None:
+            return None
+        return stream.max_stream_duration or inf
 
 
 def _view(request: RequestView, prepared: Prepared) -> RequestView:

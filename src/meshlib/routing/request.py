@@ -91,6 +91,11 @@ class RequestView:
         values = self.values(name)
         return values[0] if values else None
 
+    def add(self, name: str, value: str) -> None:
+        """Add a header at the end; the list that was given stays as it is."""
+        self._headers = [*self.headers, (name, value)]
+        self._by_name = None
+
     def _pseudo(self, name: str) -> list[str]:
         if name == ":path":
             return [self.path]
