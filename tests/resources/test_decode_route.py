@@ -16,6 +16,7 @@ from meshlib.resources.route import (
     BackOff,
     DirectResponse,
     FilterConfig,
+    HedgePolicy,
     HostRewrite,
     HostRewriteKind,
     MaxStreamDuration,
@@ -562,6 +563,29 @@ def test_errors_in_virtual_hosts(config: dict[str, Any], path: str) -> None:
     assert refused(proto.ROUTE, config).path == path
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        ({}, HedgePolicy()),
+        ({"hedge_on_per_try_timeout": True}, HedgePolicy(hedge_on_per_try_timeout=True)),
+        (
+            {"initial_requests": 1, "additional_request_chance": {"denominator": "MILLION"}},
+            HedgePolicy(),
+        ),
+    ],
+)
+def test_hedge_policy(given: dict[str, Any] | None, expected: HedgePolicy | None) -> None:
+    fields = {} if given is None else {"hedge_policy": given}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "c", **fields}}
+    host = {"name": "v", "domains": ["*"], "routes": [route], **fields}
+    found = decoded(proto.ROUTE, {"name": "rc", "virtual_hosts": [host]})
+    assert found.unsupported == ()
+    config: Any = found.resource
+    assert config.virtual_hosts[0].hedge_policy == expected
+    assert config.virtual_hosts[0].routes[0].action.hedge_policy == expected
+
+
 def test_what_is_not_applied_is_reported() -> None:
     found = decoded(
         proto.ROUTE,
@@ -572,7 +596,7 @@ def test_what_is_not_applied_is_reported() -> None:
                 {
                     "name": "v",
                     "domains": ["*"],
-                    "hedge_policy": {"hedge_on_per_try_timeout": True},
+                    "hedge_policy": {"initial_requests": 2, "additional_request_chance": {"numerator": 1}},
                     "routes": [
                         {
                             "match": {
@@ -604,7 +628,8 @@ def test_what_is_not_applied_is_reported() -> None:
     route = "virtual_hosts[0].routes[0]"
     assert set(found.unsupported) == {
         "internal_only_headers",
-        "virtual_hosts[0].hedge_policy",
+        "virtual_hosts[0].hedge_policy.initial_requests",
+        "virtual_hosts[0].hedge_policy.additional_request_chance",
         f"{route}.match.runtime_fraction.runtime_key",
         f"{route}.route.hash_policy",
         f"{route}.route.request_mirror_policies",

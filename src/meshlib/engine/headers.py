@@ -16,6 +16,7 @@ __all__ = [
     "ATTEMPT_COUNT",
     "CONSUMED",
     "EXPECTED_TIMEOUT",
+    "HEDGE",
     "HOP_BY_HOP",
     "IS_TIMEOUT_RETRY",
     "REQUEST_ID",
@@ -78,6 +79,7 @@ BODILESS = frozenset(("GET", "HEAD", "DELETE", "CONNECT", "TRACE"))
 ALT_RESPONSE = "x-envoy-upstream-rq-timeout-alt-response"
 ATTEMPT_COUNT = "x-envoy-attempt-count"
 EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
+HEDGE = "x-envoy-hedge-on-per-try-timeout"
 IS_TIMEOUT_RETRY = "x-envoy-is-timeout-retry"
 REQUEST_ID = "x-request-id"
 SERVICE_TIME = "x-envoy-upstream-service-time"

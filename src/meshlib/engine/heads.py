@@ -116,7 +116,11 @@ class Heads:
             set_header(edited, SERVICE_TIME, str(int((now - attempt.started) * 1000)))
         self._context.flags = flags
         self._context.details = "via_upstream"
-        return self._edit(status, edited, attempt)
+        self._context.endpoint = attempt.endpoint.key
+        self._context.response = ResponseView(status, edited)
+        edited = self._plan.edit_response(edited, self._context)
+        self._complete(edited, self._attempt)
+        return edited
 
     def local_reply(self, reply: LocalReply, flags: str, details: str) -> LocalReply:
         """The reply after the edits that Envoy makes to its own answers too."""
@@ -127,14 +131,8 @@ class Heads:
         self._complete(headers, self._attempt)
         return LocalReply(edited.status, tuple(headers), edited.body)
 
-    def _edit(self, status: int, headers: Headers, attempt: Attempt) -> Headers:
-        self._context.response = ResponseView(status, headers)
-        edited = self._plan.edit_response(headers, self._context)
-        self._complete(edited, attempt)
-        return edited
-
     def _complete(self, headers: Headers, attempt: Attempt | None) -> None:
-        """What comes after the edits: x-envoy-attempt-count, and what every response gets."""
+        """What comes after the edits: x-envoy-attempt-count, which is that of the last attempt, and what every response gets."""
         for name, value in self._echoed:
             set_header(headers, name, value)
         if attempt is not None and self._plan.virtual_host.include_attempt_count_in_response:

@@ -17,12 +17,14 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.base import NOTHING, Actions, CallBase, Stage
+from meshlib.engine.headers import HEDGE
 from meshlib.engine.mirrors import Mirrors
 from meshlib.engine.replies import Endings, for_failure
 from meshlib.engine.retrier import Retrier, retry_state
 from meshlib.errors import MeshClosed
 from meshlib.policy.failure import FailureKind
 from meshlib.policy.retry import RetryRules
+from meshlib.resources.cluster import HttpProtocol
 from meshlib.resources.route import RouteAction
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.state import Admission, Waiter
@@ -134,13 +136,26 @@ class AttemptLoop(CallBase):
         return self._end(Endings.NO_HEALTHY_UPSTREAM, now)
 
     def _expected_timeout(self, now: float) -> int | None:
-        """x-envoy-expected-rq-timeout-ms: the per-try timeout or what is left of the route's, at least 1; None for none."""
+        """x-envoy-expected-rq-timeout-ms: the per-try timeout or what is left of the route's, at least 1; None for none.
+
+        With hedging the per-try timeout ends nothing: the endpoint may use what is left of the route's.
+        """
         timeouts = self._timeouts
         assert timeouts is not None
-        expected = timeouts.per_try or timeouts.route
+        expected = timeouts.route if self._hedges() else timeouts.per_try or timeouts.route
         if timeouts.route and self._deadline is not None:
             expected = min(expected or inf, max(self._deadline - now, 0.001))
         return max(1, round(expected * 1000)) if expected else None
+
+    def _hedges(self) -> bool:
+        """Whether a per-try timeout starts another attempt beside the one that is late (HedgePolicy).
+
+        A trusted caller may say so, or the opposite, with x-envoy-hedge-on-per-try-timeout.
+        """
+        plan = self.plan
+        assert plan is not None
+        said = self.request.first(HEDGE) if self._engine.trust_request_headers else None
+        return said == "true" or (plan.hedges and said != "false")
 
     def _start_per_try(self, attempt: Attempt, now: float) -> None:
         """The attempt has its connection and the whole request: its own timeout runs."""
@@ -234,18 +249,17 @@ class AttemptLoop(CallBase):
         attempt.per_try_at = None
         plan = self.plan
         assert plan is not None
+        retrier = self._retrier
         if status >= 500 or self._may_retry_success(plan):
             retrier = self._retries()
             if retrier is not None and retrier.state.wants_response(status, event.headers):
-                retrier.after_timeout = False
                 again = self._try_again(retrier, attempt, now, event.headers)
                 if again or self._others_alive(attempt):
                     attempt.record(now, status=status)
                     attempt.give_back()
                     return (act.CancelAttempt(attempt.number),)
-            elif len(self._attempts) > 1:
-                attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
-        elif len(self._attempts) > 1:
+                return self._accept(attempt, event, now)
+        if retrier is not None and retrier.armed and not attempt.followed:
             attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
         return self._accept(attempt, event, now)
 
@@ -260,6 +274,7 @@ class AttemptLoop(CallBase):
         cancelled = self._cancel_others(now) if len(self._attempts) > 1 else NOTHING
         if self._retrier is not None:
             self._retrier.cancel()
+            attempt.return_retry_permit()
         self.accepted = attempt.number
         self.details = "via_upstream"
         attempt.cluster.state.stats.count_status(event.status)
@@ -319,14 +334,9 @@ class AttemptLoop(CallBase):
             attempt.give_back()
             return self._end(for_failure(kind, "", retried=False, started=True), now)
         attempt.record(now, failure=kind.value)
-        attempt.give_back()
         retrier = self._retries()
         wanted = retrier is not None and retrier.state.wants_reset(kind, event.bytes_sent)
-        if retrier is not None:
-            retrier.after_timeout = False
-            if wanted and self._try_again(retrier, attempt, now):
-                return NOTHING
-        if self._others_alive(attempt):
+        if self._lost(attempt, retrier if wanted else None, now):
             return NOTHING
         return self._end(for_failure(kind, event.reason, retried=len(self._attempts) > 1, started=False), now)
 
@@ -340,6 +350,21 @@ class AttemptLoop(CallBase):
         else:
             stats.upstream_rq_rx_reset.value += 1
         self._judge(attempt, False, now)
+
+    def _lost(
+        self, attempt: Attempt, retrier: Retrier | None, now: float, *, after_timeout: bool = False
+    ) -> bool:
+        """The attempt broke or was given up: whether another one is arranged or alive. retrier None: it is not retried.
+
+        To a retry budget a request on HTTP/1.1 is active until its connection is closed, which comes after the decision; a
+        stream of HTTP/2 is gone when it is reset.
+        """
+        attempt.per_try_at = attempt.stream_until = None
+        if attempt.holding is Holding.REQUEST and attempt.cluster.cluster.protocol is HttpProtocol.HTTP2:
+            attempt.give_back()
+        again = retrier is not None and self._try_again(retrier, attempt, now, after_timeout=after_timeout)
+        attempt.give_back()
+        return again or self._others_alive(attempt)
 
     def _judge(self, attempt: Attempt, ok: bool, now: float) -> None:
         """Report the attempt's outcome to outlier detection."""
@@ -371,10 +396,16 @@ class AttemptLoop(CallBase):
         )
 
     def _try_again(
-        self, retrier: Retrier, attempt: Attempt, now: float, headers: Sequence[tuple[str, str]] = ()
+        self,
+        retrier: Retrier,
+        attempt: Attempt,
+        now: float,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        after_timeout: bool = False,
     ) -> bool:
         """Arrange the next attempt; when there is none, set the flag that says why."""
-        if retrier.schedule(attempt, now, headers):
+        if retrier.schedule(attempt, now, headers, after_timeout=after_timeout):
             self._arm()
             return True
         if retrier.flag is not None:

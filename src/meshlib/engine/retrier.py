@@ -38,11 +38,21 @@ class Retrier:
     """The retry policy of one call at work.
 
     state: Envoy's conditions and the number of retries left. at: when the next attempt is due (monotonic seconds), None
-    when none is. after_timeout: the last attempt ended by its per-try timeout. flag: why the last refusal was one, `URX` or
-    `UO`, None when the outcome was not worth a retry.
+    when none is. armed: one was granted. after_timeout: the last one was because of a per-try timeout. flag: why the
+    last refusal was one, `URX` or `UO`, None when the outcome was not worth a retry.
     """
 
-    __slots__ = ("_engine", "_held", "_replayable", "_started", "after_timeout", "at", "flag", "state")
+    __slots__ = (
+        "_engine",
+        "_held",
+        "_replayable",
+        "_started",
+        "after_timeout",
+        "armed",
+        "at",
+        "flag",
+        "state",
+    )
 
     def __init__(
         self, engine: Engine, state: RetryState, replayable: Callable[[], bool] | None, started: float
@@ -54,16 +64,27 @@ class Retrier:
         self.state = state
         self.at: float | None = None
         self.flag: str | None = None
+        self.armed = False
         self.after_timeout = False
 
-    def schedule(self, attempt: Attempt, now: float, headers: Sequence[tuple[str, str]] = ()) -> bool:
+    def schedule(
+        self,
+        attempt: Attempt,
+        now: float,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        after_timeout: bool = False,
+    ) -> bool:
         """Arrange the attempt after this one. headers: of its response, which may say how long to wait.
 
-        False: there will be none. The order of the checks is Envoy's: the number, the body, the retry permit.
+        False: there will be none. The order of the checks is Envoy's: the number, the body, the retry permit. A call holds
+        one retry permit at most, also while several of its attempts are alive: that of the attempt goes back first.
         """
         self.flag = None
         if attempt.followed:
             return False
+        self.cancel()
+        attempt.return_retry_permit()
         state = attempt.cluster.state
         if self.state.remaining == 0:
             self.flag = "URX"
@@ -92,6 +113,8 @@ class Retrier:
         self._held = (state, attempt.permits)
         state.stats.upstream_rq_retry.value += 1
         self.at = now + wait
+        self.armed = True
+        self.after_timeout = after_timeout
         return True
 
     def hand_over(self, attempt: Attempt) -> None:

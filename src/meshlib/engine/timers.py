@@ -15,9 +15,7 @@ from meshlib.engine.base import NOTHING, Actions
 from meshlib.engine.headers import ALT_RESPONSE
 from meshlib.engine.loop import AttemptLoop
 from meshlib.engine.replies import Ending, Endings
-from meshlib.engine.retrier import Retrier
 from meshlib.policy.failure import FailureKind
-from meshlib.resources.route import RouteAction
 from meshlib.routing.matchers.grpc import is_grpc
 
 __all__ = ["TimedLoop"]
@@ -47,10 +45,10 @@ class TimedLoop(AttemptLoop):
             return self._end(Endings.MAX_STREAM_DURATION, now)
         if self._deadline is not None and self._deadline <= due:
             for attempt in self._attempts:
-                if attempt.over_at is None:
+                if attempt.over_at is None or attempt.number == self.accepted:
                     attempt.cluster.state.stats.upstream_rq_timeout.value += 1
-                    if not attempt.timed_out:
-                        self._judge(attempt, False, now)
+                if attempt.over_at is None and not attempt.timed_out:
+                    self._judge(attempt, False, now)
             return self._end(self._timeout_ending(Endings.ROUTE_TIMEOUT), now)
         if self._idle_timeout and self._complete and self._active_at + self._idle_timeout <= now:
             return self._end(Endings.STREAM_IDLE, now)
@@ -58,38 +56,30 @@ class TimedLoop(AttemptLoop):
         return NOTHING
 
     def _per_try_timeout(self, attempt: Attempt, now: float) -> Actions:
-        plan = self.plan
-        assert plan is not None
         attempt.per_try_at = None
-        attempt.cluster.state.stats.upstream_rq_per_try_timeout.value += 1
         self._judge(attempt, False, now)
-        retrier = self._retries()
-        if retrier is not None:
-            retrier.after_timeout = True
-        action = plan.route.action
-        if isinstance(action, RouteAction) and action.hedge_on_per_try_timeout:
-            return self._hedge(retrier, attempt, now)
-        return self._reset_attempt(attempt, self._timeout_ending(Endings.PER_TRY_TIMEOUT), now)
+        if self._hedges():
+            return self._hedge(attempt, now)
+        attempt.cluster.state.stats.upstream_rq_per_try_timeout.value += 1
+        ending = self._timeout_ending(Endings.PER_TRY_TIMEOUT)
+        return self._reset_attempt(attempt, ending, now, after_timeout=True)
 
     def _stream_too_long(self, attempt: Attempt, now: float) -> Actions:
         """The cluster's max_stream_duration passed for this attempt."""
         attempt.cluster.state.stats.upstream_rq_max_duration_reached.value += 1
-        if self._retrier is not None:
-            self._retrier.after_timeout = False
         if self.accepted is not None:
             return self._end(Endings.UPSTREAM_MAX_STREAM_DURATION, now)
         return self._reset_attempt(attempt, Endings.UPSTREAM_MAX_STREAM_DURATION, now)
 
-    def _reset_attempt(self, attempt: Attempt, ending: Ending, now: float) -> Actions:
+    def _reset_attempt(
+        self, attempt: Attempt, ending: Ending, now: float, *, after_timeout: bool = False
+    ) -> Actions:
         """Give one attempt up on our side: it may be retried, others may go on, or the call ends."""
         attempt.record(now, failure=ending.details.replace("_", " "))
-        attempt.give_back()
         cancel = act.CancelAttempt(attempt.number)
         retrier = self._retries()
         wanted = retrier is not None and retrier.state.wants_reset(FailureKind.LOCAL_RESET, bytes_sent=True)
-        if (retrier is not None and wanted and self._try_again(retrier, attempt, now)) or self._others_alive(
-            attempt
-        ):
+        if self._lost(attempt, retrier if wanted else None, now, after_timeout=after_timeout):
             return (cancel,)
         return (cancel, *self._end(ending, now))
 
@@ -99,12 +89,13 @@ class TimedLoop(AttemptLoop):
             return replace(ending, status=204, body="")
         return ending
 
-    def _hedge(self, retrier: Retrier | None, attempt: Attempt, now: float) -> Actions:
+    def _hedge(self, attempt: Attempt, now: float) -> Actions:
         """Arrange another attempt, after the usual back-off, and leave this one alive.
 
         As in Envoy, whatever retry_on says: nothing was reset. An attempt that was followed is not retried when it fails later.
         """
+        retrier = self._retries()
         attempt.timed_out = True
-        attempt.followed = retrier is not None and self._try_again(retrier, attempt, now)
+        attempt.followed = retrier is not None and self._try_again(retrier, attempt, now, after_timeout=True)
         self._arm()
         return NOTHING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshlib.resources.decode_common import data_source, format_string
 from meshlib.resources.decode_headers import request_headers, response_headers
 from meshlib.resources.decode_matching import regex_rewrite
-from meshlib.resources.decode_retry import retry_policy
+from meshlib.resources.decode_retry import hedge_policy, retry_policy
 from meshlib.resources.filters import decode_overrides
 from meshlib.resources.reader import Reader
 from meshlib.resources.route import (
@@ -73,6 +73,7 @@ def _route_action(reader: Reader) -> RouteAction:
         max_grpc_timeout=reader.duration("max_grpc_timeout"),
         grpc_timeout_offset=reader.duration("grpc_timeout_offset"),
         retry_policy=retry_policy(reader),
+        hedge_policy=hedge_policy(reader),
         priority=reader.enum("priority", {0: Priority.DEFAULT, 1: Priority.HIGH}),
     )
 

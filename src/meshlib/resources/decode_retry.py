@@ -1,12 +1,12 @@
-"""RetryPolicy of routes and virtual hosts."""
+"""RetryPolicy and HedgePolicy of routes and virtual hosts."""
 
 from __future__ import annotations
 
 from meshlib.resources.decode_matching import header_match
 from meshlib.resources.reader import Reader
-from meshlib.resources.route import BackOff, RateLimitedBackOff, ResetHeader, RetryPolicy
+from meshlib.resources.route import BackOff, HedgePolicy, RateLimitedBackOff, ResetHeader, RetryPolicy
 
-__all__ = ["retry_policy"]
+__all__ = ["hedge_policy", "retry_policy"]
 
 CONDITIONS = frozenset(
     {
@@ -36,6 +36,23 @@ def retry_policy(reader: Reader) -> RetryPolicy | None:
         typed.leave("type_url", "value")
         reader.unsupported("retry_policy_typed_config")
     return None if policy is None else _policy(policy)
+
+
+def hedge_policy(reader: Reader) -> HedgePolicy | None:
+    """The `hedge_policy` of a route action or virtual host. Envoy implements only hedge_on_per_try_timeout."""
+    policy = reader.child("hedge_policy")
+    if policy is None:
+        return None
+    if policy.boxed("initial_requests") == 1:
+        policy.leave("initial_requests")  # one is what is sent anyway
+    elif policy.has("initial_requests"):
+        policy.unsupported("initial_requests")
+    chance = policy.child("additional_request_chance")
+    if chance is not None and chance.number("numerator"):
+        policy.unsupported("additional_request_chance")
+    if chance is not None:
+        chance.leave("denominator")
+    return HedgePolicy(hedge_on_per_try_timeout=policy.flag("hedge_on_per_try_timeout"))
 
 
 def _policy(reader: Reader) -> RetryPolicy:

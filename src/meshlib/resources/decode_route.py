@@ -6,7 +6,7 @@ from meshlib.resources.decode_action import decode_action
 from meshlib.resources.decode_common import runtime_fraction
 from meshlib.resources.decode_headers import request_headers, response_headers
 from meshlib.resources.decode_matching import header_match, query_parameter_match, regex_match
-from meshlib.resources.decode_retry import retry_policy
+from meshlib.resources.decode_retry import hedge_policy, retry_policy
 from meshlib.resources.filters import decode_overrides
 from meshlib.resources.reader import Reader
 from meshlib.resources.route import (
@@ -63,6 +63,7 @@ def _virtual_host(reader: Reader, seen: dict[str, str], body_limit: int) -> Virt
         request_headers=request_headers(reader),
         response_headers=response_headers(reader),
         retry_policy=retry_policy(reader),
+        hedge_policy=hedge_policy(reader),
         include_request_attempt_count=reader.flag("include_request_attempt_count"),
         include_attempt_count_in_response=reader.flag("include_attempt_count_in_response"),
         include_is_timeout_retry_header=reader.flag("include_is_timeout_retry_header"),

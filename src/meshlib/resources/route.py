@@ -206,14 +206,24 @@ class MirrorPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HedgePolicy:
+    """config.route.v3.HedgePolicy as far as Envoy implements it.
+
+    hedge_on_per_try_timeout: a per-try timeout leaves its attempt alive and, whatever retry_on says, starts another one as
+    num_retries allows; the first response that is not to be retried wins.
+    """
+
+    hedge_on_per_try_timeout: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteAction:
     """Forward the request. Exactly one of cluster, cluster_header and weighted_clusters is set.
 
     timeout: seconds from the end of the request to the end of the response with all retries; 0 is none, default 15.
     max_grpc_timeout: deprecated; the caller's grpc-timeout less grpc_timeout_offset, at most this (0: uncapped), replaces timeout.
     cluster_not_found_response_code: 503, 404 or 500. prefix_rewrite, regex_rewrite: at most one is set.
-    hedge_on_per_try_timeout and mirrors are understood by the engine; the decoder reports them as unsupported until every
-    transport can carry them out.
+    mirrors is understood by the engine; the decoder reports it as unsupported until every transport can carry it out.
     """
 
     cluster: str | None = None
@@ -230,7 +240,7 @@ class RouteAction:
     grpc_timeout_offset: float | None = None
     retry_policy: RetryPolicy | None = None
     priority: Priority = Priority.DEFAULT
-    hedge_on_per_try_timeout: bool = False
+    hedge_policy: HedgePolicy | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
 
 
@@ -298,6 +308,7 @@ class VirtualHost:
     request_headers: HeaderEdits = HeaderEdits()
     response_headers: HeaderEdits = HeaderEdits()
     retry_policy: RetryPolicy | None = None
+    hedge_policy: HedgePolicy | None = None
     include_request_attempt_count: bool = False
     include_attempt_count_in_response: bool = False
     include_is_timeout_retry_header: bool = False

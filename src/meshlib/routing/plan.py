@@ -64,7 +64,8 @@ class ForwardPlan:
     """Where the request goes and what is done to it on the way. Immutable once made.
 
     cluster: may be empty or unknown, which the engine answers with not_found_code and NC. weighted: the chosen entry. retry:
-    the policy in force (the route's, else the virtual host's). timeout and max_stream_duration: seconds, 0 and None are none;
+    the policy in force (the route's, else the virtual host's); hedges: whether its per-try timeout starts another
+    attempt beside the one that is late. timeout and max_stream_duration: seconds, 0 and None are none;
     timeouts: the same with the per-try timeout, ready for use where nothing overrides them. plain: nothing is done to the
     request, the application's own headers may be sent; response_plain: nothing is done to the response. reads_grpc_timeout:
     the timeouts depend on the request's grpc-timeout.
@@ -82,6 +83,7 @@ class ForwardPlan:
         "cluster",
         "config",
         "grpc_timeout_offset",
+        "hedges",
         "max_grpc_timeout",
         "max_stream_duration",
         "not_found_code",
@@ -115,6 +117,8 @@ class ForwardPlan:
         self.priority: Priority = action.priority
         self.not_found_code = action.cluster_not_found_response_code
         self.retry: RetryPolicy | None = action.retry_policy or virtual_host.retry_policy
+        hedging = action.hedge_policy or virtual_host.hedge_policy
+        self.hedges = hedging is not None and hedging.hedge_on_per_try_timeout
         self.max_stream_duration: MaxStreamDuration | None = action.max_stream_duration
         self.timeout = action.timeout if self.max_stream_duration is None else 0.0
         self.max_grpc_timeout = action.max_grpc_timeout if self.max_stream_duration is None else None
