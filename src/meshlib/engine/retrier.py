@@ -104,8 +104,6 @@ class Retrier:
             self.flag = "URX"
             state.stats.upstream_rq_retry_limit_exceeded.value += 1
             return False
-        self.cancel()
-        attempt.return_retry_permit()
         if not state.take_retry(attempt.permits):
             self.flag = "UO"
             state.stats.upstream_rq_retry_overflow.value += 1
