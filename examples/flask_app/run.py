@@ -40,14 +40,15 @@ def running(
         text=True,
         pass_fds=() if give is None else (give.fileno(),),
     )
-    try:
-        with process:
+    with process:
+        try:
             yield process
+        finally:
             process.terminate()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def listen() -> socket.socket:
