@@ -605,7 +605,6 @@ def test_what_is_not_applied_is_reported() -> None:
                             },
                             "route": {
                                 "cluster": "c",
-                                "hash_policy": [{"header": {"header_name": "h"}}],
                                 "request_mirror_policies": [{"cluster": "m"}],
                                 "internal_redirect_policy": {},
                                 "retry_policy": {"retry_on": "5xx,bogus", "per_try_idle_timeout": "1s"},
@@ -631,7 +630,6 @@ def test_what_is_not_applied_is_reported() -> None:
         "virtual_hosts[0].hedge_policy.initial_requests",
         "virtual_hosts[0].hedge_policy.additional_request_chance",
         f"{route}.match.runtime_fraction.runtime_key",
-        f"{route}.route.hash_policy",
         f"{route}.route.request_mirror_policies",
         f"{route}.route.internal_redirect_policy",
         f"{route}.route.retry_policy.per_try_idle_timeout",

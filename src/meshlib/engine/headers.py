@@ -111,6 +111,7 @@ def arriving(
         path=request.path,
         headers=headers,
         target=request.target,
+        channel_id=request.channel_id,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshlib.resources.decode_common import data_source, format_string
+from meshlib.resources.decode_hash_policy import hash_policies
 from meshlib.resources.decode_headers import request_headers, response_headers
 from meshlib.resources.decode_matching import regex_rewrite
 from meshlib.resources.decode_retry import hedge_policy, retry_policy
@@ -75,6 +76,7 @@ def _route_action(reader: Reader) -> RouteAction:
         retry_policy=retry_policy(reader),
         hedge_policy=hedge_policy(reader),
         priority=reader.enum("priority", {0: Priority.DEFAULT, 1: Priority.HIGH}),
+        hash_policy=hash_policies(reader),
     )
 
 
@@ -83,11 +85,11 @@ def _weighted_clusters(reader: Reader) -> WeightedClusters:
     total = sum(cluster.weight for cluster in clusters)
     if not 1 <= total <= _MAX_WEIGHT:
         raise reader.fail("clusters", f"the weights add up to {total}; it must be 1 to {_MAX_WEIGHT}")
-    if reader.which("random_value_specifier") == "use_hash_policy" and not reader.boxed("use_hash_policy"):
-        reader.leave("use_hash_policy")
-    elif reader.which("random_value_specifier") == "use_hash_policy":
-        reader.unsupported("use_hash_policy")
-    return WeightedClusters(clusters=clusters, header_name=reader.text("header_name").lower() or None)
+    return WeightedClusters(
+        clusters=clusters,
+        header_name=reader.text("header_name").lower() or None,
+        use_hash_policy=bool(reader.boxed("use_hash_policy")),
+    )
 
 
 def _weighted_cluster(reader: Reader) -> WeightedCluster:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from meshlib.resources.format import Format
+from meshlib.resources.hash_policy import HashPolicy
 from meshlib.resources.headers import HeaderEdits
 from meshlib.resources.matching import (
     FractionalPercent,
@@ -159,11 +160,13 @@ class WeightedCluster:
 class WeightedClusters:
     """config.route.v3.WeightedCluster. Never empty; the weights add up to 1 .. 2**32-1.
 
-    header_name: a request header whose unsigned decimal value replaces the random number.
+    header_name: a request header whose unsigned decimal value replaces the random number. use_hash_policy: the hash of the
+    route's hash_policy replaces it, where there is one.
     """
 
     clusters: tuple[WeightedCluster, ...]
     header_name: str | None = None
+    use_hash_policy: bool = False
 
 
 class HostRewriteKind(Enum):
@@ -223,6 +226,7 @@ class RouteAction:
     timeout: seconds from the end of the request to the end of the response with all retries; 0 is none, default 15.
     max_grpc_timeout: deprecated; the caller's grpc-timeout less grpc_timeout_offset, at most this (0: uncapped), replaces timeout.
     cluster_not_found_response_code: 503, 404 or 500. prefix_rewrite, regex_rewrite: at most one is set.
+    hash_policy: what clusters hash that balance by hash, unless their own policy says it.
     mirrors is understood by the engine; the decoder reports it as unsupported until every transport can carry it out.
     """
 
@@ -240,6 +244,7 @@ class RouteAction:
     grpc_timeout_offset: float | None = None
     retry_policy: RetryPolicy | None = None
     priority: Priority = Priority.DEFAULT
+    hash_policy: tuple[HashPolicy, ...] = ()
     hedge_policy: HedgePolicy | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
 

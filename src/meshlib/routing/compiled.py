@@ -23,6 +23,7 @@ from meshlib.resources.route import (
     WeightedClusters,
 )
 from meshlib.routing.format import FormatContext
+from meshlib.routing.hash_policy import HashOf, compile_hash_policy
 from meshlib.routing.matchers.fraction import compile_fraction
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.routing.matchers.header import compile_headers
@@ -45,7 +46,7 @@ _MAX_NAMES = 1024
 class CompiledRoute:
     """One route of a virtual host. index: its place there, from 0."""
 
-    __slots__ = ("_answer", "_choose", "_plan", "config", "index", "resource", "virtual_host")
+    __slots__ = ("_answer", "_choose", "_hash_of", "_plan", "config", "index", "resource", "virtual_host")
 
     def __init__(
         self, resource: Route, virtual_host: VirtualHost, config: RouteConfiguration, index: int
@@ -58,6 +59,9 @@ class CompiledRoute:
         self._choose: Chooser | None = None
         self._answer: Answer | None = None
         action = resource.action
+        self._hash_of: HashOf | None = None
+        if isinstance(action, RouteAction):
+            self._hash_of = compile_hash_policy(action.hash_policy)
         if isinstance(action, Redirect):
             self._answer = compile_redirect(action, resource, virtual_host, config)
         elif isinstance(action, DirectResponse):
@@ -105,10 +109,11 @@ class CompiledRoute:
             virtual_host=self.virtual_host,
             config=self.config,
             weighted=weighted,
+            hash_of=self._hash_of,
         )
 
     def _by_weight(self, action: RouteAction, weighted: WeightedClusters) -> Chooser:
-        choice = compile_choice(weighted)
+        choice = compile_choice(weighted, self._hash_of)
         choosers: list[ForwardPlan | Chooser] = [
             self._make(entry.name or "", action, entry)
             if entry.cluster_header is None

@@ -25,6 +25,7 @@ from meshlib.resources.route import (
     WeightedCluster,
 )
 from meshlib.routing.format import FormatContext
+from meshlib.routing.hash_policy import HashOf
 from meshlib.routing.headers import (
     JOINED_IN_REQUEST,
     JOINED_IN_RESPONSE,
@@ -68,7 +69,8 @@ class ForwardPlan:
     attempt beside the one that is late. timeout and max_stream_duration: seconds, 0 and None are none;
     timeouts: the same with the per-try timeout, ready for use where nothing overrides them. plain: nothing is done to the
     request, the application's own headers may be sent; response_plain: nothing is done to the response. reads_grpc_timeout:
-    the timeouts depend on the request's grpc-timeout.
+    the timeouts depend on the request's grpc-timeout. hash_of: the route's hash
+    policy, None when it has none.
     """
 
     __slots__ = (
@@ -83,6 +85,7 @@ class ForwardPlan:
         "cluster",
         "config",
         "grpc_timeout_offset",
+        "hash_of",
         "hedges",
         "max_grpc_timeout",
         "max_stream_duration",
@@ -108,8 +111,10 @@ class ForwardPlan:
         virtual_host: VirtualHost,
         config: RouteConfiguration,
         weighted: WeightedCluster | None = None,
+        hash_of: HashOf | None = None,
     ) -> None:
         self.cluster = cluster
+        self.hash_of = hash_of
         self.route = route
         self.virtual_host = virtual_host
         self.config = config
@@ -242,7 +247,12 @@ class ForwardPlan:
 def _view(request: RequestView, prepared: Prepared) -> RequestView:
     authority, path, headers = prepared
     return RequestView(
-        method=request.method, scheme=request.scheme, authority=authority, path=path, headers=headers
+        method=request.method,
+        scheme=request.scheme,
+        authority=authority,
+        path=path,
+        headers=headers,
+        channel_id=request.channel_id,
     )
 
 

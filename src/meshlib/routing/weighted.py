@@ -8,6 +8,7 @@ from itertools import accumulate
 from random import Random
 
 from meshlib.resources.route import WeightedClusters
+from meshlib.routing.hash_policy import HashOf
 from meshlib.routing.numbers import parse_unsigned
 from meshlib.routing.request import RequestView
 
@@ -17,11 +18,12 @@ Choice = Callable[[RequestView, Random], int]
 """The index of the entry that this request goes to."""
 
 
-def compile_choice(weighted: WeightedClusters) -> Choice:
+def compile_choice(weighted: WeightedClusters, hash_of: HashOf | None = None) -> Choice:
     """Intervals in list order: entry i has [sum of the weights before it, + its own) of `value % total`.
 
     The value is the request's random number, or what header_name says: exactly one value, an unsigned 64-bit decimal
-    number; anything else falls back to the random number.
+    number; or with use_hash_policy what `hash_of`, the route's hash policy, gives. Anything else falls back to the random
+    number.
     """
     ends = list(accumulate(entry.weight for entry in weighted.clusters))
     total, name = ends[-1], weighted.header_name
@@ -29,6 +31,13 @@ def compile_choice(weighted: WeightedClusters) -> Choice:
     def at_random(request: RequestView, random: Random) -> int:
         return bisect_right(ends, request.draw(random) % total)
 
+    if weighted.use_hash_policy and hash_of is not None:
+
+        def by_hash(request: RequestView, random: Random) -> int:
+            number = hash_of(request, None)
+            return at_random(request, random) if number is None else bisect_right(ends, number % total)
+
+        return by_hash
     if name is None:
         return at_random
 
