@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from xxhash import xxh64_intdigest
 
 import meshlib
 from meshlib import proto
@@ -134,3 +135,22 @@ def test_an_address_in_brackets_and_a_scheme_by_default() -> None:
     with meshlib.Mesh(service("x", "127.0.0.1:1", listener="[::1]:80")) as mesh:
         assert explained(mesh, "http://[::1]/").listener == "[::1]:80"
         assert explained(mesh, "[::1]:80/x").path == "/x"
+
+
+def test_the_hash_and_the_endpoint_that_it_leads_to() -> None:
+    config = service("reviews", *(f"10.0.0.{number}:80" for number in range(1, 9)))
+    route = config["resources"][1]["virtual_hosts"][0]["routes"][0]["route"]
+    route["hash_policy"] = [{"header": {"header_name": "x-user"}}, {"cookie": {"name": "c", "ttl": "60s"}}]
+    route["prefix_rewrite"] = "/x"
+    config["resources"][2]["lb_policy"] = "MAGLEV"
+    with meshlib.Mesh(config=[config]) as mesh:
+        seen: dict[str, set[str | None]] = {}
+        for seed, user in enumerate(["ann", "bob", "cid"] * 3):
+            question = Question(url="http://reviews/a", headers=[("x-user", user)])
+            found = explain(mesh.engine.program, question, random=Random(seed))
+            assert found.hash == xxh64_intdigest(user.encode())
+            seen.setdefault(user, set()).add(found.endpoint)
+        assert all(len(endpoints) == 1 for endpoints in seen.values())
+        nothing = explain(mesh.engine.program, Question(url="http://reviews/a"), random=Random(1))
+        assert nothing.hash is None, "a new cookie would be random"
+        assert nothing.endpoint is not None

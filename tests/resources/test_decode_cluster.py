@@ -300,10 +300,8 @@ def test_locality_configuration() -> None:
 @pytest.mark.parametrize(
     ("fields", "unsupported"),
     [
-        ({"lb_policy": "RING_HASH", "ring_hash_lb_config": {}}, ("lb_policy",)),
-        ({"lb_policy": "MAGLEV"}, ("lb_policy",)),
         (
-            {"load_balancing_policy": policies(policy("maglev.v3.Maglev"))},
+            {"load_balancing_policy": policies(policy("subset.v3.Subset"))},
             ("load_balancing_policy.policies[0].typed_extension_config.typed_config",),
         ),
         (

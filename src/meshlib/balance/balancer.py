@@ -24,13 +24,18 @@ from meshlib.balance.policies import make_pick
 from meshlib.balance.priorities import Loads, Membership, spread
 from meshlib.resources.cluster import Cluster
 from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.routing.hash_policy import HashOf
 from meshlib.state import ClusterState, EndpointState
 
-__all__ = ["LoadBalancer"]
+__all__ = ["LoadBalancer", "no_pause"]
 
 EAGER = 10_000
 
 Choose = Callable[[], EndpointState | None]
+
+
+def no_pause() -> None:
+    """For work that nobody waits behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,14 @@ class _Health:
 
 
 class LoadBalancer:
-    """Picks the endpoint of each attempt for one version of a cluster and its endpoints."""
+    """Picks the endpoint of each attempt for one version of a cluster and its endpoints.
+
+    hashed: whether a pick asks for the hash of the request. hash_of: the policy's own way to hash, None leaves it to the
+    route.
+    """
+
+    hashed = False
+    hash_of: HashOf | None = None
 
     __slots__ = (
         "_assignment",
@@ -63,8 +75,10 @@ class LoadBalancer:
         assignment: ClusterLoadAssignment | None,
         state: ClusterState,
         random: Random,
+        *,
+        pause: Callable[[], None] = no_pause,
     ) -> None:
-        """assignment None: no endpoints are known, every pick gives None."""
+        """assignment None: no endpoints are known, every pick gives None. pause: called between slices of long work."""
         self._cluster = cluster
         self._assignment = assignment
         self._state = state
@@ -76,10 +90,13 @@ class LoadBalancer:
             HostTable([each for each in localities if each.priority == priority], state)
             for priority in range(count)
         ]
-        self.refresh()
+        self.refresh(pause)
 
-    def pick(self, now: float) -> EndpointState | None:
-        """The endpoint of the next attempt; None when there is no healthy upstream."""
+    def pick(self, now: float, hash_value: int | None = None) -> EndpointState | None:
+        """The endpoint of the next attempt; None when there is no healthy upstream.
+
+        hash_value: of the request, where the policy is `hashed`; None: it has none, and goes to a random host.
+        """
         endpoint = self._choose()
         if endpoint is None or not endpoint.ejected or self._panic:
             return endpoint
@@ -92,7 +109,7 @@ class LoadBalancer:
         """How many endpoints there are, whatever their health."""
         return sum(table.size for table in self._tables)
 
-    def refresh(self) -> None:
+    def refresh(self, pause: Callable[[], None] = no_pause) -> None:
         """A host was ejected or taken back: work out the loads and picks again."""
         with self._lock:
             if self.size <= EAGER:
@@ -100,7 +117,7 @@ class LoadBalancer:
             self.health = [self._health_of(table) for table in self._tables]
             loads = self._loads()
             self._panic = any(loads.panic)
-            self._choose = self._make_choose(loads)
+            self._adopt(loads, pause)
 
     def settle(self, pause: Callable[[], None]) -> None:
         """After publication: tell the endpoints that have left the assignment from those that are still in it.
@@ -165,6 +182,10 @@ class LoadBalancer:
         )
 
     # --- picks -------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, loads: Loads, pause: Callable[[], None]) -> None:
+        """Let picks follow these loads from now on."""
+        self._choose = self._make_choose(loads)
 
     def _make_choose(self, loads: Loads) -> Choose:
         shares: list[tuple[int, Choose]] = []

@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
-from meshlib.balance.membership import find
+from meshlib.balance.membership import SLICE, find
 from meshlib.resources.endpoint import LocalityEndpoints
+from meshlib.resources.endpoint_wire import LazyEndpoints, hash_name
 from meshlib.state import ClusterState, EndpointState
 
 __all__ = ["HostTable"]
@@ -20,7 +21,7 @@ __all__ = ["HostTable"]
 class HostTable:
     """localities: all of one priority. known: EndpointState by position, None for a host that was not picked yet."""
 
-    __slots__ = ("_ends", "_state", "_where", "known", "localities", "size")
+    __slots__ = ("_ends", "_names", "_state", "_where", "known", "localities", "size")
 
     def __init__(self, localities: Sequence[LocalityEndpoints], state: ClusterState) -> None:
         self.localities = localities
@@ -29,6 +30,7 @@ class HostTable:
         self.size = self._ends[-1] if self._ends else 0
         self.known: list[EndpointState | None] = [None] * self.size
         self._where: dict[str, tuple[int, ...]] = {}
+        self._names: list[str] | None = None
 
     def host(self, position: int) -> EndpointState:
         """The host at this position."""
@@ -72,6 +74,30 @@ class HostTable:
             else:
                 weights.extend([locality.endpoints[0].weight] * len(locality.endpoints))
         return weights
+
+    @property
+    def common_weight(self) -> int:
+        """The weight of every host, where all are equal."""
+        return next((locality.endpoints[0].weight for locality in self._filled()), 1)
+
+    def names(self, *, hostnames: bool, pause: Callable[[], None]) -> list[str]:
+        """What each host is known by to the policies that hash, by position. hostnames: always the same for one table.
+
+        pause: called between slices.
+        """
+        if self._names is None:
+            names: list[str] = []
+            for locality in self._filled():
+                endpoints = locality.endpoints
+                for start in range(0, len(endpoints), SLICE):
+                    stop = min(start + SLICE, len(endpoints))
+                    if isinstance(endpoints, LazyEndpoints):
+                        names += endpoints.names(start, stop, hostnames=hostnames)
+                    else:
+                        names += [hash_name(each, hostnames=hostnames) for each in endpoints[start:stop]]
+                    pause()
+            self._names = names
+        return self._names
 
     def _filled(self) -> list[LocalityEndpoints]:
         return [locality for locality in self.localities if len(locality.endpoints)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.engine import actions as act
 from meshlib.engine import events as ev
+from meshlib.engine.affinity import Affinity
 from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.heads import Heads
 from meshlib.engine.mirrors import Mirrors
@@ -57,6 +58,7 @@ class CallBase:
     _started = 0.0
     _complete = True
     _mirrors: Mirrors | None = None
+    _affinity: Affinity | None = None
     _retrier: Retrier | None = None
     _config_until: float | None = None
     _filter_wait: float | None = None
@@ -134,6 +136,8 @@ class CallBase:
         reply = self._grpc_reply(plain_reply(ending), ending.grpc_status)
         if self._heads is not None and self.accepted is None:
             reply = self._heads.local_reply(reply, ",".join(self.flags) or "-", ending.details)
+        if self._affinity is not None and self.accepted is None:
+            reply = self._affinity.local_reply(reply)
         if self.request.method == "HEAD":
             reply = replace(reply, body=b"")
         error = ending.error(

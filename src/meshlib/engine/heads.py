@@ -45,7 +45,17 @@ class Heads:
     that every response gets (x-request-id, where the listener asks for it).
     """
 
-    __slots__ = ("_attempt", "_consume", "_context", "_echoed", "_envoy", "_plan", "_prepared", "_request")
+    __slots__ = (
+        "_attempt",
+        "_consume",
+        "_context",
+        "_echoed",
+        "_envoy",
+        "_plan",
+        "_prepared",
+        "_prepared_for",
+        "_request",
+    )
 
     def __init__(
         self,
@@ -65,6 +75,7 @@ class Heads:
         self._envoy = envoy and not suppressed
         self._attempt: Attempt | None = None
         self._prepared: Prepared | None = None
+        self._prepared_for = 0
         self._context = FormatContext(
             request,
             started=started,
@@ -74,35 +85,44 @@ class Heads:
             suppress_envoy_headers=not self._envoy,
         )
 
+    def prepare(self, number: int, timeout_ms: int | None, *, after_timeout: bool) -> RequestView:
+        """The request of attempt `number` before its endpoint is known, which is what is hashed. Arguments as for `upstream`."""
+        self._prepared, self._prepared_for = self._make(number, timeout_ms, after_timeout), number
+        return self._context.request
+
     def upstream(self, attempt: Attempt, timeout_ms: int | None, *, after_timeout: bool = False) -> Prepared:
         """Authority, path and headers as the endpoint of this attempt sees them.
 
         timeout_ms: what the attempt may take, None for no limit. after_timeout: the attempt before ended by its timeout.
         """
         self._attempt = attempt
+        prepared = self._prepared
+        if prepared is None or self._prepared_for != attempt.number:
+            prepared = self._make(attempt.number, timeout_ms, after_timeout)
+        self._context.endpoint = attempt.endpoint.key
+        if self._plan.auto_host_rewrite:
+            prepared = self._plan.for_endpoint(prepared, attempt.endpoint.hostname, self._context)
+        self._prepared = prepared
+        return prepared
+
+    def _make(self, number: int, timeout_ms: int | None, after_timeout: bool) -> Prepared:
         plan = self._plan
         changing: list[tuple[str, str]] = []
         if self._envoy and timeout_ms is not None:
             changing.append((EXPECTED_TIMEOUT, str(timeout_ms)))
         if plan.virtual_host.include_request_attempt_count:
-            changing.append((ATTEMPT_COUNT, str(attempt.number)))
-        if plan.virtual_host.include_is_timeout_retry_header and attempt.number > 1:
+            changing.append((ATTEMPT_COUNT, str(number)))
+        if plan.virtual_host.include_is_timeout_retry_header and number > 1:
             changing.append((IS_TIMEOUT_RETRY, "true" if after_timeout else "false"))
         context = self._context
-        context.attempts = attempt.number
-        context.endpoint = attempt.endpoint.key
+        context.attempts = number
         prepared = self._prepared
         if prepared is None:
-            prepared = plan.prepare(self._without_consumed(changing), context, tuple(changing))
-        else:
-            headers = list(prepared.headers)
-            for name, value in changing:
-                set_header(headers, name, value)
-            prepared = prepared._replace(headers=headers)
-        if plan.auto_host_rewrite:
-            prepared = plan.for_endpoint(prepared, attempt.endpoint.hostname, context)
-        self._prepared = prepared
-        return prepared
+            return plan.prepare(self._without_consumed(changing), context, tuple(changing))
+        headers = list(prepared.headers)
+        for name, value in changing:
+            set_header(headers, name, value)
+        return prepared._replace(headers=headers)
 
     def response(
         self, status: int, headers: Sequence[tuple[str, str]], attempt: Attempt, flags: str, now: float
@@ -153,4 +173,5 @@ class Heads:
             path=request.path,
             headers=[pair for pair in request.headers if pair[0] not in dropped],
             target=request.target,
+            channel_id=request.channel_id,
         )

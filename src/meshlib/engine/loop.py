@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.engine import actions as act
 from meshlib.engine import events as ev
+from meshlib.engine.affinity import Affinity
 from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.base import NOTHING, Actions, CallBase, Stage
 from meshlib.engine.headers import HEDGE
@@ -30,6 +31,7 @@ from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.state import Admission, Waiter
 
 if TYPE_CHECKING:
+    from meshlib.balance.balancer import LoadBalancer
     from meshlib.engine.program import ClusterProgram, Program
     from meshlib.routing.compiled import ForwardPlan
 
@@ -90,7 +92,8 @@ class AttemptLoop(CallBase):
         if outlier is not None and now >= outlier.next_sweep and outlier.sweep(now):
             cluster.balancer.refresh()
         self.attempt_count += 1
-        endpoint = cluster.balancer.pick(now)
+        balancer = cluster.balancer
+        endpoint = balancer.pick(now, self._hash(balancer, now) if balancer.hashed else None)
         if endpoint is None:
             return self._no_endpoint(cluster, program, now)
         permits = state.permits(plan.priority)
@@ -130,6 +133,21 @@ class AttemptLoop(CallBase):
             self._mirrors = Mirrors()
             return (start, *self._mirrors.start(engine, action.mirrors, start, now))
         return (start,)
+
+    def _hash(self, balancer: LoadBalancer, now: float) -> int | None:
+        """What the next attempt is hashed to; None when the request has nothing to hash."""
+        plan = self.plan
+        assert plan is not None
+        if plan.hash_of is None and balancer.hash_of is None:
+            return None
+        request = self.request
+        if self._heads is not None:
+            after_timeout = self._retrier is not None and self._retrier.after_timeout
+            number, timeout_ms = len(self._attempts) + 1, self._expected_timeout(now)
+            request = self._heads.prepare(number, timeout_ms, after_timeout=after_timeout)
+        if self._affinity is None:
+            self._affinity = Affinity(self._engine.random)
+        return self._affinity.hash_of(request, plan, balancer)
 
     def _no_endpoint(self, _cluster: ClusterProgram, _program: Program, now: float) -> Actions:
         """Nothing can be picked."""
@@ -282,10 +300,14 @@ class AttemptLoop(CallBase):
             self._breaker.record(event.status < 500, now)
             self._breaker = None
         heads = self._heads
+        affinity = self._affinity
+        received = event.headers if affinity is None else affinity.before_edits(event.headers)
         headers = None
         if heads is not None:
             flags = ",".join(self.flags) or "-"
-            headers = heads.response(event.status, event.headers, attempt, flags, now)
+            headers = heads.response(event.status, received, attempt, flags, now)
+        if affinity is not None:
+            headers = affinity.after_edits(received, headers)
         if event.end:
             self._finish(attempt, now)
         else:

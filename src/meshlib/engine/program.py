@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from meshlib.balance.balancer import LoadBalancer
+from meshlib.balance.factory import make_balancer
 from meshlib.balance.outlier import OutlierDetector
 from meshlib.engine.filters import Link, build_chain
 from meshlib.resources.cluster import Cluster
@@ -88,6 +89,7 @@ class Compiler:
 
     def compile(self, snapshot: Snapshot, previous: Program) -> Program:
         """The Program for the snapshot, with everything of `previous` that is still the same."""
+        self._slicer.begin()
         listeners = {
             name: self._listener(listener, snapshot, previous.listeners.get(name))
             for name, listener in snapshot.listeners.items()
@@ -155,7 +157,14 @@ class Compiler:
             outlier = OutlierDetector(cluster.outlier_detection, state, self._random)
         elif not same:
             outlier.configure(cluster.outlier_detection)
-        balancer = LoadBalancer(cluster, assignment, state, self._random)
+        balancer = make_balancer(
+            cluster,
+            assignment,
+            state,
+            self._random,
+            previous=None if known is None else known.balancer,
+            pause=self._slicer.pause,
+        )
         if outlier is not None:
             outlier.members(balancer)
         return ClusterProgram(

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
-from meshlib.engine.program import ListenerProgram, Program
+from meshlib.engine.program import ClusterProgram, ListenerProgram, Program
 from meshlib.errors import ConfigError, LocalReply
 from meshlib.policy.override import retry_policy
 from meshlib.policy.timeouts import effective
@@ -37,7 +37,8 @@ class Explanation:
 
     route: its name, or its index in the virtual host when it has none; None for the redirect of require_tls. action: cluster,
     direct_response, redirect or none. timeout: seconds, 0 is none. retry: on (conditions), attempts (all of them, the first
-    included), per_try_timeout. endpoint: `address:port`.
+    included), per_try_timeout. hash: 64 bits, of the hash policy; a cookie that is missing is not made, as its value would be
+    random. endpoint: `address:port`.
     unsupported: paths of fields of the resources involved that were reported, not applied.
     """
 
@@ -184,10 +185,11 @@ def _forward(
         request, started=epoch, cluster=plan.cluster, route_name=route.resource.name, attempts=1
     )
     cluster = program.clusters.get(plan.cluster)
-    endpoint = cluster.balancer.pick(now) if cluster is not None else None
-    context.endpoint = endpoint.key if endpoint is not None else None
     context.suppress_envoy_headers = True
     prepared = plan.prepare(request, context)
+    hash_value = _hash(plan, cluster, context.request)
+    endpoint = cluster.balancer.pick(now, hash_value) if cluster is not None else None
+    context.endpoint = endpoint.key if endpoint is not None else None
     if plan.auto_host_rewrite and endpoint is not None:
         prepared = plan.for_endpoint(prepared, endpoint.hostname, context)
     timeouts = effective(plan, request, None, trust=False)
@@ -208,8 +210,16 @@ def _forward(
         "request_headers": [list(pair) for pair in prepared.headers],
         "timeout": timeouts.route or 0.0,
         "retry": retry,
+        "hash": hash_value,
         "endpoint": endpoint.key if endpoint is not None else None,
     }
+
+
+def _hash(plan: ForwardPlan, cluster: ClusterProgram | None, request: RequestView) -> int | None:
+    """What the request is hashed to, by the cluster's own policy or by the route's."""
+    own = None if cluster is None else cluster.balancer.hash_of
+    hash_of = own or plan.hash_of
+    return None if hash_of is None else hash_of(request, None)
 
 
 def _weights(route: CompiledRoute) -> list[dict[str, Any]]:

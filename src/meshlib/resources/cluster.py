@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.hash_policy import HashPolicy
 
 __all__ = [
     "CircuitBreakers",
     "Cluster",
     "DiscoveryType",
+    "HashFunction",
+    "HashingConfig",
     "HttpProtocol",
     "LbPolicy",
     "LeastRequestConfig",
     "LocalityLbConfig",
+    "MaglevConfig",
     "OutlierDetection",
     "RandomConfig",
     "RetryBudget",
+    "RingHashConfig",
     "RoundRobinConfig",
     "Thresholds",
 ]
@@ -61,7 +66,43 @@ class RandomConfig:
     """RANDOM: uniform, weights are ignored."""
 
 
-LbPolicy = RoundRobinConfig | LeastRequestConfig | RandomConfig
+class HashFunction(Enum):
+    """How the ring hashes the names of its entries."""
+
+    XX_HASH = 1
+    MURMUR_HASH_2 = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashingConfig:
+    """What RING_HASH and MAGLEV have in common (ConsistentHashingLbConfig).
+
+    use_hostname_for_hashing: hosts are known by their hostname, not by `ip:port`. hash_balance_factor: percent of the mean
+    load beyond which a host is passed over, 0 for no bound, else at least 100. hash_policy: takes the place of the route's.
+    """
+
+    use_hostname_for_hashing: bool = False
+    hash_balance_factor: int = 0
+    hash_policy: tuple[HashPolicy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingHashConfig(HashingConfig):
+    """RING_HASH. minimum_ring_size is never more than maximum_ring_size, which is at most 8388608."""
+
+    minimum_ring_size: int = 1024
+    maximum_ring_size: int = 8388608
+    hash_function: HashFunction = HashFunction.XX_HASH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaglevConfig(HashingConfig):
+    """MAGLEV. table_size is prime, at most 5000011."""
+
+    table_size: int = 65537
+
+
+LbPolicy = RoundRobinConfig | LeastRequestConfig | RandomConfig | RingHashConfig | MaglevConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from meshlib.resources.cluster import (
+    HashingConfig,
     LbPolicy,
     LeastRequestConfig,
     LocalityLbConfig,
     RandomConfig,
     RoundRobinConfig,
 )
+from meshlib.resources.decode_hashing import hashing, maglev, ring_hash
 from meshlib.resources.reader import Reader
 
 __all__ = ["decode_lb"]
@@ -34,6 +36,7 @@ def decode_lb(reader: Reader) -> tuple[LbPolicy, LocalityLbConfig]:
     """The policy of a Cluster and what applies to all policies. Raises ResourceError."""
     common = reader.child("common_lb_config")
     locality = LocalityLbConfig()
+    hashed: Reader | None = None
     specific = False
     if common is not None:
         # It concerns when changed endpoints take effect: here at once.
@@ -43,7 +46,8 @@ def decode_lb(reader: Reader) -> tuple[LbPolicy, LocalityLbConfig]:
         threshold = common.percent("healthy_panic_threshold")
         zone = common.child("zone_aware_lb_config")
         weighted = common.child("locality_weighted_lb_config")
-        specific = zone is not None or weighted is not None or common.has("consistent_hashing_lb_config")
+        hashed = common.child("consistent_hashing_lb_config")
+        specific = zone is not None or weighted is not None or hashed is not None
         locality = LocalityLbConfig(
             healthy_panic_threshold=50.0 if threshold is None else threshold,
             fail_traffic_on_panic=zone is not None and zone.flag("fail_traffic_on_panic"),
@@ -51,6 +55,8 @@ def decode_lb(reader: Reader) -> tuple[LbPolicy, LocalityLbConfig]:
         )
         if zone is not None:
             _without_local_cluster(zone)
+        if hashed is not None and hashed.flag("use_hostname_for_hashing") and reader.number("type") != 1:
+            raise hashed.fail("use_hostname_for_hashing", "is only for clusters of type STRICT_DNS")
     listed = reader.child("load_balancing_policy")
     if listed is not None:
         reader.leave("lb_policy", *_LEGACY_CONFIGS)
@@ -60,7 +66,7 @@ def decode_lb(reader: Reader) -> tuple[LbPolicy, LocalityLbConfig]:
                 "load_balancing_policy", f"{reason} or consistent_hashing_lb_config of common_lb_config"
             )
         return _first_known(listed, locality, 0)
-    return _legacy(reader), locality
+    return _legacy(reader, hashing(hashed)), locality
 
 
 def _without_local_cluster(zone: Reader) -> None:
@@ -68,7 +74,8 @@ def _without_local_cluster(zone: Reader) -> None:
     zone.leave("routing_enabled", "min_cluster_size", "force_locality_direct_routing", "force_local_zone")
 
 
-def _legacy(reader: Reader) -> LbPolicy:
+def _legacy(reader: Reader, shared: HashingConfig) -> LbPolicy:
+    """shared: of common_lb_config; it does nothing for policies that do not hash."""
     number = reader.number("lb_policy")
     if number == 0:
         reader.leave("least_request_lb_config", "ring_hash_lb_config", "maglev_lb_config")
@@ -80,10 +87,12 @@ def _legacy(reader: Reader) -> LbPolicy:
     if number == 3:
         reader.leave(*_LEGACY_CONFIGS)
         return RandomConfig()
-    if number in (2, 5):
-        reader.leave(*_LEGACY_CONFIGS)
-        reader.unsupported("lb_policy")
-        return RoundRobinConfig()
+    if number == 2:
+        reader.leave("least_request_lb_config", "round_robin_lb_config", "maglev_lb_config")
+        return ring_hash(reader.child("ring_hash_lb_config"), shared)
+    if number == 5:
+        reader.leave("least_request_lb_config", "round_robin_lb_config", "ring_hash_lb_config")
+        return maglev(reader.child("maglev_lb_config"), shared)
     if number == 7:
         raise reader.fail("lb_policy", "LOAD_BALANCING_POLICY_CONFIG needs load_balancing_policy")
     if number == 6:
@@ -150,6 +159,18 @@ def _random(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
     return RandomConfig(), _own_locality(policy, locality)
 
 
+def _ring_hash(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
+    shared = policy.child("consistent_hashing_lb_config")
+    if shared is not None:  # the policy's own fields of these names are deprecated, and do not count then
+        policy.leave("use_hostname_for_hashing", "hash_balance_factor")
+    return ring_hash(policy, hashing(shared or policy)), _hashed_locality(policy, locality)
+
+
+def _maglev(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
+    shared = hashing(policy.child("consistent_hashing_lb_config"))
+    return maglev(policy, shared), _hashed_locality(policy, locality)
+
+
 def _wrr_locality(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
     picking = policy.required("endpoint_picking_policy")
     chosen, within = _first_known(picking, locality, depth + 1)
@@ -160,6 +181,12 @@ def _unsupported(policy: Reader, locality: LocalityLbConfig, depth: int) -> Foun
     policy.leave("type_url", "value")
     policy.reading.unsupported(policy.path)
     return RoundRobinConfig(), locality
+
+
+def _hashed_locality(policy: Reader, locality: LocalityLbConfig) -> LocalityLbConfig:
+    """RingHash and Maglev have only locality weights."""
+    weighted = policy.child("locality_weighted_lb_config") is not None
+    return replace(locality, fail_traffic_on_panic=False, locality_weighted=weighted)
 
 
 def _own_locality(policy: Reader, locality: LocalityLbConfig) -> LocalityLbConfig:
@@ -180,13 +207,13 @@ _POLICIES: dict[str, Callable[[Reader, LocalityLbConfig, int], Found]] = {
     _PACKAGE + "round_robin.v3.RoundRobin": _round_robin,
     _PACKAGE + "least_request.v3.LeastRequest": _own_least_request,
     _PACKAGE + "random.v3.Random": _random,
+    _PACKAGE + "ring_hash.v3.RingHash": _ring_hash,
+    _PACKAGE + "maglev.v3.Maglev": _maglev,
     _PACKAGE + "wrr_locality.v3.WrrLocality": _wrr_locality,
 }
 _KNOWN = frozenset(
     _PACKAGE + name
     for name in (
-        "ring_hash.v3.RingHash",
-        "maglev.v3.Maglev",
         "subset.v3.Subset",
         "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
         "pick_first.v3.PickFirst",

@@ -25,7 +25,8 @@ class Health(Enum):
 class Endpoint:
     """One endpoint. address is an IP address (a hostname only in the load assignment of a DNS cluster); weight >= 1.
 
-    hostname: for auto_host_rewrite; empty when not given.
+    hostname: for auto_host_rewrite; empty when not given. hash_key: what the policies that balance by hash know it by
+    (metadata `envoy.lb`, key `hash_key`); empty when not given.
     """
 
     address: str
@@ -33,6 +34,7 @@ class Endpoint:
     weight: int = 1
     health: Health = Health.HEALTHY
     hostname: str = ""
+    hash_key: str = ""
 
     @property
     def key(self) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "Tails",
     "all_canonical",
     "cut",
+    "hash_name",
     "have_keys",
     "is_canonical",
     "keys_of",
@@ -121,11 +122,15 @@ def split(item: bytes) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What follows the key. weight is 0 when it is not given; known: whether the health status is one of Envoy's."""
+    """What follows the key. weight is 0 when it is not given; known: whether the health status is one of Envoy's.
+
+    hash_key: of the metadata, empty when not given.
+    """
 
     health: Health
     weight: int
     known: bool
+    hash_key: str
 
 
 class Tails(dict[bytes, Tail]):
@@ -144,7 +149,7 @@ class Tails(dict[bytes, Tail]):
         if message.HasField("load_balancing_weight") and not weight:
             raise ResourceError("load_balancing_weight", "must be at least 1")
         health = _HEALTH.get(number, Health.HEALTHY)
-        self[tail] = parsed = Tail(health, weight, number in _HEALTH)
+        self[tail] = parsed = Tail(health, weight, number in _HEALTH, _hash_key(message.metadata))
         return parsed
 
 
@@ -188,13 +193,33 @@ class LazyEndpoints(Sequence[Endpoint]):
         tail = self._tails[rest]
         if not is_canonical(key):
             address, port, hostname = self._read(item)
-            return Endpoint(address, port, tail.weight or 1, tail.health, hostname)
+            return Endpoint(address, port, tail.weight or 1, tail.health, hostname, tail.hash_key)
         length = key[7]
-        port = shift = 0
-        for octet in key[9 + length :]:
-            port |= (octet & 0x7F) << shift
-            shift += 7
-        return Endpoint(key[8 : 8 + length].decode("ascii"), port, tail.weight or 1, tail.health)
+        return Endpoint(
+            key[8 : 8 + length].decode("ascii"),
+            _varint(key[9 + length :]),
+            tail.weight or 1,
+            tail.health,
+            hash_key=tail.hash_key,
+        )
+
+    def names(self, start: int, stop: int, *, hostnames: bool) -> list[str]:
+        """What the endpoints start .. stop-1 are known by to the policies that hash: without making any, where possible.
+
+        That is the hash_key, else `ip:port`, or with `hostnames` the hostname, which may be empty.
+        """
+        items = self.items[start:stop]
+        keys = keys_of(items)
+        if keys is None:
+            return [hash_name(self[index], hostnames=hostnames) for index in range(start, stop)]
+        if hostnames:
+            names = [""] * len(keys)
+        else:
+            names = [f"{key[8 : 8 + key[7]].decode('ascii')}:{_varint(key[9 + key[7] :])}" for key in keys]
+        for index, (key, item) in enumerate(zip(keys, items)):
+            if len(key) != len(item):
+                names[index] = self._tails[item[len(key) :]].hash_key or names[index]
+        return names
 
     def only(self, indexes: Sequence[int]) -> LazyEndpoints:
         """The endpoints at these indexes."""
@@ -211,6 +236,27 @@ class LazyEndpoints(Sequence[Endpoint]):
 
     def __hash__(self) -> int:
         return hash(len(self.items))
+
+
+def hash_name(endpoint: Endpoint, *, hostnames: bool) -> str:
+    """What an endpoint is known by to the policies that hash."""
+    return endpoint.hash_key or (endpoint.hostname if hostnames else endpoint.key)
+
+
+def _varint(octets: bytes) -> int:
+    value = shift = 0
+    for octet in octets:
+        value |= (octet & 0x7F) << shift
+        shift += 7
+    return value
+
+
+def _hash_key(metadata: Any) -> str:
+    """Metadata `envoy.lb`, key `hash_key`; one that is not a string is none."""
+    if "envoy.lb" not in metadata.filter_metadata:
+        return ""
+    fields = metadata.filter_metadata["envoy.lb"].fields
+    return str(fields["hash_key"].string_value) if "hash_key" in fields else ""
 
 
 def parse(item: bytes) -> Any:

@@ -28,7 +28,7 @@ from meshlib.resources.route import Priority
 from meshlib.state.endpoint import EndpointState
 from meshlib.state.permits import Permits, publish_limits
 from meshlib.state.waiter import Waiter
-from meshlib.stats import Registry
+from meshlib.stats import Gauge, Registry
 
 __all__ = ["Admission", "ClusterState"]
 
@@ -141,6 +141,10 @@ class ClusterState:
         prefix = f"cluster.{self.name}.circuit_breakers."
         publish_limits(self._registry, prefix + "default.", breakers.default, lambda: self.default)
         publish_limits(self._registry, prefix + "high.", breakers.high, lambda: self.high)
+
+    def gauge(self, name: str) -> Gauge:
+        """`cluster.<this cluster>.<name>`, made when it is asked for the first time."""
+        return self._registry.gauge(f"cluster.{self.name}.{name}")
 
     def permits(self, priority: Priority) -> Permits:
         return self.high if priority is Priority.HIGH else self.default
