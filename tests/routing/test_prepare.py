@@ -217,6 +217,14 @@ def test_local_replies_are_edited_before_they_get_length_and_type(added: Pairs, 
     assert edited == LocalReply(503, (("x-envoy-overloaded", "true"), *expected), b"four")
 
 
+def test_the_grpc_form_of_a_local_reply_keeps_its_type() -> None:
+    changes = edits(header("x", "%RESP(grpc-status)%"))
+    plan, asked = plan_of(config(host(route(cluster(), response_headers=changes)))), request()
+    form = (("content-type", "application/grpc"), ("grpc-status", "14"))
+    edited = plan.edit_local_reply(LocalReply(200, form), FormatContext(asked))
+    assert edited == LocalReply(200, (*form, ("x", "14")))
+
+
 def test_a_plan_that_changes_nothing_is_plain() -> None:
     resource = config(host(route(cluster())))
     plan = plan_of(resource)

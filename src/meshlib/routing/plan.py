@@ -216,11 +216,17 @@ class ForwardPlan:
         return edited
 
     def edit_local_reply(self, reply: LocalReply, context: FormatContext) -> LocalReply:
-        """One of Envoy's own answers after the response edits. Length and type are added after them."""
-        headers = [pair for pair in reply.headers if pair[0] not in ("content-length", "content-type")]
+        """One of Envoy's own answers after the response edits. Length and type are added after them, but for gRPC's type."""
+        grpc = ("content-type", "application/grpc") in reply.headers
+        added = ("content-length",) if grpc else ("content-length", "content-type")
+        headers = [pair for pair in reply.headers if pair[0] not in added]
         context.response, context.local_reply = ResponseView(reply.status, headers), True
         edit_response(self._response, headers, context)
-        return finish_reply(reply.status, headers, reply.body)
+        return (
+            LocalReply(reply.status, tuple(headers))
+            if grpc
+            else finish_reply(reply.status, headers, reply.body)
+        )
 
     def _forward_host(self, headers: Headers, authority: str, context: FormatContext) -> None:
         forward_host(
