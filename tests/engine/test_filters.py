@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from meshlib.engine import events as ev
-from meshlib.engine.filters import FACTORIES, GO_ON, Answer, Ask, FilterContext, Step, WaitUntil
+from meshlib.engine.filters import FACTORIES
 from meshlib.engine.options import CallOptions
 from meshlib.engine.replies import Ending
+from meshlib.engine.steps import GO_ON, Answer, Ask, FilterContext, Step, WaitUntil
 from meshlib.errors import LimitError
 from meshlib.resources.listener import HttpFilter
 from meshlib.resources.route import RouteAction, WeightedCluster, WeightedClusters
 from tests.engine.builders import ROUTER, cluster, forward, listener, route_config
-from tests.engine.wire import FakeMesh
+from tests.engine.wire import FakeCall, FakeMesh
 
 DENIED = Ending(LimitError, 429, "slow down", "RL", "request_rate_limited", "denied by the service")
 
@@ -47,7 +49,7 @@ class Guard:
 @pytest.fixture
 def seen() -> Iterator[list[tuple[str, object]]]:
     log: list[tuple[str, object]] = []
-    FACTORIES["guard"] = lambda entry: Guard(entry.name, entry.config, log)
+    FACTORIES["guard"] = lambda entry, _scope: Guard(entry.name, entry.config, log)
     yield log
     del FACTORIES["guard"]
 
@@ -149,3 +151,80 @@ def test_the_most_specific_configuration_counts(seen: list[tuple[str, object]]) 
     guarded("pass", typed_per_filter_config={"g0": "ask"}).call()
     guarded("pass", typed_per_filter_config={"other": "ask"}).call()
     assert [config for _, config in seen] == ["deny", "wait", "ask", "pass"]
+
+
+class Holder:
+    """Takes something for the time of the call, and waits first when it is told to."""
+
+    def __init__(self, config: str, held: list[str]) -> None:
+        self.name = "holder"
+        self.config = config
+        self.held = held
+
+    def on_request(self, context: FilterContext, now: float) -> Step:
+        self.held.append("one")
+        context.at_end(self.held.clear)
+        context.flag("RL")
+        return WaitUntil(now + 0.5, "carried") if context.config == "wait" else GO_ON
+
+    def resume(
+        self, _context: FilterContext, result: object, _error: BaseException | None, _now: float
+    ) -> Step:
+        assert result == "carried"
+        return GO_ON
+
+
+@pytest.fixture
+def held() -> Iterator[list[str]]:
+    taken: list[str] = []
+    FACTORIES["holder"] = lambda entry, _scope: Holder(entry.config, taken)
+    yield taken
+    del FACTORIES["holder"]
+
+
+def holding(config: str = "pass", **fields: Any) -> FakeMesh:
+    entry = HttpFilter(name="holder", type_url="holder", config=config)
+    return FakeMesh(cluster(), listen=listener(route_config(forward(**fields)), [entry, ROUTER]))
+
+
+def test_a_filter_hears_when_the_response_is_complete(held: list[str]) -> None:
+    call = holding().call()
+    call.answer(200, end=False)
+    assert held == ["one"]
+    call.end()
+    assert held == []
+    assert call.flags == "RL", "flags of a filter stay"
+
+
+def test_a_filter_hears_of_every_other_end(held: list[str]) -> None:
+    ends: list[Callable[[FakeCall], object]] = [
+        lambda call: call.answer(503),
+        lambda call: call.fail(),
+        lambda call: call.tick(),
+        lambda call: call.cancel(),
+    ]
+    for end in ends:
+        call = holding(timeout=1.0).call()
+        assert held == ["one"]
+        end(call)
+        assert held == []
+
+
+def test_a_filter_hears_of_the_end_of_a_waiting_call(held: list[str]) -> None:
+    call = holding("wait").call()
+    call.cancel()
+    assert held == []
+    call = holding("wait").call()
+    call.tick()
+    assert held == ["one"]
+    call.answer(200)
+    assert held == []
+
+
+def test_a_filter_hears_of_a_dropped_call_when_the_next_one_begins(held: list[str]) -> None:
+    mesh = holding("wait")
+    mesh.call().core = None
+    gc.collect()
+    assert held == ["one"], "a finalizer runs nothing of the filter"
+    mesh.call()
+    assert held == ["one"], "the second one's"

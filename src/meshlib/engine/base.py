@@ -18,13 +18,15 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.affinity import Affinity
 from meshlib.engine.attempt import Attempt, Holding
+from meshlib.engine.headers import echoed
 from meshlib.engine.heads import Heads
 from meshlib.engine.mirrors import Mirrors
 from meshlib.engine.replies import Ending, describe, grpc_form, plain_reply, without_envoy_headers
 from meshlib.engine.retrier import Retrier
 from meshlib.errors import AttemptRecord, LocalReply, MeshError
 from meshlib.routing.matchers.grpc import is_grpc
-from meshlib.routing.request import RequestView
+from meshlib.routing.reply import BODILESS
+from meshlib.routing.request import Headers, RequestView
 
 if TYPE_CHECKING:
     from meshlib.engine.engine import Engine
@@ -62,6 +64,8 @@ class CallBase:
     _retrier: Retrier | None = None
     _config_until: float | None = None
     _filter_wait: float | None = None
+    _filter_carried: object = None
+    _at_end: list[Callable[[], None]] | None = None
     _filter = -1
     _deadline: float | None = None
     _stream_deadline: float | None = None
@@ -105,7 +109,7 @@ class CallBase:
     def _arm(self) -> None:
         """Set `wake_at` to the earliest of the call's timers."""
         earliest = self._deadline if self._deadline is not None else inf
-        if self._idle_timeout and self._complete and self._active_at + self._idle_timeout < earliest:
+        if self._may_idle() and self._active_at + self._idle_timeout < earliest:
             earliest = self._active_at + self._idle_timeout
         if self._stream_deadline is not None and self._stream_deadline < earliest:
             earliest = self._stream_deadline
@@ -123,7 +127,23 @@ class CallBase:
                 earliest = moment
         self.wake_at = earliest
 
+    def _may_idle(self) -> bool:
+        """Whether stream_idle_timeout runs: not while the application may still be making its request."""
+        return bool(self._idle_timeout) and (self._complete or self._stage is Stage.FILTERS)
+
     # --- the end -----------------------------------------------------------------------------------------------------
+
+    def at_end(self, give_back: Callable[[], None]) -> None:
+        """Have this called when the call is over, whichever way it ends."""
+        if self._at_end is None:
+            self._at_end = []
+        self._at_end.append(give_back)
+
+    def _give_back(self) -> None:
+        """The call is over: tell the filters that wanted to hear of it."""
+        callbacks, self._at_end = self._at_end, None
+        for give_back in callbacks or ():
+            give_back()
 
     def _end(self, ending: Ending, now: float) -> Actions:
         """End the call with one of Envoy's local replies."""
@@ -136,9 +156,11 @@ class CallBase:
         reply = self._grpc_reply(plain_reply(ending), ending.grpc_status)
         if self._heads is not None and self.accepted is None:
             reply = self._heads.local_reply(reply, ",".join(self.flags) or "-", ending.details)
+        else:
+            reply = replace(reply, headers=(*reply.headers, *self._echoed()))
         if self._affinity is not None and self.accepted is None:
             reply = self._affinity.local_reply(reply)
-        if self.request.method == "HEAD":
+        if self.request.method == "HEAD" or reply.status in BODILESS:
             reply = replace(reply, body=b"")
         error = ending.error(
             describe(
@@ -183,6 +205,8 @@ class CallBase:
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
             breaker.record(ok, now)
+        if self._at_end is not None:
+            self._give_back()
 
     def __del__(self) -> None:
         # A finalizer must not take a lock: its own thread may hold it. The next call of the cluster gives these back.
@@ -195,6 +219,8 @@ class CallBase:
                 attempt.cluster.state.abandoned.append(attempt.give_back)
         if self._retrier is not None:
             self._retrier.abandon()
+        if self._at_end is not None:
+            self._engine.abandoned.extend(self._at_end)
         if self._breaker is not None and self._attempts:
             state = self._attempts[0].cluster.state
             state.abandoned.append(partial(self._breaker.record, None, self._started))
@@ -230,6 +256,12 @@ class CallBase:
     def _flag(self, flag: str) -> None:
         if flag not in self.flags:
             self.flags = (*self.flags, flag)
+
+    def _echoed(self) -> Headers:
+        """The headers that every response of the listener gets."""
+        if self._listener is None or not self._engine.envoy_headers:
+            return []
+        return echoed(self.request, self._listener.listener.http)
 
     def _grpc_reply(self, reply: LocalReply, grpc_status: int | None = None) -> LocalReply:
         return grpc_form(reply, grpc_status) if is_grpc(self.request) else reply

@@ -21,15 +21,13 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.attempt import Holding
 from meshlib.engine.base import NOTHING, Actions, Stage
-from meshlib.engine.filters import GO_ON, Answer, Ask, FilterContext, GoOn, Link, Step, WaitUntil
-from meshlib.engine.headers import arriving, echoed
+from meshlib.engine.headers import arriving
 from meshlib.engine.heads import Heads, needs_heads
 from meshlib.engine.replies import Endings
+from meshlib.engine.steps import GO_ON, Answer, Ask, FilterContext, GoOn, Step, WaitUntil
 from meshlib.engine.timers import TimedLoop
 from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
-from meshlib.resources.route import FilterConfig
-from meshlib.routing.request import Headers
 
 __all__ = ["HANDLERS", "Call", "CallInfo"]
 
@@ -128,11 +126,10 @@ class Call(TimedLoop):
             if engine.awaits_listener(target, patient=self.wait_for_ready):
                 return self._await_configuration(f"Listener {target!r}", program, now)
             return self._end(Endings.unknown_host(target), now)
-        if listener.table is None:
-            if listener.awaited or (self.wait_for_ready and not program.snapshot.complete):
-                name = listener.listener.http.route_config_name
-                return self._await_configuration(f"RouteConfiguration {name!r}", program, now)
-            return self._end(Endings.NO_ROUTE, now)
+        table = listener.table
+        if table is None and (listener.awaited or (self.wait_for_ready and not program.snapshot.complete)):
+            name = listener.listener.http.route_config_name
+            return self._await_configuration(f"RouteConfiguration {name!r}", program, now)
         self._listener = listener
         if "#" in self.request.path:
             return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
@@ -143,29 +140,25 @@ class Call(TimedLoop):
             self.request = arriving(
                 self.request, manager, engine.random, trusted=engine.trust_request_headers
             )
-        route = listener.table.find(self.request, engine.random)
-        if route is None:
-            return self._end(Endings.NO_ROUTE, now)
-        self.route = route
-        self.plan = route.forward(self.request, engine.random)
-        if listener.filters:
-            self._stage = Stage.FILTERS
-            return self._run_filters(GO_ON, now)
-        return self._act_on_route(now)
+        route = None if table is None else table.find(self.request, engine.random)
+        if route is not None:
+            self.route = route
+            self.plan = route.forward(self.request, engine.random)
+        if not listener.filters:
+            return self._act_on_route(now)
+        self._stage = Stage.FILTERS
+        if engine.abandoned:
+            engine.drain_abandoned()
+        self._pin(now)
+        return self._run_filters(GO_ON, now)
 
-    def _filter_context(self, link: Link) -> FilterContext | None:
-        """What the filter sees; None when it is switched off for this route."""
-        assert self.route is not None
-        override = self.route.filter_config(link.filter.name, self.plan)
-        if override is None:
-            config = None if link.disabled else link.filter.config
-        elif isinstance(override, FilterConfig):
-            config = override.config or link.filter.config
-            if override.disabled:
-                return None
-        else:
-            config = override
-        return None if config is None else FilterContext(self.request, config, self._engine.random)
+    def _filter_context(self, config: Any) -> FilterContext:
+        """What a filter with this configuration sees."""
+        plan = self.plan
+        cluster = None if plan is None else plan.cluster
+        return FilterContext(
+            self.request, config, self._engine.random, cluster, flag=self._flag, at_end=self.at_end
+        )
 
     def _run_filters(self, step: Step, now: float) -> Actions:
         """Go on behind filter number `_filter`, which took this step."""
@@ -176,13 +169,13 @@ class Call(TimedLoop):
             if self._filter == len(filters):
                 return self._act_on_route(now)
             link = filters[self._filter]
-            context = self._filter_context(link)
-            if context is not None:
-                step = link.filter.on_request(context, now)
+            config = link.config_for(self.route, self.plan)
+            if config is not None:
+                step = link.filter.on_request(self._filter_context(config), now)
         if isinstance(step, Answer):
             return self._end(step.ending, now)
         if isinstance(step, WaitUntil):
-            self._filter_wait = step.moment
+            self._filter_wait, self._filter_carried = step.moment, step.carried
             self._arm()
             return NOTHING
         assert isinstance(step, Ask)
@@ -197,52 +190,63 @@ class Call(TimedLoop):
     def _resume_filter(self, result: object, error: BaseException | None, now: float) -> Actions:
         assert self._listener is not None
         self._filter_wait = None
+        if not self._complete or self.request.first("content-length") not in (None, "0"):
+            self._active_at = (
+                now  # the body that was kept back goes on, which is a sign of life; headers alone are none
+            )
         link = self._listener.filters[self._filter]
-        context = self._filter_context(link)
-        assert context is not None, "a filter that is switched off asks for nothing"
-        return self._run_filters(link.filter.resume(context, result, error, now), now)
+        config = link.config_for(self.route, self.plan)
+        assert config is not None, "a filter that is switched off asks for nothing"
+        step = link.filter.resume(self._filter_context(config), result, error, now)
+        return self._run_filters(step, now)
 
     def _act_on_route(self, now: float) -> Actions:
         plan = self.plan
         if plan is None:
-            assert self.route is not None
+            if self.route is None:
+                return self._end(Endings.NO_ROUTE, now)
             reply = self.route.reply(self.request)
             assert reply is not None, "a route that does not forward answers by itself"
             self.details = "direct_response"
             self._conclude(None, now)
             return (act.Reply(self._local(reply)),)
         self._stage = Stage.FORWARDING
-        engine = self._engine
-        assert self.route is not None and self._listener is not None
-        if needs_heads(plan, envoy=engine.envoy_headers):
-            self._heads = Heads(
-                self.request,
-                self.route,
-                plan,
-                started=engine.clock.time(),
-                envoy=engine.envoy_headers,
-                suppressed=self._listener.suppress_envoy_headers,
-                echoed=self._echoed(),
-            )
-        self._timeouts = timeouts = effective(
-            plan, self.request, self._options, trust=engine.trust_request_headers
-        )
-        stream = timeouts.max_stream
-        if stream is None:
-            stream = self._listener.listener.http.max_stream_duration or inf
-        if stream < inf:
-            if not stream:
-                return self._end(Endings.MAX_STREAM_DURATION, now)
-            self._stream_deadline = self._started + stream
-        self._idle_timeout = self._listener.listener.http.stream_idle_timeout
-        self._active_at = now
+        if self._timeouts is None:
+            self._pin(now)
+        if self._stream_deadline is not None and self._stream_deadline <= now:
+            return self._end(Endings.MAX_STREAM_DURATION, now)
         if self._complete:
             self._start_deadline(now)
         return self._start_attempt(now)
 
-    def _echoed(self) -> Headers:
-        assert self._listener is not None
-        return echoed(self.request, self._listener.listener.http) if self._engine.envoy_headers else []
+    def _pin(self, now: float) -> None:
+        """Fix what the route says about headers and time. The stream's own timers run from here, also while a filter waits."""
+        engine, plan, listener = self._engine, self.plan, self._listener
+        assert listener is not None
+        manager = listener.listener.http
+        stream: float | None = None
+        if plan is not None:
+            assert self.route is not None
+            if needs_heads(plan, envoy=engine.envoy_headers):
+                self._heads = Heads(
+                    self.request,
+                    self.route,
+                    plan,
+                    started=engine.clock.time(),
+                    envoy=engine.envoy_headers,
+                    suppressed=listener.suppress_envoy_headers,
+                    echoed=self._echoed(),
+                )
+            self._timeouts = timeouts = effective(
+                plan, self.request, self._options, trust=engine.trust_request_headers
+            )
+            stream = timeouts.max_stream
+        if stream is None:
+            stream = manager.max_stream_duration or inf
+        if stream < inf:
+            self._stream_deadline = self._started + stream
+        self._idle_timeout = manager.stream_idle_timeout
+        self._active_at = now
 
     def _local(self, reply: LocalReply) -> LocalReply:
         """A configured answer in the form that this request gets."""
@@ -280,7 +284,7 @@ class Call(TimedLoop):
         if self._stage is Stage.WAITING:
             return self._go_on(now)
         if self._filter_wait is not None and self._filter_wait <= self.wake_at:
-            return self._resume_filter(None, None, now)
+            return self._resume_filter(self._filter_carried, None, now)
         return self._upstream_timer(now)
 
     def _woken(self, _event: ev.Woken, now: float) -> Actions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Protocol
@@ -86,6 +87,7 @@ class Engine:
         self._lock = threading.Lock()
         self._waiting: dict[Callable[[], None], None] = {}
         self._dormant = True
+        self.abandoned: deque[Callable[[], None]] = deque()
 
     def start(self) -> None:
         """Start the source: at the first call of a process, also of a forked one."""
@@ -164,9 +166,19 @@ class Engine:
         self._waiting = {}
         self._dormant = True
         self._unsettled = None
+        self.abandoned.clear()
         self.store.renew_locks()
 
     # --- for calls ---------------------------------------------------------------------------------------------------
+
+    def drain_abandoned(self) -> None:
+        """Give back what filters held for calls that were dropped without an end."""
+        while True:
+            try:
+                give_back = self.abandoned.popleft()
+            except IndexError:  # empty, or another thread was faster
+                return
+            give_back()
 
     def late(self, what: str, seconds: float) -> ConfigTimeout:
         """The error of whoever waited that long for a resource in vain."""

@@ -342,6 +342,8 @@ class AttemptLoop(CallBase):
         stats.upstream_rq_time.record(now - attempt.started)
         self._stage = Stage.DONE
         self.wake_at = inf
+        if self._at_end is not None:
+            self._give_back()
 
     def _attempt_failed(self, event: ev.Failed, now: float) -> Actions:
         attempt = self._live(event.attempt)

@@ -15,6 +15,7 @@ from meshlib.balance.balancer import LoadBalancer
 from meshlib.balance.factory import make_balancer
 from meshlib.balance.outlier import OutlierDetector
 from meshlib.engine.filters import Link, build_chain
+from meshlib.engine.steps import FilterScope
 from meshlib.resources.cluster import Cluster
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener, RouterConfig
@@ -129,12 +130,13 @@ class Compiler:
         ):
             return known
         router = listener.http.http_filters[-1].config
+        scope = FilterScope(stat_prefix=listener.http.stat_prefix, store=self._store)
         return ListenerProgram(
             listener=listener,
             config=config,
             table=None if config is None else RouteTable(config),
             awaited=awaited,
-            filters=build_chain(listener.http.http_filters),
+            filters=build_chain(listener.http.http_filters, scope),
             normalise=compile_authority(listener.http),
             suppress_envoy_headers=isinstance(router, RouterConfig) and router.suppress_envoy_headers,
         )

@@ -98,17 +98,19 @@ class RpcCall(Call):
         return own if self._refused is None else (*self._refused, *own)
 
     def _act_on_route(self, now: float) -> Actions:
-        plan = self.plan
-        dialect = self._dialect
-        if plan is None:
-            if dialect.inappropriate is not None:
-                return self._end(dialect.inappropriate, now)
-            return super()._act_on_route(now)
-        if dialect.grpc:
-            self.plan = plan = as_grpc_reads(plan)
-        if plan.reads_grpc_timeout and self._user_deadline is not None:
-            self.request.add("grpc-timeout", grpc_timeout(self._user_deadline - self._started))
+        inappropriate = self._dialect.inappropriate
+        if self.plan is None and self.route is not None and inappropriate is not None:
+            return self._end(inappropriate, now)
         return super()._act_on_route(now)
+
+    def _pin(self, now: float) -> None:
+        plan = self.plan
+        if plan is not None:
+            if self._dialect.grpc:
+                self.plan = plan = as_grpc_reads(plan)
+            if plan.reads_grpc_timeout and self._user_deadline is not None:
+                self.request.add("grpc-timeout", grpc_timeout(self._user_deadline - self._started))
+        super()._pin(now)
 
     def _start_attempt(self, now: float) -> Actions:
         if not self._dialect.grpc:

@@ -50,7 +50,7 @@ class TimedLoop(AttemptLoop):
                 if attempt.over_at is None and not attempt.timed_out:
                     self._judge(attempt, False, now)
             return self._end(self._timeout_ending(Endings.ROUTE_TIMEOUT), now)
-        if self._idle_timeout and self._complete and self._active_at + self._idle_timeout <= now:
+        if self._may_idle() and self._active_at + self._idle_timeout <= now:
             return self._end(Endings.STREAM_IDLE, now)
         self._arm()
         return NOTHING
