@@ -19,6 +19,7 @@ __all__ = [
     "ConnectTimedOut",
     "ControlPlaneError",
     "DeadlineExceeded",
+    "FaultInjected",
     "LimitError",
     "LocalReply",
     "MeshClosed",
@@ -169,6 +170,10 @@ class ProtocolViolation(UpstreamError):
 
 class DeadlineExceeded(UpstreamError):
     """The route's timeout, the per-try timeout or the caller's deadline passed (UT, 504)."""
+
+
+class FaultInjected(UpstreamError):
+    """The configuration's fault injection aborted the call (FI). Nothing was sent; it stands for a failure of the endpoint."""
 
 
 class LimitError(MeshError):

@@ -7,6 +7,7 @@ that plain httpx would have raised in that situation, so `except httpx.ConnectEr
 |---|---|---|
 | UnknownHost, NoRoute, NoCluster, NoHealthyEndpoint, ConnectFailed | ConnectError | nothing was sent |
 | CircuitFull, BreakerOpen, ConfigTimeout, MeshClosed | ConnectError | nothing was sent |
+| FaultInjected | ConnectError | nothing was sent: fault injection aborted the call |
 | ConnectTimedOut | ConnectTimeout | the cluster's connect_timeout, or httpx's own, passed |
 | StreamReset | ReadError and RemoteProtocolError | the connection ended early (plain httpx: one or the other) |
 | ProtocolViolation | RemoteProtocolError | the endpoint broke the protocol |
@@ -36,6 +37,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimedOut",
     "DeadlineExceeded",
+    "FaultInjected",
     "MeshClosed",
     "MeshTransport",
     "NoCluster",
@@ -78,6 +80,9 @@ class CircuitFull(errors.CircuitFull, httpx.ConnectError): ...
 class BreakerOpen(errors.BreakerOpen, httpx.ConnectError): ...
 
 
+class FaultInjected(errors.FaultInjected, httpx.ConnectError): ...
+
+
 class ConnectFailed(errors.ConnectFailed, httpx.ConnectError): ...
 
 
@@ -108,6 +113,7 @@ _HOST_CLASSES: dict[type[errors.MeshError], type[errors.MeshError]] = {
     errors.NoHealthyEndpoint: NoHealthyEndpoint,
     errors.CircuitFull: CircuitFull,
     errors.BreakerOpen: BreakerOpen,
+    errors.FaultInjected: FaultInjected,
     errors.ConnectFailed: ConnectFailed,
     errors.ConnectTimedOut: ConnectTimedOut,
     errors.StreamReset: StreamReset,

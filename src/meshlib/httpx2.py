@@ -8,6 +8,7 @@ that plain httpx2 would have raised in that situation, so `except httpx2.Connect
 |---|---|---|
 | UnknownHost, NoRoute, NoCluster, NoHealthyEndpoint, ConnectFailed | ConnectError | nothing was sent |
 | CircuitFull, BreakerOpen, ConfigTimeout, MeshClosed | ConnectError | nothing was sent |
+| FaultInjected | ConnectError | nothing was sent: fault injection aborted the call |
 | ConnectTimedOut | ConnectTimeout | the cluster's connect_timeout, or httpx2's own, passed |
 | StreamReset | ReadError and RemoteProtocolError | the connection ended early (plain httpx2: one or the other) |
 | ProtocolViolation | RemoteProtocolError | the endpoint broke the protocol |
@@ -37,6 +38,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimedOut",
     "DeadlineExceeded",
+    "FaultInjected",
     "MeshClosed",
     "MeshTransport",
     "NoCluster",
@@ -79,6 +81,9 @@ class CircuitFull(errors.CircuitFull, httpx2.ConnectError): ...
 class BreakerOpen(errors.BreakerOpen, httpx2.ConnectError): ...
 
 
+class FaultInjected(errors.FaultInjected, httpx2.ConnectError): ...
+
+
 class ConnectFailed(errors.ConnectFailed, httpx2.ConnectError): ...
 
 
@@ -109,6 +114,7 @@ _HOST_CLASSES: dict[type[errors.MeshError], type[errors.MeshError]] = {
     errors.NoHealthyEndpoint: NoHealthyEndpoint,
     errors.CircuitFull: CircuitFull,
     errors.BreakerOpen: BreakerOpen,
+    errors.FaultInjected: FaultInjected,
     errors.ConnectFailed: ConnectFailed,
     errors.ConnectTimedOut: ConnectTimedOut,
     errors.StreamReset: StreamReset,

@@ -154,3 +154,27 @@ def test_the_hash_and_the_endpoint_that_it_leads_to() -> None:
         nothing = explain(mesh.engine.program, Question(url="http://reviews/a"), random=Random(1))
         assert nothing.hash is None, "a new cookie would be random"
         assert nothing.endpoint is not None
+
+
+def test_what_fault_injection_may_do() -> None:
+    fault = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "delay": {"fixed_delay": "0.2s", "percentage": {"numerator": 50}},
+        "abort": {"header_abort": {}, "percentage": {"numerator": 5000, "denominator": "MILLION"}},
+        "headers": [{"name": "x-test", "present_match": True}],
+    }
+    config = configuration("127.0.0.1:1")
+    api = config["resources"][0]["api_listener"]["api_listener"]
+    api["http_filters"].insert(0, {"name": "fault", "typed_config": fault})
+
+    def faults(*headers: tuple[str, str]) -> list[str]:
+        with meshlib.Mesh(config=[config]) as mesh:
+            question = Question(url="http://reviews/", headers=headers)
+            return explain(mesh.engine.program, question, random=Random(1)).faults
+
+    assert faults() == []
+    assert faults(("x-test", "1")) == ["delay 0.2 s (50 %)"]
+    assert faults(("x-test", "1"), ("x-envoy-fault-abort-request", "418")) == [
+        "delay 0.2 s (50 %)",
+        "abort with HTTP status 418 (0.5 %)",
+    ]

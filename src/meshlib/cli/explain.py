@@ -166,6 +166,8 @@ def _text(question: Question, answer: Explanation) -> str:
         say("answer", f"{answer.status} ({answer.action})")
         say("location", answer.location)
         say("body", answer.body)
+    for fault in answer.faults:
+        say("fault", fault)
     for path in answer.unsupported:
         say("not applied", path)
     return "\n".join(lines)

@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshlib.engine.fault import FaultFilter
 from meshlib.engine.steps import Filter, FilterScope
+from meshlib.resources.filters import FAULT
 from meshlib.resources.listener import HttpFilter, RouterConfig
 from meshlib.resources.route import FilterConfig
 from meshlib.routing.compiled import CompiledRoute, ForwardPlan
 
 __all__ = ["FACTORIES", "Link", "build_chain"]
 
-FACTORIES: dict[str, Callable[[HttpFilter, FilterScope], Filter]] = {}
+FACTORIES: dict[str, Callable[[HttpFilter, FilterScope], Filter]] = {FAULT: FaultFilter}
 
 
 @dataclass(frozen=True, slots=True)

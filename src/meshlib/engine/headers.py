@@ -31,9 +31,6 @@ __all__ = [
 STEERING = frozenset(
     "x-envoy-" + name
     for name in (
-        "decorator-operation",
-        "downstream-service-cluster",
-        "downstream-service-node",
         "expected-rq-timeout-ms",
         "force-trace",
         "hedge-on-per-try-timeout",

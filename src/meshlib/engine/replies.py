@@ -17,6 +17,7 @@ from meshlib.errors import (
     ConnectFailed,
     ConnectTimedOut,
     DeadlineExceeded,
+    FaultInjected,
     LocalReply,
     MeshError,
     NoCluster,
@@ -36,6 +37,7 @@ __all__ = [
     "for_failure",
     "grpc_form",
     "plain_reply",
+    "told",
     "without_envoy_headers",
 ]
 
@@ -146,10 +148,28 @@ class Endings:
         return Ending(UnknownHost, 404, "", "NR", "route_not_found", f"no Listener is named {target!r}")
 
     @staticmethod
+    def fault(status: int, grpc_status: int | None) -> Ending:
+        """Fault injection aborts the call. grpc_status: None for what Envoy makes of the HTTP status."""
+        return Ending(
+            FaultInjected,
+            status,
+            "fault filter abort",
+            "FI",
+            "fault_filter_abort",
+            f"fault injection aborts the call with {told(status, grpc_status)}",
+            grpc_status=grpc_status,
+        )
+
+    @staticmethod
     def breaker_open(cluster: str) -> Ending:
         """The application's own breaker, which Envoy does not have; told apart from its limits by the details."""
         message = f"the application's breaker of cluster {cluster!r} is open"
         return Ending(BreakerOpen, 503, "breaker open", "UO", "breaker_open", message, (OVERLOADED,))
+
+
+def told(status: int, grpc_status: int | None) -> str:
+    """The status of an abort, for people."""
+    return f"HTTP status {status}" if grpc_status is None else f"gRPC status {grpc_status}"
 
 
 _FAILURES: dict[FailureKind, tuple[type[MeshError], int, str]] = {

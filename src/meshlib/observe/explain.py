@@ -8,10 +8,12 @@ from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
+from meshlib.engine.fault import describe
 from meshlib.engine.program import ClusterProgram, ListenerProgram, Program
 from meshlib.errors import ConfigError, LocalReply
 from meshlib.policy.override import retry_policy
 from meshlib.policy.timeouts import effective
+from meshlib.resources.fault import HttpFault
 from meshlib.resources.route import RouteAction, RouteConfiguration
 from meshlib.routing.compiled import CompiledRoute, ForwardPlan
 from meshlib.routing.format import FormatContext
@@ -39,7 +41,8 @@ class Explanation:
     direct_response, redirect or none. timeout: seconds, 0 is none. retry: on (conditions), attempts (all of them, the first
     included), per_try_timeout. hash: 64 bits, of the hash policy; a cookie that is missing is not made, as its value would be
     random. endpoint: `address:port`.
-    unsupported: paths of fields of the resources involved that were reported, not applied.
+    unsupported: paths of fields of the resources involved that were reported, not applied. faults: what fault injection may
+    do to the request, with its probability; the rest is what happens without it.
     """
 
     listener: str | None = None
@@ -61,10 +64,14 @@ class Explanation:
     mirrors: list[str] = field(default_factory=list)
     endpoint: str | None = None
     unsupported: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `meshlib explain --json` prints it."""
-        return asdict(self)
+        """As `meshlib explain --json` prints it; `faults` is there only when there are some."""
+        found = asdict(self)
+        if not self.faults:
+            del found["faults"]
+        return found
 
 
 def explain(
@@ -96,6 +103,8 @@ def explain(
     if listener is not None and listener.normalise is not None:
         request.authority = listener.normalise(request.authority)
     route = table.find(request, random)
+    plan = route.forward(request, random) if route is not None else None
+    found["faults"] = _faults(listener, request, route, plan)
     if route is None:
         host = table.virtual_host(request.authority)
         found["virtual_host"] = host.resource.name if host is not None else None
@@ -105,7 +114,6 @@ def explain(
     found["virtual_host"] = route.virtual_host.name
     if route.index >= 0:  # no route of the configuration answers for require_tls
         found["route"] = route.resource.name or route.index
-    plan = route.forward(request, random)
     if plan is None:
         reply = route.reply(request, FormatContext(request, started=epoch, route_name=route.resource.name))
         assert reply is not None
@@ -220,6 +228,21 @@ def _hash(plan: ForwardPlan, cluster: ClusterProgram | None, request: RequestVie
     own = None if cluster is None else cluster.balancer.hash_of
     hash_of = own or plan.hash_of
     return None if hash_of is None else hash_of(request, None)
+
+
+def _faults(
+    listener: ListenerProgram | None,
+    request: RequestView,
+    route: CompiledRoute | None,
+    plan: ForwardPlan | None,
+) -> list[str]:
+    """What each fault filter may do."""
+    found: list[str] = []
+    for link in listener.filters if listener is not None else ():
+        config = link.config_for(route, plan)
+        if isinstance(config, HttpFault):
+            found += describe(config, request, None if plan is None else plan.cluster)
+    return found
 
 
 def _weights(route: CompiledRoute) -> list[dict[str, Any]]:

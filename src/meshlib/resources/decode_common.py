@@ -10,7 +10,14 @@ from meshlib.resources.format import Format, FormatError, parse
 from meshlib.resources.matching import FractionalPercent
 from meshlib.resources.reader import Reader
 
-__all__ = ["check_transport_socket", "data_source", "format_string", "from_control_plane", "runtime_fraction"]
+__all__ = [
+    "check_transport_socket",
+    "data_source",
+    "format_string",
+    "fractional_percent",
+    "from_control_plane",
+    "runtime_fraction",
+]
 
 _RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 _DENOMINATORS = {0: 100, 1: 10_000, 2: 1_000_000}
@@ -52,9 +59,13 @@ def runtime_fraction(reader: Reader | None) -> FractionalPercent | None:
     """A core.v3.RuntimeFractionalPercent; there is no runtime, so its default counts."""
     if reader is None:
         return None
-    value = reader.required("default_value")
-    denominator = value.enum("denominator", _DENOMINATORS)
-    return FractionalPercent(numerator=value.number("numerator"), denominator=denominator)
+    return fractional_percent(reader.required("default_value"))
+
+
+def fractional_percent(reader: Reader) -> FractionalPercent:
+    """A type.v3.FractionalPercent."""
+    denominator = reader.enum("denominator", _DENOMINATORS)
+    return FractionalPercent(numerator=reader.number("numerator"), denominator=denominator)
 
 
 def format_string(reader: Reader, field: str, text: str) -> Format:

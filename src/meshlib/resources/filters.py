@@ -13,12 +13,14 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
+from meshlib.resources.decode_fault import decode_fault
 from meshlib.resources.listener import HttpFilter, RouterConfig
 from meshlib.resources.reader import Reader
 from meshlib.resources.route import NO_FILTER_CONFIGS, FilterConfig, FilterConfigs
 
-__all__ = ["CHAIN", "OVERRIDES", "ROUTER", "decode_chain", "decode_overrides"]
+__all__ = ["CHAIN", "FAULT", "OVERRIDES", "ROUTER", "decode_chain", "decode_overrides"]
 
+FAULT = "envoy.extensions.filters.http.fault.v3.HTTPFault"
 ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 _FILTER_CONFIG = "envoy.config.route.v3.FilterConfig"
 _HTTP_FILTERS = "envoy.extensions.filters.http."
@@ -28,10 +30,10 @@ def _router(reader: Reader) -> RouterConfig:
     return RouterConfig(suppress_envoy_headers=reader.flag("suppress_envoy_headers"))
 
 
-CHAIN: dict[str, Callable[[Reader], Any]] = {ROUTER: _router}
+CHAIN: dict[str, Callable[[Reader], Any]] = {FAULT: decode_fault, ROUTER: _router}
 """By full message name: the decoder of a filter's configuration in the chain."""
 
-OVERRIDES: dict[str, Callable[[Reader], Any]] = {}
+OVERRIDES: dict[str, Callable[[Reader], Any]] = {FAULT: decode_fault}
 """By full message name: the decoder of a filter's configuration on a route, virtual host or weighted cluster."""
 
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from meshlib.state.cluster import Admission, ClusterState
 from meshlib.state.endpoint import EndpointState
+from meshlib.state.faults import ActiveFault, ActiveFaults
 from meshlib.state.permits import Permits
 from meshlib.state.store import StateStore
 from meshlib.state.waiter import Waiter
 
-__all__ = ["Admission", "ClusterState", "EndpointState", "Permits", "StateStore", "Waiter"]
+__all__ = [
+    "ActiveFault",
+    "ActiveFaults",
+    "Admission",
+    "ClusterState",
+    "EndpointState",
+    "Permits",
+    "StateStore",
+    "Waiter",
+]

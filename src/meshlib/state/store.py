@@ -1,4 +1,4 @@
-"""All cluster states of one Mesh."""
+"""Everything that outlives the snapshots of one Mesh."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 from meshlib.state.cluster import ClusterState
+from meshlib.state.faults import ActiveFaults
 from meshlib.stats import Registry
 
 __all__ = ["StateStore"]
@@ -18,6 +19,7 @@ class StateStore:
         self.registry = registry
         self._lock = threading.Lock()
         self._clusters: dict[str, ClusterState] = {}
+        self._faults: dict[str, ActiveFaults] = {}
 
     def cluster(self, name: str) -> ClusterState:
         state = self._clusters.get(name)
@@ -25,6 +27,14 @@ class StateStore:
             with self._lock:
                 state = self._clusters.setdefault(name, ClusterState(name, self.registry))
         return state
+
+    def active_faults(self, gauge: str) -> ActiveFaults:
+        """What is counted by the gauge of this name."""
+        with self._lock:
+            faults = self._faults.get(gauge)
+            if faults is None:
+                faults = self._faults[gauge] = ActiveFaults(self.registry.gauge(gauge))
+        return faults
 
     def __iter__(self) -> Iterator[ClusterState]:
         return iter(list(self._clusters.values()))
@@ -35,3 +45,5 @@ class StateStore:
         self.registry.renew_lock()
         for state in self._clusters.values():
             state.renew_lock()
+        for faults in self._faults.values():
+            faults.renew()

@@ -225,6 +225,9 @@ class CircuitFull(MeshRpcError, errors.CircuitFull): ...
 class BreakerOpen(MeshRpcError, errors.BreakerOpen): ...
 
 
+class FaultInjected(MeshRpcError, errors.FaultInjected): ...
+
+
 class ConnectFailed(MeshRpcError, errors.ConnectFailed): ...
 
 
@@ -249,6 +252,7 @@ _CLASSES: dict[type[MeshError], type[MeshRpcError]] = {
     errors.NoHealthyEndpoint: NoHealthyEndpoint,
     errors.CircuitFull: CircuitFull,
     errors.BreakerOpen: BreakerOpen,
+    errors.FaultInjected: FaultInjected,
     errors.ConnectFailed: ConnectFailed,
     errors.ConnectTimedOut: ConnectTimedOut,
     errors.StreamReset: StreamReset,
