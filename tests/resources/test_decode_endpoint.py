@@ -237,6 +237,21 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
+def test_the_first_of_endpoints_with_one_address_counts_in_whichever_slice_it_stands() -> None:
+    again = {3: 1, 20: 2, 21: 20, 40: 39, 41: 2, 45: 44}
+    changes = {f"_{place}": endpoint(f"10.0.0.{first}", 8080) for place, first in again.items()}
+    changes |= {"_47": endpoint("10.0.0.47", 8080, health_status="UNHEALTHY")}
+    made = decode_any(proto.ENDPOINT, big(48, **changes))
+    assert isinstance(made.resource, ClusterLoadAssignment)
+    place = made.resource.localities[0]
+    # 20 stood for 2 and is left out, so the 20 of place 21 is the first of its address.
+    kept = [number for number in range(48) if number not in (3, 20, 40, 41, 45)]
+    expected = [f"10.0.0.{20 if number == 21 else number}" for number in kept]
+    assert [each.address for each in place.endpoints] == expected
+    assert list(place.unhealthy) == [len(kept) - 1]
+
+
+@pytest.mark.usefixtures("few")
 def test_a_large_assignment_is_checked_afterwards() -> None:
     data = big(
         100,

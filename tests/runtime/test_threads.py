@@ -204,6 +204,8 @@ def test_a_slicer_sleeps_only_after_its_budget() -> None:
     slicer.begin()
     slicer.pause()
     assert slept == [0.25]
+    slicer.rest()
+    assert slept == [0.25, 0.25]
 
 
 def test_gevent_with_patched_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

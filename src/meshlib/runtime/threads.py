@@ -204,7 +204,7 @@ class Slicer:
     def __init__(
         self,
         *,
-        budget: float = 0.0005,
+        budget: float = 0.001,
         rest: float = 0.00005,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,  # noqa: TID251 - it is what this class is for
@@ -221,8 +221,12 @@ class Slicer:
 
     def pause(self) -> None:
         if self._clock() - self._since > self._budget:
-            self._sleep(self._rest)
-            self._since = self._clock()
+            self.rest()
+
+    def rest(self) -> None:
+        """Give the interpreter away now, however little was done."""
+        self._sleep(self._rest)
+        self._since = self._clock()
 
 
 def refuse_gevent() -> None:

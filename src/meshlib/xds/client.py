@@ -285,7 +285,9 @@ class AdsClient:
             return
         decoding = self._decoder.decode(kind, response.resources, self._graph.wanted(kind))
         self._apply(kind, response.version, decoding)
-        self._publish()
+        self._slicer.pause()
+        if self._publish():
+            self._slicer.rest()  # calls come first; the control plane can wait for its answer
         self._inspect(decoding)
         names = self._names(kind)
         if decoding.problems:
@@ -346,15 +348,18 @@ class AdsClient:
         self._graph.resolved(cluster, assignment)
         self._publish()
 
-    def _publish(self) -> None:
+    def _publish(self) -> bool:
+        """Make what the graph has now take effect; False when it is what has been published already."""
         snapshot = self._graph.snapshot()
-        if snapshot is not self.snapshot:
-            self.snapshot = snapshot
-            try:
-                self._on_snapshot(snapshot)
-            except Exception:
-                logger.exception("taking over a snapshot failed")
-            self._dns.sync(self._graph.dns_clusters())
+        if snapshot is self.snapshot:
+            return False
+        self.snapshot = snapshot
+        try:
+            self._on_snapshot(snapshot)
+        except Exception:
+            logger.exception("taking over a snapshot failed")
+        self._dns.sync(self._graph.dns_clusters())
+        return True
 
     def _sync(self) -> None:
         """Publish what has changed and ask for what is newly wanted."""

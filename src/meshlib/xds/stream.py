@@ -1,8 +1,8 @@
 """One ADS stream over grpc's synchronous stack. The only module here that loads grpc.
 
-Each stream has a channel of its own, with its own subchannels, so that our back-off is the only one. A reader thread hands
-each response on as bytes and waits when two of them have not been dealt with yet; that is all the flow control that is needed,
-since a control plane waits for the ACK.
+Each stream has a channel of its own, with its own subchannels, so that our back-off is the only one. Each response is handed
+on as bytes by the thread of grpc that received it. A reader thread asks for the next one, and waits when two of them have not
+been dealt with yet; that is all the flow control that is needed, since a control plane waits for the ACK.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPTIONS = (
 
 
 class GrpcStream:
-    """An open stream. `on_message` and `on_closed` are called on its reader thread; `on_closed` once, at its end.
+    """An open stream. `on_message` and `on_closed` are called on threads of its own; `on_closed` once, at its end.
 
     Whoever opened it closes it, also after `on_closed`.
     """
@@ -59,7 +59,9 @@ class GrpcStream:
         self._closed = False
         self._channel: Any = _channel(server)
         _let_fork_guard_come_first()
-        method = self._channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+        method = self._channel.stream_stream(
+            METHOD, request_serializer=None, response_deserializer=self._arrived
+        )
         self._call: Any = method(self._outgoing())
         self._reader = threading.Thread(
             target=self._read, args=(self._call,), name="meshlib-xds-reader", daemon=True
@@ -110,14 +112,20 @@ class GrpcStream:
         while (data := self._requests.get()) is not None:
             yield data
 
+    def _arrived(self, data: bytes) -> bytes:
+        """Called by grpc for each message, on the thread that received it: one change of threads less than the reader's."""
+        if not self._closed:
+            self._on_message(self, data)
+        return data
+
     def _read(self, call: Any) -> None:
+        """Ask for one message after the other, as long as there is room."""
         reason = "the control plane closed the stream"
         try:
-            for data in call:
+            for _ in call:
                 self._room.acquire()
                 if self._closed:
                     break
-                self._on_message(self, data)
         except grpc.RpcError:
             reason = f"{call.code().name}: {call.details()}"
         self._on_closed(self, reason)
