@@ -19,7 +19,7 @@ from conformance.upstream.script import Upstream, parse_upstream
 CASES = Path(__file__).parent / "cases"
 COMPARED = (
     "status", "headers", "body", "complete", "flags", "details", "attempts", "cluster", "route", "upstream",
-    "code", "message", "messages", "trailers",
+    "code", "message", "messages", "trailers", "metadata",
 )  # fmt: skip
 ENDPOINTS = ("exact", "rotation", "counts", "set", "ignored")
 

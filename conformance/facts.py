@@ -17,7 +17,9 @@ Facts = dict[str, Any]
 DROPPED = frozenset({"date", "server", "connection", "keep-alive", "content-length", "transfer-encoding"})
 """Response headers that say nothing about the mesh: framing is compared by the body."""
 
-MASKED = frozenset({"x-envoy-upstream-service-time", "x-request-id"})
+SERVICE_TIME = "x-envoy-upstream-service-time"
+
+MASKED = frozenset({SERVICE_TIME, "x-request-id"})
 """Headers whose presence is compared, not their value."""
 
 MADE_COOKIE = re.compile(r'="[0-9a-f]{16}"')
@@ -34,6 +36,9 @@ UPSTREAM_DROPPED = frozenset(
 grpcio writes ``grpc-timeout`` for each attempt's deadline, Envoy passes on the caller's: compared where a case names it.
 """
 
+_REASON = re.compile(r"\|[^}]*}$")
+"""In the details of a gRPC call: why a connection failed, in the words of the system. grpcio does not say."""
+
 WHAT_IS_LEFT = "x-envoy-expected-rq-timeout-ms"
 """On a retry: the milliseconds that are left of the route's timeout, so never twice the same."""
 
@@ -43,14 +48,15 @@ def facts(outcome: Outcome, compare: Compare) -> Facts:
     found: Facts = {
         **(_rpc(outcome) if outcome.code else _exchange(outcome)),
         "flags": outcome.flags,
-        "details": outcome.details,
+        "details": _REASON.sub("}", outcome.details) if outcome.code else outcome.details,
         "attempts": outcome.attempts,
         "cluster": outcome.cluster,
         "route": outcome.route,
     }
-    for name, value in _headers(outcome.headers, compare.headers, DROPPED).items():
+    dropped = DROPPED | {SERVICE_TIME} if outcome.code else DROPPED
+    for name, value in _headers(outcome.headers, compare.headers, dropped).items():
         found[f"headers.{name}"] = value
-    for name, value in _headers(outcome.trailers, compare.headers, DROPPED).items():
+    for name, value in _headers(outcome.trailers, compare.headers, dropped).items():
         found[f"trailers.{name}"] = value
     found["upstream.requests"] = len(outcome.hits)
     for index, hit in enumerate(outcome.hits):
@@ -74,6 +80,10 @@ def _rpc(outcome: Outcome) -> Facts:
         "code": outcome.code,
         "message": outcome.message,
         "messages": [message.decode("latin-1") for message in outcome.messages],
+        # grpcio does not say whether an answer without metadata had headers of its own, so it may stand in either.
+        "metadata": [
+            SERVICE_TIME for name, _ in (*outcome.headers, *outcome.trailers) if name == SERVICE_TIME
+        ],
     }
 
 

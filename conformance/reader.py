@@ -98,7 +98,10 @@ class Fields:
         return tuple(values)
 
     def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
-        """Header fields: a mapping, or a list of ``[name, value]`` where order or repetition matters."""
+        """Header fields: a mapping, or a list of ``[name, value]`` where order or repetition matters.
+
+        A value is a string, or ``{size: N}`` for one of that length.
+        """
         value = self.take(key)
         if value is None:
             return ()
@@ -106,6 +109,7 @@ class Fields:
             value = [list(item) for item in value.items()]
         if not isinstance(value, list):
             raise self.error(f"must be a mapping or a list of [name, value], not {_kind(value)}", key)
+        value = [_with_sized(pair) for pair in value]
         for index, pair in enumerate(value):
             if not (
                 isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
@@ -134,6 +138,14 @@ class Fields:
         """Complain about keys that nobody took."""
         for key in self._data:
             raise self.error("unknown field", key)
+
+
+def _with_sized(pair: object) -> object:
+    if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], dict):
+        size = pair[1].get("size")
+        if list(pair[1]) == ["size"] and isinstance(size, int):
+            return [pair[0], "v" * size]
+    return pair
 
 
 def _kind(value: object) -> str:

@@ -11,23 +11,39 @@ if TYPE_CHECKING:
     from conformance.compare import Difference
 
 EQUAL, LISTED, UNEXPLAINED = "equal", "listed", "unexplained"
+DIFFERENT = "different"
 _ORDER = (EQUAL, LISTED, UNEXPLAINED)
 
 
 @dataclass(slots=True, kw_only=True)
 class Verdict:
-    """What a runner made of a case. ``explained`` and ``unexplained`` together are all differences."""
+    """What a runner made of a case, and in a word. ``explained`` and ``unexplained`` together are all differences.
 
+    A runner that only ``informs`` has its differences ``beside`` and is never wrong.
+    """
+
+    word: str = ""
+    informs: bool = False
+    beside: list[Difference] = field(default_factory=list)
     explained: list[Difference] = field(default_factory=list)
     unexplained: list[Difference] = field(default_factory=list)
     error: str = ""
 
     @property
     def kind(self) -> str:
-        """``equal``, ``listed`` or ``unexplained``."""
+        """``equal``, ``listed`` or ``unexplained``; of a runner that informs ``equal`` or ``different``."""
+        if self.informs:
+            return DIFFERENT if self.beside or self.error else EQUAL
         if self.unexplained or self.error:
             return UNEXPLAINED
         return LISTED if self.explained else EQUAL
+
+    @property
+    def cell(self) -> str:
+        """What the table says: of a runner that informs its own outcome, and whether it is Envoy's."""
+        if not self.informs:
+            return self.kind
+        return f"{'=' if self.kind == EQUAL else '!='} {self.word or 'error'}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +62,8 @@ class CaseResult:
         """The worst verdict of any runner."""
         if self.wrong_expectation or self.error:
             return UNEXPLAINED
-        return max((verdict.kind for verdict in self.runners.values()), key=_ORDER.index, default=EQUAL)
+        kinds = [verdict.kind for verdict in self.runners.values() if not verdict.informs]
+        return max(kinds, key=_ORDER.index, default=EQUAL)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,13 +90,15 @@ class Report:
         return found
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """For each runner, how many cases are equal, listed and unexplained."""
-        return {
-            runner: _tally(
-                [result.runners[runner].kind for result in self.results if runner in result.runners]
-            )
-            for runner in self.runners
-        }
+        """For each runner, how many cases are equal, listed and unexplained; or different, where it only informs."""
+        counts = {}
+        for runner in self.runners:
+            verdicts = [result.runners[runner] for result in self.results if runner in result.runners]
+            kinds = [verdict.kind for verdict in verdicts]
+            counts[runner] = _tally(kinds)
+            if any(verdict.informs for verdict in verdicts):
+                counts[runner][DIFFERENT] = kinds.count(DIFFERENT)
+        return counts
 
     def summary(self) -> dict[str, object]:
         """The JSON summary."""
@@ -91,17 +110,13 @@ class Report:
         return bool(self.problems()) or any(result.kind == UNEXPLAINED for result in self.results)
 
     def write(self, out: TextIO, *, verbose: bool = True) -> None:
-        """The table, then every difference in full, then the totals."""
-        width = max((len(result.name) for result in self.results), default=4)
-        header = f"{'case':<{width}}  {'Envoy':<28}" + "".join(f"  {name:<12}" for name in self.runners)
+        """The tables, one for the runners that are given the same cases; every difference in full; the totals."""
         rows = self.results if verbose else [result for result in self.results if result.kind != EQUAL]
-        print(header, "-" * len(header), sep="\n", file=out)
+        tables: dict[tuple[str, ...], list[CaseResult]] = {}
         for result in rows:
-            kinds = "".join(
-                f"  {result.runners[name].kind if name in result.runners else '-':<12}"
-                for name in self.runners
-            )
-            print(f"{result.name:<{width}}  {result.envoy[:28]:<28}{kinds}".rstrip(), file=out)
+            tables.setdefault(tuple(result.runners), []).append(result)
+        for runners, results in tables.items():
+            _write_table(runners, results, out)
         self._write_differences(out)
         for problem in self.problems():
             print(problem, file=out)
@@ -111,7 +126,8 @@ class Report:
 
     def _write_differences(self, out: TextIO) -> None:
         for result in self.results:
-            if result.kind == EQUAL:
+            alone = all(verdict.informs for verdict in result.runners.values())
+            if result.kind == EQUAL and not (alone and any(v.beside for v in result.runners.values())):
                 continue
             print(f"\n{result.name}", file=out)
             if result.error:
@@ -123,8 +139,24 @@ class Report:
                     print(f"  {name}: {verdict.error}", file=out)
                 for difference in verdict.unexplained[:40]:
                     print(f"  {name}: {difference}", file=out)
+                for difference in verdict.beside if alone else ():
+                    print(f"  {name}: {difference}", file=out)
                 for difference in verdict.explained[:5]:
                     print(f"  {name}: listed: {difference}", file=out)
+
+
+def _write_table(runners: tuple[str, ...], results: list[CaseResult], out: TextIO) -> None:
+    width = max(len(result.name) for result in results)
+    rows = [
+        [result.name, result.envoy, *(result.runners[name].cell for name in runners)] for result in results
+    ]
+    widths = [width, 30] + [
+        30 if any(result.runners[name].informs for result in results) else 12 for name in runners
+    ]
+    for number, row in enumerate([["case", "Envoy", *runners], *rows]):
+        line = "  ".join(f"{text[:size]:<{size}}" for text, size in zip(row, widths)).rstrip()
+        print(line, *(["-" * len(line)] if number == 0 else []), sep="\n", file=out)
+    print(file=out)
 
 
 def _tally(kinds: list[str]) -> dict[str, int]:

@@ -36,7 +36,7 @@ def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed])
             if any(
                 entry.runner in ("*", name) and RUNNERS[name].protocol == protocols.get(entry.case)
                 for name in runners
-                if not RUNNERS[name].oracle
+                if not (RUNNERS[name].oracle or RUNNERS[name].beside)
             )
         ]
         used: set[Listed] = set()
@@ -88,34 +88,42 @@ class _CaseRun:
         return CaseResult(name=case.name, envoy=_word(self._envoy), wrong_expectation=wrong)
 
     def with_runner(self, runner: Runner, name: str, listed: list[Listed], used: set[Listed]) -> Verdict:
-        verdict = Verdict()
+        verdict = Verdict(informs=RUNNERS[name].beside)
         try:
-            found = self._compare(runner)
+            found, verdict.word = self._compare(runner)
         except Exception:  # noqa: BLE001  whatever breaks in a runner is that runner's result, not the end of the run
             verdict.error = traceback.format_exc(limit=-3).strip()
             return verdict
+        kind = RUNNERS[name]
         for difference in found:
+            if kind.beside:
+                if kind.says(difference.field):
+                    verdict.beside.append(difference)
+                continue
             covering = [entry for entry in listed if entry.covers(self._case.name, name, difference)]
             used.update(covering)
             (verdict.explained if covering else verdict.unexplained).append(difference)
         return verdict
 
-    def _compare(self, runner: Runner) -> list[Difference]:
+    def _compare(self, runner: Runner) -> tuple[list[Difference], str]:
+        """What differs, and the runner's own outcome in a word."""
         if self._case.rejected:
             rejected = runner.rejection(self._case, self._compiled) is not None
+            word = "rejected" if rejected else "accepted"
             if rejected == self._rejected:
-                return []
-            return [Difference(field="rejected", where="", envoy=self._rejected, other=rejected)]
+                return [], word
+            return [Difference(field="rejected", where="", envoy=self._rejected, other=rejected)], word
         outcomes = self._observed(lambda: runner.run(self._case, self._compiled))
         found = differences(self._case, self._envoy, outcomes)
         if _unlucky(found):
             self._envoy = self._ask_envoy()
             outcomes = self._observed(lambda: runner.run(self._case, self._compiled))
             found = differences(self._case, self._envoy, outcomes)
-        errors = {outcome.error for outcome in outcomes if outcome.error and not outcome.status}
-        return found + [
-            Difference(field="error", where="", envoy="", other=error) for error in sorted(errors)
-        ]
+        errors = {
+            outcome.error for outcome in outcomes if outcome.error and not (outcome.status or outcome.code)
+        }
+        found += [Difference(field="error", where="", envoy="", other=error) for error in sorted(errors)]
+        return found, _word(outcomes)
 
     def _observed(self, run: Callable[[], list[Outcome]]) -> list[Outcome]:
         self._upstreams.record.reset()

@@ -96,7 +96,8 @@ class GrpcClient:
                     response = call.result()
                 except grpc.FutureCancelledError:
                     return call
-            messages.append(response)
+            if response is not None:
+                messages.append(response)
             return call
         call = make(request, **options)
         if rpc.cancel_after is not None:

@@ -7,8 +7,8 @@ import importlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from conformance.outcome import Outcome, batches
-from conformance.runners.drive import drive
+from conformance.outcome import Outcome
+from conformance.runners.drive import drive, drive_async
 from conformance.upstream.record import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -56,27 +56,8 @@ class MeshRunner:
         return client(transport=transport(mesh, local_reply="response"), timeout=TIMEOUT)
 
     async def _run_async(self, case: Case, mesh: Any) -> list[Outcome]:
-        outcomes: list[Outcome] = []
         async with self._client(self._host.AsyncClient, self._transports.AsyncMeshTransport, mesh) as client:
-            for request, batch in batches(case):
-                await asyncio.sleep(request.pause)
-                gate = asyncio.Semaphore(request.concurrency)
-
-                async def one(sent: Sent, gate: asyncio.Semaphore = gate) -> Outcome:
-                    async with gate:
-                        return await self._send_async(client, sent)
-
-                if request.concurrency == 1:
-                    for sent in batch:
-                        outcomes.append(await self._send_async(client, sent))
-                        await asyncio.sleep(request.stagger)
-                else:
-                    tasks = []
-                    for sent in batch:
-                        tasks.append(asyncio.ensure_future(one(sent)))
-                        await asyncio.sleep(request.stagger)
-                    outcomes += await asyncio.gather(*tasks)
-        return outcomes
+            return await drive_async(case, lambda sent: self._send_async(client, sent))
 
     def _send(self, client: Any, sent: Sent) -> Outcome:
         start = time.monotonic()

@@ -34,7 +34,11 @@ class Http2Connection:
         self._reader = reader
         self._writer = writer
         self._h2 = h2.connection.H2Connection(
-            config=h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+            config=h2.config.H2Configuration(
+                client_side=False,
+                header_encoding="utf-8",
+                validate_inbound_headers=False,  # whatever the other side sends is recorded
+            )
         )
         self._streams: dict[int, _Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
