@@ -9,15 +9,18 @@ Errors that the mesh makes are both `grpc.RpcError` and the class of `meshlib.er
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import grpc
+import grpc.aio
 
+from meshlib.engine.dialect import DIALECTS
 from meshlib.errors import ConfigError
 from meshlib.runtime.threads import refuse_gevent
+from meshlib.transport.grpc.aio_channel import AioMeshChannel
 from meshlib.transport.grpc.sync_channel import MeshChannel, MeshLike
 
-__all__ = ["channel"]
+__all__ = ["aio_channel", "channel"]
 
 
 def channel(
@@ -47,3 +50,32 @@ def channel(
     refuse_gevent()
     made = MeshChannel(target, mesh, options or (), compression)
     return grpc.intercept_channel(made, *interceptors) if interceptors else made
+
+
+def aio_channel(
+    target: str,
+    *,
+    mesh: MeshLike | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    interceptors: Sequence[Any] = (),
+    follow: Literal["envoy", "grpc"] = "envoy",
+) -> grpc.aio.Channel:
+    """The same for asyncio: a `grpc.aio.Channel`, everything as for `channel`.
+
+    It belongs to no event loop: connections are made on the loop that a call runs on, and one channel may be used on several.
+    interceptors: of grpc.aio, of all four kinds. follow: whose rules apply where Envoy and gRPC's own xDS clients disagree
+    (docs/differences.md).
+
+    Raises:
+        ConfigError: as for `channel`. ValueError: something in `interceptors` is no interceptor of grpc.aio.
+    """
+    if credentials is not None:
+        raise ConfigError(
+            "a channel of the mesh takes no channel credentials: the cluster's transport socket decides about encryption"
+        )
+    if follow not in DIALECTS:
+        raise ConfigError(f"follow must be one of {', '.join(map(repr, DIALECTS))}, not {follow!r}")
+    refuse_gevent()
+    return AioMeshChannel(target, mesh, options or (), compression, interceptors, DIALECTS[follow])

@@ -1,0 +1,501 @@
+"""Runs one call of asyncio: events of inner calls, timers and wake-ups go to the engine, its actions are carried out at once.
+
+Everything happens in callbacks of the event loop; there is no task for a call. An attempt is an inner call of grpc.aio on an
+endpoint's `InnerChannel`. Its done callback is the event that ends it. What the application's call object waits for is
+`settled` (an attempt is accepted, or the call is over) and `over`. Subclasses say how an attempt begins, and how an attempt of
+theirs is read while it runs (`aio_stream`).
+
+    PARKED      in its endpoint's queue, or nothing was done for it yet
+    CONNECTING  its inner channel opens
+    SENT        its inner call runs
+    OVER        its inner call has ended
+
+Until a driver is over, its channel, its inner calls and its timer refer to it; afterwards nothing does but the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from enum import Enum
+from math import inf
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
+from meshlib.engine.call import Call, CallInfo
+from meshlib.engine.events import (
+    Begin,
+    Cancelled,
+    Connected,
+    End,
+    Event,
+    Failed,
+    Headers,
+    NeedConnection,
+    Timer,
+    Woken,
+)
+from meshlib.errors import MeshError, UnknownHost
+from meshlib.policy.failure import FailureKind
+from meshlib.routing.request import RequestView
+from meshlib.state import Waiter
+from meshlib.transport.grpc.aio_endpoint import READY, InnerChannel, Lane
+from meshlib.transport.grpc.aio_errors import aio_error, aio_reply
+from meshlib.transport.grpc.aio_home import Home
+from meshlib.transport.grpc.aio_inner import ending, is_ok, result_of
+from meshlib.transport.grpc.judge import end_of_stream, judge
+from meshlib.transport.grpc.metadata import LazyHeaders
+from meshlib.transport.grpc.request import outgoing_metadata
+
+__all__ = ["Attempt", "Driver", "Stage"]
+
+BEGIN = Begin(complete=True)
+CANCELLED = Cancelled()
+TIMER = Timer()
+WOKEN = Woken()
+
+
+class Stage(Enum):
+    """Where an attempt is."""
+
+    PARKED = "parked"
+    CONNECTING = "connecting"
+    SENT = "sent"
+    OVER = "over"
+
+
+class Attempt:
+    """One attempt. driver: None once the attempt no longer counts. start: the engine's action, None without the mesh. inner: its
+    inner call once it is sent.
+
+    answered: a message of its response has been seen.
+    """
+
+    answered = False
+
+    __slots__ = ("driver", "inner", "lane", "number", "path", "stage", "start", "waiter")
+
+    def __init__(self, driver: Driver, number: int, path: str, lane: Lane) -> None:
+        self.driver: Driver | None = driver
+        self.number = number
+        self.path = path
+        self.lane = lane
+        self.start: Start | None = None
+        self.stage = Stage.PARKED
+        self.inner: Any = None
+        self.waiter: Waiter | None = None
+
+    def response_headers(self) -> list[tuple[str, str | bytes]]:
+        """Of an inner call that has them."""
+        return [("content-type", "application/grpc"), *result_of(self.inner.initial_metadata())]
+
+    def ended(self, _inner: Any) -> None:
+        """The inner call has its status."""
+        if self.driver is not None:
+            self.driver.ended(self)
+
+    def opened(self, kind: FailureKind | None, reason: str) -> None:
+        """The inner channel is open, or could not be opened."""
+        driver = self.driver
+        if driver is None:
+            return
+        if kind is None:
+            self.stage = Stage.PARKED
+            driver.run(Connected(self.number))
+        else:
+            driver.detach(self)
+            driver.run(Failed(self.number, kind, False, reason))
+
+
+class _Wake:
+    """What the engine calls from any thread when the call may go on. Knows the driver until that is over."""
+
+    __slots__ = ("driver",)
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver: Driver | None = driver
+
+    def __call__(self) -> None:
+        driver = self.driver
+        if driver is not None:
+            try:
+                driver.home.loop.call_soon_threadsafe(driver.woken)
+            except RuntimeError:  # the loop was closed with the call under way
+                self.driver = None
+
+
+class Driver:
+    """One call.
+
+    deadline: the caller's, monotonic seconds. metadata: the application's own object, sent as it is unless a route edits
+    headers. options: what else inner calls are given. direct: the inner call as long as there is only one; who awaits the call
+    awaits this without a detour. accepted: the attempt whose response is the answer. edited: its headers after the route's
+    edits, None as they came. error: what the call raises when nothing was accepted, or when the accepted response was cut;
+    `asyncio.CancelledError` when the application cancelled it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_attempts",
+        "_callbacks",
+        "_timer",
+        "_timer_at",
+        "_waiters",
+        "_wake",
+        "accepted",
+        "call",
+        "deadline",
+        "direct",
+        "edited",
+        "error",
+        "home",
+        "metadata",
+        "options",
+        "over",
+        "settled",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        view: RequestView,
+        metadata: Any,
+        deadline: float | None,
+        wait_for_ready: bool | None,
+        options: dict[str, Any],
+        replayable: Callable[[], bool] | None = None,
+    ) -> None:
+        self.home = home
+        self.metadata = metadata
+        self.deadline = deadline
+        self.options = options
+        self.direct: Any = None
+        self._attempts: list[Attempt] = []
+        self._callbacks: list[Callable[[], None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self.accepted: Attempt | None = None
+        self.edited: list[tuple[str, str]] | None = None
+        self.error: BaseException | None = None
+        self.settled = False
+        self.over = False
+        self._wake = wake = _Wake(self)
+        self.call: Call = home.engine.call(
+            view,
+            wake=wake,
+            replayable=replayable,
+            deadline=deadline,
+            wait_for_ready=bool(wait_for_ready),
+            dialect=home.dialect,
+        )
+        home.active.add(self)
+
+    @property
+    def info(self) -> CallInfo:
+        return self.call.info
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def run(self, event: Event | None, now: float | None = None) -> None:
+        """Report the event, carry out what follows, and go on until there is nothing to do at once.
+
+        now: when it happened, if that is not this moment.
+        """
+        monotonic = self.home.monotonic
+        handle = self.call.handle
+        while event is not None:
+            actions = handle(event, monotonic() if now is None else now)
+            now = None
+            following = self._carry_out(actions) if actions else None
+            if following is None and type(event) is Connected:
+                attempt = self._find(event.attempt)
+                following = None if attempt is None else self._send(attempt)
+            event = following
+        if not self.over:
+            self._arm()
+
+    def woken(self) -> None:
+        if not self.over:
+            self.run(WOKEN)
+
+    def ended(self, attempt: Attempt) -> None:
+        """The inner call of an attempt that counts has its status."""
+        self.detach(attempt)
+        if attempt is self.accepted:
+            self._end_of_stream(attempt)
+        elif is_ok(attempt.inner):
+            self.run(Headers(attempt.number, 200, LazyHeaders(attempt.response_headers), end=True))
+            if attempt is self.accepted:
+                self._finish(None)
+        else:
+            self._failed(attempt)
+
+    def _failed(self, attempt: Attempt) -> None:
+        """An attempt that is not accepted ended with another status than OK."""
+        now = self.home.monotonic()
+        status = ending(attempt.inner)
+        event, at = judge(
+            attempt.number, status, answered=attempt.answered, now=now, wake_at=self.call.wake_at
+        )
+        if isinstance(event, Cancelled):
+            self.cancel()
+            return
+        self.run(event, at)
+        if attempt is self.accepted:
+            if isinstance(event, Headers) and event.end:
+                self._finish(None)
+            else:
+                self._end_of_stream(attempt)
+
+    def _end_of_stream(self, attempt: Attempt) -> None:
+        """The inner call of the accepted attempt is over, and so is the call."""
+        now = self.home.monotonic()
+        status = ending(attempt.inner)
+        event, at = end_of_stream(attempt.number, status, now=now, wake_at=self.call.wake_at)
+        if isinstance(event, Cancelled):
+            self.cancel()
+            return
+        self.run(event, at)
+        if not self.over:
+            if not isinstance(event, End):  # a timer that did not end the call
+                self.run(End(attempt.number, status.trailers()))
+            self._finish(None)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Have `_due` called at `wake_at`, or earlier: then it looks again."""
+        at = self.call.wake_at
+        if at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self.home.loop.call_later(at - self.home.monotonic(), self._due)
+
+    def _due(self) -> None:
+        self._timer, self._timer_at = None, inf
+        if self.over:
+            return
+        if self.home.monotonic() >= self.call.wake_at:
+            self.run(TIMER)
+        else:
+            self._arm()
+
+    # --- actions -----------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, actions: Sequence[Action]) -> Event | None:
+        """Carry out the actions in order. The event that follows at once, None when it must be waited for."""
+        event: Event | None = None
+        for action in actions:
+            if event is not None:  # two attempts of one call are served at once: tell of the first now
+                self.run(event)
+                event = None
+            if isinstance(action, Start):
+                event = self._start(action)
+            elif isinstance(action, Accept):
+                self._accept(action)
+            elif isinstance(action, CancelAttempt):
+                self._cancel_attempt(action.attempt)
+            elif isinstance(action, Connect):
+                event = self._connect(action)
+            elif isinstance(action, Park):
+                self._park(action)
+            elif isinstance(action, Fail):
+                self._fail(action.error)
+            elif isinstance(action, Reply):
+                self._finish(aio_reply(action.reply, self.info))
+            else:
+                raise NotImplementedError(f"the gRPC transport cannot carry out {type(action).__name__}")
+        return event
+
+    def _start(self, action: Start) -> Event | None:
+        lane = self.home.inner(action)
+        attempt = self._new_attempt(action.attempt, action.path, lane)
+        attempt.start = action
+        self._attempts.append(attempt)
+        if lane.get_state() is not READY:
+            lane.lost()
+            return NeedConnection(attempt.number, self.home)
+        return self._send(attempt) if action.permitted else Connected(attempt.number)
+
+    def _new_attempt(self, number: int, path: str, lane: Lane) -> Attempt:
+        return Attempt(self, number, path, lane)
+
+    def _without_mesh(self) -> None:
+        """No Listener knows the host, and the Mesh lets such calls through: one attempt on a plain channel to the target."""
+        attempt = self._new_attempt(1, self.call.request.path, self.home.plain())
+        self._attempts.append(attempt)
+        self.accepted = attempt
+        self._send(attempt)
+        self._settle()
+
+    def _park(self, action: Park) -> None:
+        if action.waiter is None:
+            return
+        attempt = self._find(action.attempt)
+        assert attempt is not None and isinstance(attempt.lane, InnerChannel)
+        attempt.waiter = action.waiter
+        if attempt.lane.get_state() is READY:
+            attempt.lane.hand_over()
+        if not action.waiter.served:
+            self.home.spare(attempt.lane.endpoint)
+
+    def _connect(self, action: Connect) -> Event | None:
+        attempt = self._find(action.attempt)
+        assert attempt is not None and attempt.start is not None
+        attempt.waiter = None
+        attempt.stage = Stage.CONNECTING
+        given = action.connection
+        if isinstance(given, InnerChannel):
+            attempt.lane = given
+            if given.get_state() is READY:
+                attempt.stage = Stage.PARKED
+                return Connected(attempt.number)
+            given.join(attempt.start, attempt.opened)
+        else:
+            attempt.lane = lane = self.home.inner(attempt.start)
+            lane.connect(attempt.start, attempt.opened)
+        return None
+
+    def _send(self, attempt: Attempt) -> Event | None:
+        lane = attempt.lane
+        lane.used()
+        attempt.stage = Stage.SENT
+        start = attempt.start
+        metadata = self.metadata if start is None else outgoing_metadata(start, self.metadata)
+        try:
+            inner = self._begin(attempt, metadata)
+        except grpc.aio.BaseError as error:  # the inner channel has been closed under us
+            self.detach(attempt)
+            return Failed(attempt.number, FailureKind.CONNECT_FAILED, False, str(error))
+        attempt.inner = inner
+        self.direct = inner if attempt.number == 1 else None
+        inner.add_done_callback(attempt.ended)
+        self._tell()
+        return None
+
+    def _begin(self, attempt: Attempt, metadata: Any) -> Any:
+        """Make the inner call."""
+        raise NotImplementedError
+
+    def _accept(self, action: Accept) -> None:
+        self.edited = action.headers
+        for attempt in self._attempts:
+            if attempt.number == action.attempt:
+                self.accepted = attempt
+        self._settle()
+
+    def _fail(self, error: MeshError) -> None:
+        if isinstance(error, UnknownHost) and self.home.passthrough:
+            self._without_mesh()
+        else:
+            self._finish(aio_error(error, self.info))
+
+    def _cancel_attempt(self, number: int) -> None:
+        attempt = self._find(number)
+        if attempt is None:
+            return
+        waiter = attempt.waiter
+        if waiter is not None and isinstance(waiter.connection, InnerChannel):
+            waiter.connection.hand_over()
+        stage = attempt.stage
+        self.detach(attempt)
+        if stage is Stage.SENT:
+            attempt.inner.cancel()
+
+    def detach(self, attempt: Attempt) -> None:
+        """The attempt no longer counts: whatever its inner call does is ignored."""
+        attempt.driver = None
+        if attempt.stage is Stage.SENT:
+            attempt.lane.released()
+        elif attempt.stage is Stage.CONNECTING and isinstance(attempt.lane, InnerChannel):
+            attempt.lane.leave(attempt.opened)
+        attempt.stage = Stage.OVER
+
+    def _find(self, number: int | None) -> Attempt | None:
+        """The attempt if it still counts."""
+        for attempt in self._attempts:
+            if attempt.number == number and attempt.driver is not None:
+                return attempt
+        return None
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """The application gives the call up. False: it was over already."""
+        if self.over:
+            return False
+        for action in self.call.handle(CANCELLED, self.home.monotonic()):
+            if isinstance(action, CancelAttempt):
+                self._cancel_attempt(action.attempt)
+        self._finish(asyncio.CancelledError())
+        return True
+
+    def abandon(self) -> None:
+        """Nobody holds the call any more. From a finalizer, so in any thread."""
+        try:
+            self.home.loop.call_soon_threadsafe(self.cancel)
+        except RuntimeError:
+            return  # the loop is closed
+
+    def _finish(self, error: BaseException | None) -> None:
+        """The call is over: by its accepted response, or with this error."""
+        if self.over:
+            return
+        self.error = error
+        self.over = True
+        self._wake.driver = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for attempt in self._attempts:
+            if attempt.driver is not None:
+                self._cancel_attempt(attempt.number)
+        self.home.active.discard(self)
+        self._settle()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def _settle(self) -> None:
+        """An attempt is accepted, or the call is over."""
+        self.settled = True
+        self._tell()
+
+    def _tell(self) -> None:
+        """Something has changed: whoever waits looks again."""
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    # --- for the application's call object ---------------------------------------------------------------------------
+
+    def time_left(self) -> float | None:
+        """Seconds until the caller's deadline, None without one."""
+        return None if self.deadline is None else max(self.deadline - self.home.monotonic(), 0.0)
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        if self.over:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    async def wait_settled(self) -> None:
+        """Until an attempt is accepted or the call is over."""
+        while not self.settled:
+            await self._next()
+
+    async def wait_over(self) -> None:
+        while not self.over:
+            await self._next()
+
+    def _next(self) -> asyncio.Future[None]:
+        waiter = self.home.loop.create_future()
+        self._waiters.append(waiter)
+        return waiter

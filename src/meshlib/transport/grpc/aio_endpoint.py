@@ -1,0 +1,207 @@
+"""One grpc.aio channel to one endpoint: one HTTP/2 connection, shared by the calls of an event loop.
+
+It opens when a call needs it (`connect`), and everybody who needs it meanwhile joins. gRPC's own back-off never shows: an inner
+channel whose connection could not be opened is thrown away, and the next call makes a new one, as Envoy opens a new
+connection. One whose connection was lost is used again.
+
+`state` counts the connection from `Connect` until it is seen to be gone, which is when the next call, or the end of one, looks:
+nobody watches idle channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from meshlib.engine.actions import Start
+from meshlib.policy.failure import FailureKind
+from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.transport.grpc.aio_inner import result_of
+from meshlib.transport.grpc.endpoint import inner_options, target_of
+
+if TYPE_CHECKING:
+    from meshlib.transport.grpc.aio_home import Home
+
+__all__ = ["READY", "InnerChannel", "Lane", "Opened"]
+
+READY = grpc.ChannelConnectivity.READY
+_BROKEN = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
+_MULTICALLABLES_KEPT = 4096
+
+Opened = Callable[[FailureKind | None, str], None]
+"""Told when a connection is open (None), or why it could not be opened."""
+
+
+class Lane:
+    """A channel of grpc.aio, and its multicallables, which take and give bytes."""
+
+    __slots__ = ("_multicallables", "channel")
+
+    def __init__(
+        self, target: str, options: Sequence[tuple[str, Any]], compression: grpc.Compression | None
+    ) -> None:
+        self.channel = grpc.aio.insecure_channel(target, options=options, compression=compression)
+        self._multicallables: dict[tuple[str, str], Any] = {}
+
+    def multicallable(self, arity: str, path: str) -> Any:
+        """arity: `unary_unary`, ..."""
+        known = self._multicallables.get((arity, path))
+        if known is None:
+            if len(self._multicallables) >= _MULTICALLABLES_KEPT:
+                self._multicallables.clear()
+            known = self._multicallables[arity, path] = getattr(self.channel, arity)(path)
+        return known
+
+    def used(self) -> None:
+        """A call starts on this connection."""
+
+    def released(self) -> None:
+        """A call on this connection is over."""
+
+    def discard(self) -> None:
+        """Close it; calls that still run on it are cut. Idempotent."""
+        self._multicallables.clear()
+        result_of(self.channel.close())
+
+
+class InnerChannel(Lane):
+    """key: the endpoint and the authority. calls: how many use it now. served: how many have used it.
+
+    leaving: it takes no more calls (its endpoint left, or it served as many as it may) and closes when the last one ends.
+    """
+
+    __slots__ = (
+        "_counted",
+        "_joined",
+        "_max_calls",
+        "_opening",
+        "_owner",
+        "_permits",
+        "_state",
+        "calls",
+        "get_state",
+        "key",
+        "leaving",
+        "served",
+    )
+
+    def __init__(self, owner: Home, start: Start) -> None:
+        self._owner = owner
+        self.key = (start.endpoint, start.authority)
+        super().__init__(
+            target_of(start.endpoint),
+            inner_options(start.cluster, start.authority, owner.options),
+            owner.compression,
+        )
+        self.get_state = self.channel.get_state
+        self._state: ClusterState = start.state
+        self._permits: Permits = start.permits
+        self._max_calls = start.cluster.max_requests_per_connection
+        self._counted = False
+        self._joined: list[Opened] = []
+        self._opening: asyncio.Task[None] | None = None
+        self.calls = 0
+        self.served = 0
+        self.leaving = False
+
+    @property
+    def endpoint(self) -> EndpointState:
+        return self.key[0]
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    def connect(self, start: Start, opened: Opened) -> None:
+        """Open the connection, which `state` has counted for this attempt, or join the call that is opening it."""
+        if self._opening is not None:
+            start.state.connection_closed(start.endpoint, start.permits)
+        else:
+            self.lost()
+            self._counted = True
+            self._state, self._permits = start.state, start.permits
+        self.join(start, opened)
+
+    def join(self, start: Start, opened: Opened) -> None:
+        """Be told when the connection is open; open it if nobody does."""
+        self._joined.append(opened)
+        if self._opening is None:
+            self._opening = self._owner.loop.create_task(self._open(start.cluster.connect_timeout))
+
+    def leave(self, opened: Opened) -> None:
+        """An attempt that waits for the connection was given up."""
+        if opened in self._joined:
+            self._joined.remove(opened)
+
+    async def _open(self, limit: float) -> None:
+        kind: FailureKind | None = None
+        reason = ""
+        try:
+            async with asyncio.timeout(limit):
+                state = self.get_state(try_to_connect=True)
+                while state is not READY:
+                    if state in _BROKEN:
+                        kind = FailureKind.CONNECT_FAILED
+                        break
+                    await self.channel.wait_for_state_change(state)
+                    state = self.get_state(try_to_connect=True)
+        except TimeoutError:
+            kind = FailureKind.CONNECT_TIMEOUT
+        except asyncio.CancelledError:  # discarded, or the loop ends
+            kind, reason = FailureKind.CONNECT_FAILED, "given up before it was open"
+        self._opening = None
+        joined, self._joined = self._joined, []
+        if kind is None:
+            self._state.stats.upstream_cx_total.value += 1
+            self.hand_over()
+        else:
+            self.discard()
+        for opened in joined:
+            opened(kind, reason)
+
+    def hand_over(self) -> None:
+        """Give the open connection to the calls of this loop that stand in the endpoint's queue for one."""
+        while self.endpoint.waiters:
+            waiter = self._state.next_waiter(self.endpoint, self._owner, self)
+            if waiter is None:
+                return
+            waiter.wake()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def lost(self) -> None:
+        """The connection is gone: `state` counts it no longer. Idempotent."""
+        if self._counted:
+            self._counted = False
+            self._state.connection_closed(self.endpoint, self._permits)
+
+    def used(self) -> None:
+        self.calls += 1
+        self.served += 1
+        if self.served == self._max_calls:
+            self._retire()
+
+    def released(self) -> None:
+        self.calls -= 1
+        if not self.calls and (self.leaving or self.endpoint.departed):
+            self.discard()
+
+    def _retire(self) -> None:
+        self.leaving = True
+        self._owner.remove(self)
+
+    def discard(self) -> None:
+        self._retire()
+        if self._opening is not None:
+            self._opening.cancel()
+        self.lost()
+        super().discard()
+
+    def drop(self) -> None:
+        """The same from a finalizer, which must not take a lock: grpc.aio's own finalizer closes the channel."""
+        if self._counted:
+            self._counted = False
+            self._state.abandoned.append(partial(self._state.connection_closed, self.endpoint, self._permits))

@@ -1,0 +1,266 @@
+"""The driver of a call with a streamed request or response, or both.
+
+An attempt is accepted when its response has begun: with initial metadata, or with the first message. Each attempt has a task
+that waits for that (`_watch`) and reads the first message; the application's reads go on from there, straight to the inner
+call. Empty initial metadata may be a response or the beginning of an answer that has only trailers, which grpc.aio does not
+tell apart: it counts as a response when no status has followed within GRACE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from meshlib.engine.events import Begin, Headers, Message, RequestComplete
+from meshlib.routing.request import RequestView
+from meshlib.transport.grpc.aio_driver import BEGIN, Attempt, Driver, Stage
+from meshlib.transport.grpc.aio_endpoint import Lane
+from meshlib.transport.grpc.aio_home import Home
+from meshlib.transport.grpc.aio_outbox import LOST, Outbox, Sending
+from meshlib.transport.grpc.aio_outcome import outcome_of
+from meshlib.transport.grpc.metadata import LazyHeaders
+
+logger = logging.getLogger("meshlib.grpc")
+
+__all__ = ["EOF", "StreamAttempt", "StreamDriver"]
+
+GRACE = 0.01
+"""Seconds after empty initial metadata until it is taken for the beginning of a response."""
+
+EOF = grpc.aio.EOF
+NOTHING: Any = object()
+_BEGIN_STREAMED = Begin(complete=False)
+_COMPLETE = RequestComplete()
+
+
+class StreamAttempt(Attempt):
+    """sending: its request messages, None where there is one. messages: its response as an iterator, None for one message.
+
+    committed: the engine has been told that the response began. watch: the task that waits for that. first: the message that it
+    read ahead.
+    """
+
+    __slots__ = ("answered", "committed", "first", "messages", "sending", "watch")
+
+    def __init__(self, driver: Driver, number: int, path: str, lane: Lane) -> None:
+        super().__init__(driver, number, path, lane)
+        self.answered = False
+        self.committed = False
+        self.first: Any = NOTHING
+        self.messages: AsyncIterator[Any] | None = None
+        self.sending: Sending | None = None
+        self.watch: asyncio.Task[None] | None = None
+
+
+class StreamDriver(Driver):
+    """arity: as grpc names it. request: the serialized message where there is only one. moved_at: when the application last
+    read or wrote a message (monotonic seconds).
+    """
+
+    __slots__ = ("_reading", "_source", "arity", "moved_at", "outbox", "request")
+
+    def __init__(
+        self,
+        home: Home,
+        view: RequestView,
+        metadata: Any,
+        deadline: float | None,
+        wait_for_ready: bool | None,
+        options: dict[str, Any],
+        arity: str,
+    ) -> None:
+        self.arity = arity
+        self.moved_at = 0.0
+        self._reading: StreamAttempt | None = None
+        self.request: bytes | None = None
+        self._source: asyncio.Task[None] | None = None
+        self.outbox = outbox = Outbox(self) if arity.startswith("stream") else None
+        super().__init__(
+            home,
+            view,
+            metadata,
+            deadline,
+            wait_for_ready,
+            options,
+            None if outbox is None else outbox.replayable,
+        )
+
+    def begin(self) -> None:
+        self.run(BEGIN if self.outbox is None else _BEGIN_STREAMED)
+
+    def request_complete(self) -> None:
+        if not self.over:
+            self.run(_COMPLETE)
+
+    # --- attempts ----------------------------------------------------------------------------------------------------
+
+    def _new_attempt(self, number: int, path: str, lane: Lane) -> StreamAttempt:
+        return StreamAttempt(self, number, path, lane)
+
+    def _begin(self, attempt: Attempt, metadata: Any) -> Any:
+        assert isinstance(attempt, StreamAttempt)
+        multicallable = attempt.lane.multicallable(self.arity, attempt.path)
+        timeout = self.time_left()
+        if self.outbox is None:
+            inner = multicallable(self.request, timeout=timeout, metadata=metadata, **self.options)
+        else:
+            inner = multicallable(None, timeout=timeout, metadata=metadata, **self.options)
+        attempt.inner = inner
+        if self.arity.endswith("stream"):
+            attempt.messages = inner.__aiter__()
+        attempt.watch = self.home.loop.create_task(self._watch(attempt))
+        if self.outbox is not None:
+            attempt.sending = self.outbox.attach(inner)
+        return inner
+
+    async def _watch(self, attempt: StreamAttempt) -> None:
+        """Until the response of the attempt has begun."""
+        grace = None
+        try:
+            metadata = await attempt.inner.initial_metadata()
+            if attempt.inner.done():
+                return
+            if metadata:
+                self._commit(attempt)
+            else:
+                grace = self.home.loop.call_later(GRACE, self._commit, attempt)
+            if attempt.messages is not None:
+                message = await anext(attempt.messages, EOF)
+                if message is not EOF:
+                    attempt.answered = True
+                    attempt.first = message
+                    self._commit(attempt)
+        except (grpc.RpcError, asyncio.CancelledError):
+            return  # the done callback of the inner call says how it ended
+        finally:
+            if grace is not None and (attempt.messages is not None or attempt.driver is None):
+                grace.cancel()
+
+    def _commit(self, attempt: StreamAttempt) -> None:
+        if attempt.driver is not None and not attempt.committed:
+            attempt.committed = True
+            self.run(Headers(attempt.number, 200, LazyHeaders(attempt.response_headers), end=False))
+
+    def detach(self, attempt: Attempt) -> None:
+        super().detach(attempt)
+        if self.outbox is not None:
+            assert isinstance(attempt, StreamAttempt)
+            if attempt.sending is not None:
+                self.outbox.detach(attempt.sending)
+
+    def _due(self) -> None:
+        if self.moved_at and not self.over:
+            accepted = self.accepted
+            if accepted is not None:
+                self.call.handle(Message(accepted.number), self.moved_at)
+        super()._due()
+
+    def _finish(self, error: BaseException | None) -> None:
+        super()._finish(error)
+        if self._source is not None:
+            self._source.cancel()
+        if self.outbox is not None:
+            self.outbox.over()
+
+    async def wait_connected(self) -> None:
+        """Until an attempt is on its way, or the call is over."""
+        while not self.over:
+            sent = [attempt for attempt in self._attempts if attempt.stage is Stage.SENT]
+            if not sent:
+                await self._next()
+                continue
+            try:
+                await sent[-1].inner.wait_for_connection()
+            except LOST:
+                continue  # the call is over, or has no attempt now
+            return
+
+    # --- the request -------------------------------------------------------------------------------------------------
+
+    async def write(self, message: bytes) -> bool:
+        """False: the call ended before an attempt took the message."""
+        assert self.outbox is not None
+        self.moved_at = self.home.monotonic()
+        try:
+            return await self.outbox.put(message)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def done_writing(self) -> None:
+        assert self.outbox is not None
+        try:
+            await self.outbox.close()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def consume(self, source: AsyncIterable[Any] | Iterable[Any], serialize: Any) -> None:
+        """Send what the application's iterator gives."""
+        self._source = self.home.loop.create_task(self._consume(source, serialize))
+
+    async def _consume(self, source: AsyncIterable[Any] | Iterable[Any], serialize: Any) -> None:
+        write = self.write
+        try:
+            if isinstance(source, AsyncIterable):
+                async for message in source:
+                    if self.over or not await write(serialize(message)):
+                        return
+            else:
+                for message in source:
+                    if self.over or not await write(serialize(message)):
+                        return
+            await self.done_writing()
+        except asyncio.CancelledError:
+            self.cancel()
+        except Exception:  # as grpc.aio: an iterator that raises cancels its call
+            logger.debug("the request iterator of a call raised", exc_info=True)
+            self.cancel()
+
+    # --- the response ------------------------------------------------------------------------------------------------
+
+    async def read(self) -> Any:
+        """The next message, serialized; EOF at the end of a response that went well. Raises how it ended otherwise."""
+        attempt = self._reading
+        if attempt is None:
+            attempt = await self._open()
+            if attempt.first is not NOTHING:
+                first, attempt.first = attempt.first, NOTHING
+                return first
+        assert attempt.messages is not None
+        try:
+            message = await anext(attempt.messages)
+        except StopAsyncIteration:
+            self._raise_failure()
+            return EOF
+        except (grpc.RpcError, asyncio.CancelledError):
+            if self.over:
+                self._raise_failure()
+            raise
+        self.moved_at = self.home.monotonic()
+        return message
+
+    async def _open(self) -> StreamAttempt:
+        """Until an attempt is accepted and its first message has been read ahead."""
+        try:
+            await self.wait_settled()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        attempt = self.accepted
+        if attempt is None:
+            self._raise_failure()
+        assert isinstance(attempt, StreamAttempt) and attempt.watch is not None
+        await attempt.watch
+        self._reading = attempt
+        return attempt
+
+    def _raise_failure(self) -> None:
+        failure = outcome_of(self).failure()
+        if failure is not None:
+            raise failure
