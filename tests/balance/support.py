@@ -29,14 +29,25 @@ def hosts(first: int, count: int, weights: Sequence[int] = ()) -> tuple[Endpoint
 
 
 def locality(
-    first: int, count: int, *, bad: int = 0, degraded: int = 0, weights: Sequence[int] = (), **fields: Any
+    first: int,
+    count: int,
+    *,
+    bad: int = 0,
+    degraded: int = 0,
+    draining: int = 0,
+    weights: Sequence[int] = (),
+    **fields: Any,
 ) -> LocalityEndpoints:
-    """Hosts first .. first+count-1: the last `bad` are unhealthy, before them stand `degraded` degraded ones."""
+    """Hosts first .. first+count-1: the last `bad` are unhealthy, before them stand `degraded` degraded ones.
+
+    draining: so many of the bad ones, the last, are not counted.
+    """
     return LocalityEndpoints(
         locality=Locality(zone=str(first)),
         endpoints=hosts(first, count, weights),
         unhealthy=tuple(range(count - bad, count)),
         degraded=tuple(range(count - bad - degraded, count - bad)),
+        draining=tuple(range(count - draining, count)),
         weights=list(weights) if len(set(weights)) > 1 else None,
         **fields,
     )

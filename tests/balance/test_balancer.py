@@ -76,6 +76,12 @@ class TestPanic:
         assert set(counts.values()) == {100}
         assert len(counts) == 4
 
+    def test_hosts_that_are_draining_do_not_count(self) -> None:
+        balanced = Balanced([locality(1, 6, bad=4, draining=2)])
+        assert set(balanced.counts(100)) == {key(1), key(2)}, "two of four"
+        worse = Balanced([locality(1, 6, bad=5, draining=2)])
+        assert len(worse.counts(100)) == 6, "one of four is panic, for all of them"
+
     def test_two_of_four_is_none(self) -> None:
         assert set(Balanced([locality(1, 4, bad=2)]).counts(100)) == {key(1), key(2)}
 

@@ -43,6 +43,20 @@ def test_the_seen_loads(
     assert loads.degraded == (0,) * len(priorities)
 
 
+def test_hosts_that_are_draining_count_only_where_all_are_in_panic() -> None:
+    assert spread([H(2, 2, hosts=10), H(4, 4)]).healthy == (100, 0)
+    loads = spread([H(2, 0, hosts=6), H(2, 0)])
+    assert (loads.healthy, loads.panic) == ((75, 25), (True, True))
+    assert spread([H(0, 0, hosts=3), H(1, 0)]).healthy == (75, 25)
+
+
+def test_panic_goes_by_the_number_of_hosts_and_not_by_their_weight() -> None:
+    """Seen: the one healthy host of three has 60 % of the weight, and all three get traffic."""
+    assert spread([H(10, 6, hosts=3, percent_up=100 / 3)]).panic == (True,)
+    assert spread([H(10, 2, percent_up=200 / 3)]).panic == (False,)
+    assert spread([H(100, 40, percent_up=100 / 3), H(100, 20, percent_up=100.0)]).panic == (True, False)
+
+
 def test_healthy_priorities_are_filled_before_degraded_ones() -> None:
     """Seen: P0 with 1 healthy, 2 degraded and 1 bad host, P1 with 4 healthy ones: 35/65, and nothing for the degraded."""
     loads = spread([H(4, 1, 2), H(4, 4)])

@@ -18,7 +18,7 @@ from meshlib.resources.decode_endpoint import (
     decode_load_assignment,
     without,
 )
-from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, Health, Locality
+from meshlib.resources.endpoint import OUT, ClusterLoadAssignment, Endpoint, Health, Locality
 from meshlib.resources.endpoint_address import identity, ip_text
 from meshlib.resources.endpoint_wire import BAD, keys_of
 from meshlib.resources.reader import Reading
@@ -55,6 +55,7 @@ def test_everything_that_is_read() -> None:
     assert first.locality == Locality(region="r", zone="z", sub_zone="s")
     assert (first.weight, first.priority, second.priority, second.weight) == (7, 0, 1, None)
     assert list(first.unhealthy) == [1, 3, 4]
+    assert list(first.draining) == [3]
     assert list(first.degraded) == [2]
     assert first.weights == (1, 3, 1, 1, 1, 1)
     assert second.weights is None
@@ -62,7 +63,7 @@ def test_everything_that_is_read() -> None:
         Endpoint("10.0.0.1", 80),
         Endpoint("10.0.0.2", 65535, 3, Health.UNHEALTHY),
         Endpoint("10.0.0.3", 1, 1, Health.DEGRADED),
-        Endpoint("10.0.0.4", 128, 1, Health.UNHEALTHY),
+        Endpoint("10.0.0.4", 128, 1, Health.DRAINING),
         Endpoint("10.0.0.5", 300, 1, Health.UNHEALTHY),
         Endpoint("10.0.0.6", 16384),
     ]
@@ -302,7 +303,12 @@ addresses = st.builds("{}.{}.{}.{}".format, octets, octets, octets, octets) | st
     ["::1", "fe80::1", "2001:db8::1:2"]
 )
 healths = st.sampled_from(["UNKNOWN", "HEALTHY", "UNHEALTHY", "DRAINING", "TIMEOUT", "DEGRADED"])
-MEANING = {"UNKNOWN": Health.HEALTHY, "HEALTHY": Health.HEALTHY, "DEGRADED": Health.DEGRADED}
+MEANING = {
+    "UNKNOWN": Health.HEALTHY,
+    "HEALTHY": Health.HEALTHY,
+    "DEGRADED": Health.DEGRADED,
+    "DRAINING": Health.DRAINING,
+}
 
 
 @given(
@@ -332,7 +338,8 @@ def test_endpoints_are_what_their_messages_say(rows: list[tuple[str, int, str, i
         for address, port, health, weight, hostname in rows
     ]
     assert list(made.endpoints) == expected
-    assert list(made.unhealthy) == [i for i, each in enumerate(expected) if each.health is Health.UNHEALTHY]
+    assert list(made.unhealthy) == [i for i, each in enumerate(expected) if each.health in OUT]
+    assert list(made.draining) == [i for i, each in enumerate(expected) if each.health is Health.DRAINING]
     assert list(made.degraded) == [i for i, each in enumerate(expected) if each.health is Health.DEGRADED]
     weights = [each.weight for each in expected]
     assert (list(made.weights) if made.weights is not None else weights) == weights

@@ -88,6 +88,7 @@ def test_weight_health_priority_and_locality_are_those_of_the_name() -> None:
                 Endpoint("a", 81, weight=3, hostname="own"),
                 Endpoint("b", 82, health=Health.UNHEALTHY),
                 Endpoint("c", 83, health=Health.DEGRADED),
+                Endpoint("e", 85, health=Health.DRAINING),
             ),
         ),
         LocalityEndpoints(priority=1, endpoints=(Endpoint("d", 84),)),
@@ -96,11 +97,20 @@ def test_weight_health_priority_and_locality_are_those_of_the_name() -> None:
     plan = dataclasses.replace(
         plan, load_assignment=ClusterLoadAssignment(cluster_name="", localities=places)
     )
-    world = World({"a": ("10.0.0.1", "10.0.0.2"), "b": ("10.0.0.3",), "c": ("10.0.0.4",), "d": ("::1",)})
+    world = World(
+        {
+            "a": ("10.0.0.1", "10.0.0.2"),
+            "b": ("10.0.0.3",),
+            "c": ("10.0.0.4",),
+            "d": ("::1",),
+            "e": ("10.0.0.5",),
+        }
+    )
     world.sync(plan)
     first, second = world.results[-1].localities
     assert first.endpoints[0] == Endpoint("10.0.0.1", 81, weight=3, hostname="own")
-    assert (first.weights, list(first.unhealthy), list(first.degraded)) == ((3, 3, 1, 1), [2], [3])
+    assert first.weights == (3, 3, 1, 1, 1)
+    assert (list(first.unhealthy), list(first.degraded), list(first.draining)) == ([2, 4], [3], [4])
     assert (first.locality.zone, first.weight) == ("z", 7)
     assert (second.priority, second.endpoints[0].key, second.weights) == (1, "[::1]:84", None)
 

@@ -40,10 +40,14 @@ def no_pause() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Health:
-    """The positions of one priority by health; sequences in ascending order."""
+    """The positions of one priority by health; sequences in ascending order.
+
+    draining: those that are not counted. total: the number of all of them.
+    """
 
     healthy: Sequence[int]
     degraded: Sequence[int]
+    draining: Sequence[int]
     total: int
 
 
@@ -151,20 +155,22 @@ class LoadBalancer:
     def _health_of(self, table: HostTable) -> _Health:
         unhealthy: list[int] = []
         degraded: list[int] = []
+        draining: list[int] = []
         for index, locality in enumerate(table.localities):
             base = table.range_of(index).start
             unhealthy.extend([base + each for each in locality.unhealthy] if base else locality.unhealthy)
             degraded.extend([base + each for each in locality.degraded] if base else locality.degraded)
+            draining.extend(base + each for each in locality.draining)
         ejected: set[int] = set()
         for endpoint in list(self._state.endpoints.values()):
             if endpoint.ejected:
                 ejected.update(table.positions(endpoint))
         if not unhealthy and not degraded and not ejected:
-            return _Health(range(table.size), (), table.size)
+            return _Health(range(table.size), (), (), table.size)
         out = ejected.union(unhealthy)
         left = [position for position in degraded if position not in out] if degraded else []
         out.update(degraded)
-        return _Health(_without(table.size, out), left, table.size)
+        return _Health(_without(table.size, out), left, draining, table.size)
 
     def _loads(self) -> Loads:
         locality = self._cluster.locality
@@ -172,9 +178,7 @@ class LoadBalancer:
         weighted = assignment is not None and assignment.weighted_priority_health
         return spread(
             [
-                _weighted_membership(table, health)
-                if weighted
-                else Membership(health.total, len(health.healthy), len(health.degraded))
+                _membership(table.weights() if weighted else None, health)
                 for table, health in zip(self._tables, self.health, strict=True)
             ],
             factor=140 if assignment is None else assignment.overprovisioning_factor,
@@ -260,7 +264,8 @@ class LoadBalancer:
             mine = _within(members, positions)
             if not mine or not locality.weight:
                 continue
-            available = assignment.overprovisioning_factor / 100 * len(mine) / len(positions)
+            counted = len(positions) - len(locality.draining)
+            available = assignment.overprovisioning_factor / 100 * len(mine) / counted
             weights.append(locality.weight * min(1.0, available))
             choices.append(self._among(table, mine))
         if not choices:
@@ -296,12 +301,14 @@ def _within(members: Sequence[int], positions: range) -> Sequence[int]:
     return members[bisect_left(members, positions.start) : bisect_left(members, positions.stop)]
 
 
-def _weighted_membership(table: HostTable, health: _Health) -> Membership:
-    weights = table.weights()
-    if weights is None:
-        return Membership(health.total, len(health.healthy), len(health.degraded))
-    return Membership(
-        sum(weights),
-        sum(weights[position] for position in health.healthy),
-        sum(weights[position] for position in health.degraded),
-    )
+def _membership(weights: Sequence[int] | None, health: _Health) -> Membership:
+    """weights: by position, where they count instead of the number of hosts."""
+    healthy, degraded = len(health.healthy), len(health.degraded)
+    total = health.total - len(health.draining)
+    percent = 100.0 * (healthy + degraded) / total if total else 0.0
+    if weights is not None:
+        healthy, degraded = (
+            sum(weights[position] for position in some) for some in (health.healthy, health.degraded)
+        )
+        total = sum(weights) - sum(weights[position] for position in health.draining)
+    return Membership(total, healthy, degraded, hosts=health.total, percent_up=percent)

@@ -4,7 +4,8 @@ health[p] = min(100, factor * healthy[p] // hosts[p])          degraded[p] likew
 N         = min(100, sum(health) + sum(degraded))
 load[p]   = min(what is left of 100, health[p] * 100 // N), in order; then the degraded share with what is left;
             what rounding leaves goes to the first priority that has any
-panic[p]  = N is not 100 and the healthy and degraded hosts of p are less than the panic threshold
+panic[p]  = N is not 100 and the healthy and degraded hosts of p are less than the panic threshold; here it is always the
+            number of hosts that counts, never their weight
 all panic : every priority gets load by its number of hosts, whatever their health
 """
 
@@ -18,11 +19,17 @@ __all__ = ["Loads", "Membership", "spread"]
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """How many hosts a priority has, or, with weighted_priority_health, how much weight."""
+    """How many hosts a priority has, or, with weighted_priority_health, how much weight, without those that are draining.
+
+    hosts: their number with those that are draining; None is total. percent_up: how many of the others, 0 .. 100, are
+    healthy or degraded; None is the same part of total.
+    """
 
     total: int
     healthy: int
     degraded: int = 0
+    hosts: int | None = None
+    percent_up: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,8 @@ def _availability(up: int, total: int, factor: int) -> int:
 
 
 def _percent_up(each: Membership) -> float:
+    if each.percent_up is not None:
+        return each.percent_up
     return 100.0 * (each.healthy + each.degraded) / each.total if each.total else 0.0
 
 
@@ -74,11 +83,12 @@ def _share(availability: Sequence[int], total: int, left: int) -> tuple[list[int
 
 
 def _by_size(priorities: Sequence[Membership]) -> tuple[int, ...]:
-    hosts = sum(each.total for each in priorities)
+    sizes = [each.total if each.hosts is None else each.hosts for each in priorities]
+    hosts = sum(sizes)
     if not hosts:
         return (100,) + (0,) * (len(priorities) - 1)
-    load = [100 * each.total // hosts for each in priorities]
-    load[_first([each.total for each in priorities])] += 100 - sum(load)
+    load = [100 * size // hosts for size in sizes]
+    load[_first(sizes)] += 100 - sum(load)
     return tuple(load)
 
 

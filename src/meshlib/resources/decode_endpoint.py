@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from meshlib import proto
 from meshlib.errors import ResourceError
-from meshlib.resources.endpoint import ClusterLoadAssignment, Health, Locality, LocalityEndpoints
+from meshlib.resources.endpoint import OUT, ClusterLoadAssignment, Health, Locality, LocalityEndpoints
 from meshlib.resources.endpoint_address import identity, read_address, unapplied
 from meshlib.resources.endpoint_wire import (
     LazyEndpoints,
@@ -129,6 +129,7 @@ class _Scan:
         slices: list[tuple[int, dict[int, bytes]]] = []
         unhealthy: list[int] = []
         degraded: list[int] = []
+        draining: list[int] = []
         weights: set[int] = set()
         source = shadow.lb_endpoints
         for start in range(0, len(source), SLICE):
@@ -142,9 +143,14 @@ class _Scan:
                 weights.add(1)
             healths = {tail: self._tails[tail].health for tail in set(tails.values())}
             weights.update(self._tails[tail].weight or 1 for tail in healths)
-            for health, found in ((Health.UNHEALTHY, unhealthy), (Health.DEGRADED, degraded)):
-                if health in healths.values():
-                    found += [len(items) + index for index, tail in tails.items() if healths[tail] is health]
+            present = set(healths.values())
+            for kinds, found in (
+                (OUT, unhealthy),
+                ({Health.DEGRADED}, degraded),
+                ({Health.DRAINING}, draining),
+            ):
+                if not present.isdisjoint(kinds):
+                    found += [len(items) + index for index, tail in tails.items() if healths[tail] in kinds]
             items += part
             slices.append((len(part), tails))
         shadow.ClearField("lb_endpoints")
@@ -158,6 +164,7 @@ class _Scan:
             endpoints=LazyEndpoints(items, self._tails, self._read),
             unhealthy=tuple(unhealthy),
             degraded=tuple(degraded),
+            draining=tuple(draining),
             weights=self._weights(slices) if len(weights) > 1 else None,
         )
 
@@ -289,6 +296,7 @@ def _drop(locality: LocalityEndpoints, bad: set[int]) -> LocalityEndpoints:
         endpoints=endpoints.only(kept),
         unhealthy=tuple(place[i] for i in locality.unhealthy if i in place),
         degraded=tuple(place[i] for i in locality.degraded if i in place),
+        draining=tuple(place[i] for i in locality.draining if i in place),
         weights=None if weights is None else tuple(weights[i] for i in kept),
     )
 

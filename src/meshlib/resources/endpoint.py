@@ -10,15 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["ClusterLoadAssignment", "Endpoint", "Health", "Locality", "LocalityEndpoints"]
+__all__ = ["OUT", "ClusterLoadAssignment", "Endpoint", "Health", "Locality", "LocalityEndpoints"]
 
 
 class Health(Enum):
-    """health_status from EDS as Envoy reads it: UNKNOWN is healthy; DRAINING and TIMEOUT are unhealthy."""
+    """health_status from EDS as Envoy reads it: UNKNOWN is healthy, TIMEOUT is unhealthy.
+
+    DRAINING is unhealthy too, and is not counted among the hosts of which a part must be healthy.
+    """
 
     HEALTHY = 0
     DEGRADED = 1
     UNHEALTHY = 2
+    DRAINING = 3
+
+
+OUT = frozenset((Health.UNHEALTHY, Health.DRAINING))
+"""Endpoints with one of these get no traffic but in panic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,8 @@ class LocalityEndpoints:
     """The endpoints of one locality at one priority.
 
     endpoints: materialised on access, `endpoints[i]` is an Endpoint. unhealthy, degraded: ascending indexes into endpoints,
-    all others are healthy. weights: one for each endpoint, None when all are equal. weight: the locality's, None when not given.
+    all others are healthy. draining: those of the unhealthy ones that are not counted. weights: one for each
+    endpoint, None when all are equal. weight: the locality's, None when not given.
     """
 
     locality: Locality = Locality()
@@ -63,6 +72,7 @@ class LocalityEndpoints:
     endpoints: Sequence[Endpoint]
     unhealthy: Sequence[int] = ()
     degraded: Sequence[int] = ()
+    draining: Sequence[int] = ()
     weights: Sequence[int] | None = None
 
 

@@ -46,7 +46,7 @@ _HEALTH = {
     0: Health.HEALTHY,
     1: Health.HEALTHY,
     2: Health.UNHEALTHY,
-    3: Health.UNHEALTHY,
+    3: Health.DRAINING,
     4: Health.UNHEALTHY,
 }
 _HEALTH[5] = Health.DEGRADED

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from meshlib.resources.cluster import Cluster, DiscoveryType
-from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, Health, LocalityEndpoints
+from meshlib.resources.endpoint import OUT, ClusterLoadAssignment, Endpoint, Health, LocalityEndpoints
 from meshlib.runtime.clock import Clock
 from meshlib.runtime.threads import Executor, Timer
 from meshlib.stats import Registry
@@ -220,7 +220,8 @@ def _locality(locality: LocalityEndpoints, endpoints: tuple[Endpoint, ...]) -> L
     return dataclasses.replace(
         locality,
         endpoints=endpoints,
-        unhealthy=tuple(i for i, endpoint in enumerate(endpoints) if endpoint.health is Health.UNHEALTHY),
+        unhealthy=tuple(i for i, endpoint in enumerate(endpoints) if endpoint.health in OUT),
         degraded=tuple(i for i, endpoint in enumerate(endpoints) if endpoint.health is Health.DEGRADED),
+        draining=tuple(i for i, endpoint in enumerate(endpoints) if endpoint.health is Health.DRAINING),
         weights=weights if len(set(weights)) > 1 else None,
     )
