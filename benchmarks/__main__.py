@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, footprint, plan, push, report, runner
+from benchmarks import cases, footprint, grpc_cases, grpc_run, grpc_world, plan, push, report, runner
 from benchmarks.plan import Plan
 from benchmarks.samples import Samples
 from benchmarks.world import World, world
@@ -110,18 +110,52 @@ def _clients(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -
         if "memory" in chosen:
             with _stopwatch("memory"):
                 result["memory"] = footprint.memory(here, with_mesh=started is not None)
-    for placement, samples in ((arguments.pin, measured), ("none", unpinned)):
+    _tell(result, arguments.pin, measured, unpinned, report.COMPARISONS, report.FURTHER)
+    print(f"\n{report.table(result.get('memory', []))}")
+
+
+def _grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
+    """The same for gRPC."""
+    order = random.Random(arguments.seed)
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(grpc_world.grpc_world())
+        started = None if arguments.baselines else stack.enter_context(grpc_cases.mesh(here))
+        unpinned = Samples()
+        if arguments.pin == "same":
+            here.place("same")
+            with _stopwatch("grpc, pinned to one CPU"):
+                measured = grpc_run.measure(here, started, how, order)
+            here.place("none")
+            with _stopwatch("grpc, unpinned"):
+                unpinned = grpc_run.measure(here, started, how.part(3), order)
+        else:
+            with _stopwatch("grpc, unpinned"):
+                measured = grpc_run.measure(here, started, how, order)
+        _tell(result, arguments.pin, measured, unpinned, report.GRPC_COMPARISONS, report.GRPC_FURTHER)
+        if started is not None:
+            with _stopwatch("grpc, memory"):
+                result["grpc_memory"] = grpc_run.memory(here)
+            print(f"\n{report.table(result['grpc_memory'])}")
+
+
+def _tell(
+    result: dict[str, Any],
+    pin: str,
+    measured: Samples,
+    unpinned: Samples,
+    named: tuple[report.Comparison, ...],
+    further: tuple[report.Comparison, ...],
+) -> None:
+    """Adds cases and ratios to `result` and prints them."""
+    for placement, samples in ((pin, measured), ("none", unpinned)):
         rows = [{**samples.summary(name), "pin": placement} for name in sorted(samples.by_case)]
         result["cases"] += rows
         print(f"\n{report.table(rows)}")
-    named = report.ratios(measured, report.COMPARISONS)
-    further = report.ratios(measured, report.FURTHER)
-    result["ratios"] |= {name: ratio.value for name, ratio in named.items()}
-    result["further_ratios"] = {name: ratio.value for name, ratio in further.items()}
-    confirmed = report.ratios(unpinned, report.COMPARISONS + report.FURTHER)
-    result["unpinned_ratios"] = {name: ratio.value for name, ratio in confirmed.items()}
-    print(f"\n{report.table(report.ratio_rows(named | further, confirmed))}")
-    print(f"\n{report.table(result.get('memory', []))}")
+    quoted, others = report.ratios(measured, named), report.ratios(measured, further)
+    confirmed = report.ratios(unpinned, named + further)
+    for key, found in (("ratios", quoted), ("further_ratios", others), ("unpinned_ratios", confirmed)):
+        result.setdefault(key, {}).update({name: ratio.value for name, ratio in found.items()})
+    print(f"\n{report.table(report.ratio_rows(quoted | others, confirmed))}")
 
 
 def main() -> int:
@@ -138,6 +172,8 @@ def main() -> int:
     print(f"Python {result['python']}, {result['machine']}", flush=True)
     if set(arguments.sections) & {"sync", "async", "throughput", "memory"}:
         _clients(arguments, how, result)
+    if "grpc" in arguments.sections:
+        _grpc(arguments, how, result)
     if "push" in arguments.sections:
         with _stopwatch("push"):
             rows, ratios = push.run(how.pushes, with_mesh=not arguments.baselines)

@@ -26,7 +26,8 @@ print(json.dumps(memory_mib(os.getpid())))
 """
 
 
-def _run(code: str, *arguments: str) -> str:
+def run_fresh(code: str, *arguments: str) -> str:
+    """What the code prints, run by an interpreter of its own. CalledProcessError when it fails."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
@@ -37,8 +38,8 @@ def _interpreter_ms(statement: str) -> tuple[float, float]:
         "import subprocess, sys, time; t = time.perf_counter();"
         "subprocess.run([sys.executable, '-c', sys.argv[1]], check=True); print(time.perf_counter() - t)"
     )
-    inside = float(_run(_IMPORT.format(statement=statement)))
-    return inside * 1e3, float(_run(code, statement)) * 1e3
+    inside = float(run_fresh(_IMPORT.format(statement=statement)))
+    return inside * 1e3, float(run_fresh(code, statement)) * 1e3
 
 
 def import_times(repeats: int) -> list[dict[str, Any]]:
@@ -70,7 +71,7 @@ def _client_memory(library: str, way: Way, config: Path) -> dict[str, float]:
         )
     else:
         make = f"import {library}\nclient = {library}.Client(headers={way.headers!r}, trust_env=False)"
-    fields: dict[str, float] = json.loads(_run(_MEMORY.format(make=make, url=way.url), str(config)))
+    fields: dict[str, float] = json.loads(run_fresh(_MEMORY.format(make=make, url=way.url), str(config)))
     return fields
 
 

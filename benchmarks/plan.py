@@ -15,6 +15,12 @@ SECTIONS = {
         "push_delay_ms_10000",
         "push_delay_ms_100000",
     ),
+    "grpc": (
+        "grpc_sync_p50_vs_grpcio",
+        "grpc_aio_p50_vs_grpcio",
+        "grpc_stream_vs_grpcio",
+        "grpc_rps64_vs_grpcio",
+    ),
     "import": ("import_ms",),
     "memory": (),
 }

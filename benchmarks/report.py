@@ -33,6 +33,27 @@ COMPARISONS = (
     _comparison("cpu_vs_httpx2_two_envoys", samples.cpu, _64, "async64/httpx2/two_envoys"),
     _comparison("rps512_vs_rps16", samples.rps, "async512/httpx/meshlib", "async16/httpx/meshlib"),
 )
+_GRPC, _STREAM = "grpc/meshlib", "grpc-stream/meshlib"
+GRPC_COMPARISONS = (
+    _comparison("grpc_sync_p50_vs_grpcio", samples.p50, f"sync/{_GRPC}", "sync/grpc/direct"),
+    _comparison("grpc_aio_p50_vs_grpcio", samples.p50, f"async/{_GRPC}", "async/grpc/direct"),
+    _comparison("grpc_stream_vs_grpcio", samples.rps, f"sync/{_STREAM}", "sync/grpc-stream/direct"),
+    _comparison("grpc_rps64_vs_grpcio", samples.rps, f"async64/{_GRPC}", "async64/grpc/direct"),
+)
+GRPC_FURTHER = (
+    _comparison("grpc_aio_stream_vs_grpcio", samples.rps, f"async/{_STREAM}", "async/grpc-stream/direct"),
+    _comparison("grpc_sync_p50_vs_ccore", samples.p50, f"sync/{_GRPC}", "sync/grpc/ccore"),
+    _comparison("grpc_aio_p50_vs_ccore", samples.p50, f"async/{_GRPC}", "async/grpc/ccore"),
+    _comparison("grpc_sync_p50_ccore_vs_grpcio", samples.p50, "sync/grpc/ccore", "sync/grpc/direct"),
+    _comparison("grpc_aio_p50_ccore_vs_grpcio", samples.p50, "async/grpc/ccore", "async/grpc/direct"),
+    _comparison("grpc_rps64_ccore_vs_grpcio", samples.rps, "async64/grpc/ccore", "async64/grpc/direct"),
+    _comparison("grpc_sync_p50_envoy_vs_grpcio", samples.p50, "sync/grpc/one_envoy", "sync/grpc/direct"),
+    _comparison("grpc_aio_p50_envoy_vs_grpcio", samples.p50, "async/grpc/one_envoy", "async/grpc/direct"),
+    _comparison(
+        "grpc_stream_envoy_vs_grpcio", samples.rps, "sync/grpc-stream/one_envoy", "sync/grpc-stream/direct"
+    ),
+    _comparison("grpc_rps64_envoy_vs_grpcio", samples.rps, "async64/grpc/one_envoy", "async64/grpc/direct"),
+)
 FURTHER = (
     _comparison("sync_cpu_vs_httpx2_two_envoys", samples.cpu, _SYNC, "sync/httpx2/two_envoys"),
     _comparison("async_cpu_vs_httpx2_two_envoys", samples.cpu, _ASYNC, "async/httpx2/two_envoys"),
@@ -55,6 +76,10 @@ GOALS = {
     "push_100000_vs_envoy": "<= 0.2",
     "push_delay_ms_10000": "<= 2",
     "push_delay_ms_100000": "<= 20",
+    "grpc_sync_p50_vs_grpcio": "<= 1.08",
+    "grpc_aio_p50_vs_grpcio": "<= 1.12",
+    "grpc_stream_vs_grpcio": ">= 0.97",
+    "grpc_rps64_vs_grpcio": ">= 1.0",
     "import_ms": "< 50",
 }
 

@@ -1,0 +1,96 @@
+"""The gRPC section: unary calls one by one and 64 at once, streams, and what an endpoint costs that nobody calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import grpc_cases, runner
+from benchmarks.footprint import run_fresh
+from benchmarks.grpc_configuration import TARGET, UNARY, mesh_resources
+from benchmarks.grpc_upstream import MESSAGE
+from benchmarks.grpc_world import GrpcWorld
+from benchmarks.plan import Plan
+from benchmarks.samples import Samples
+
+AT_ONCE = 64
+ENDPOINTS = 1000
+
+_FOOTPRINT = """
+import contextlib, gc, json, os, sys
+import grpc, meshlib, meshlib.grpc
+from benchmarks.processes import memory_mib
+mesh = meshlib.Mesh(config=[sys.argv[1]])
+mesh.start(); mesh.wait_ready()
+channel = meshlib.grpc.channel({target!r}, mesh=mesh)
+call = channel.unary_unary({unary!r})
+for _ in range(5):
+    with contextlib.suppress(grpc.RpcError):
+        call({message!r})
+gc.collect()
+print(json.dumps(memory_mib(os.getpid())))
+"""
+
+
+def measure(world: GrpcWorld, started: Any, how: Plan, order: random.Random) -> Samples:
+    """All cases of grpc take turns, then all of grpc.aio."""
+    measured = Samples()
+    streams = max(2, how.calls // 20)
+    upstream = world.upstream_pid
+    with grpc_cases.sync_cases(world, started) as (unary, stream):
+        for cases, calls in ((unary, how.calls), (stream, streams)):
+            found = runner.run_sync(cases, upstream, rounds=how.rounds, calls=calls, order=order)
+            measured.by_case |= found.by_case
+    asyncio.run(_measure_aio(world, started, how, order, measured))
+    return measured
+
+
+async def _measure_aio(
+    world: GrpcWorld, started: Any, how: Plan, order: random.Random, measured: Samples
+) -> None:
+    streams = max(2, how.calls // 20)
+    upstream = world.upstream_pid
+    async with grpc_cases.async_cases(world, started) as (unary, stream):
+        for cases, calls in ((unary, how.calls), (stream, streams)):
+            found = await runner.run_async(cases, upstream, rounds=how.rounds, calls=calls, order=order)
+            measured.by_case |= found.by_case
+        concurrent = await runner.run_concurrent(
+            [(case, AT_ONCE) for case in unary],
+            upstream,
+            rounds=how.concurrent_rounds,
+            seconds=how.seconds,
+            order=order,
+        )
+        measured.by_case |= concurrent.by_case
+
+
+def memory(world: GrpcWorld) -> list[dict[str, Any]]:
+    """Resident MiB of a process that has called few endpoints of few and of many, and KiB for each of the others.
+
+    Nothing listens at most of the many: a call that meets one of them fails, which opens nothing that stays.
+    """
+    rows: list[dict[str, Any]] = []
+    code = _FOOTPRINT.format(target=TARGET, unary=UNARY, message=MESSAGE)
+    with tempfile.TemporaryDirectory(prefix="meshlib-bench-") as name:
+        for count in (len(world.upstreams), ENDPOINTS):
+            config = Path(name) / f"{count}.json"
+            live = world.upstreams[0]
+            others = [(f"127.1.{index // 250}.{index % 250 + 1}", live[1]) for index in range(count - 1)]
+            config.write_text(json.dumps(mesh_resources([live, *others])))
+            found: dict[str, float] = json.loads(run_fresh(code, str(config)))
+            rows.append(
+                {
+                    "case": f"grpc/meshlib, {count} endpoints in 2 clusters",
+                    "rss": found["rss"],
+                    "kib_each": "",
+                }
+            )
+    each = (rows[1]["rss"] - rows[0]["rss"]) * 1024 / (2 * (ENDPOINTS - len(world.upstreams)))
+    rows[1]["kib_each"] = round(each, 3)
+    for row in rows:
+        row["rss"] = round(row["rss"], 1)
+    return rows
