@@ -140,7 +140,7 @@ def test_overloaded_blocks_nothing() -> None:
     ],
 )
 def test_whether_a_success_needs_a_look(made: RetryPolicy, expected: bool) -> None:
-    assert RetryRules.of(made).looks_at_success is expected
+    assert made.looks_at_success is expected
 
 
 def test_rules_are_compiled_once_and_forgotten_safely() -> None:

@@ -22,7 +22,7 @@ from meshlib.engine import events as ev
 from meshlib.engine.attempt import Holding
 from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.headers import arriving
-from meshlib.engine.heads import Heads, needs_heads
+from meshlib.engine.heads import Heads
 from meshlib.engine.replies import Endings
 from meshlib.engine.steps import GO_ON, Answer, Ask, FilterContext, GoOn, Step, WaitUntil
 from meshlib.engine.timers import TimedLoop
@@ -227,7 +227,7 @@ class Call(TimedLoop):
         stream: float | None = None
         if plan is not None:
             assert self.route is not None
-            if needs_heads(plan, envoy=engine.envoy_headers):
+            if plan.edits or engine.envoy_headers:
                 self._heads = Heads(
                     self.request,
                     self.route,

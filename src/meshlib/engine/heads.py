@@ -22,20 +22,7 @@ from meshlib.routing.compiled import CompiledRoute, ForwardPlan, Prepared
 from meshlib.routing.format import FormatContext
 from meshlib.routing.request import Headers, RequestView, ResponseView
 
-__all__ = ["Heads", "needs_heads"]
-
-
-def needs_heads(plan: ForwardPlan, *, envoy: bool) -> bool:
-    """Whether the headers of a call on this plan differ from the application's, on the way there or back."""
-    host = plan.virtual_host
-    return (
-        envoy
-        or not plan.plain
-        or not plan.response_plain
-        or host.include_request_attempt_count
-        or host.include_is_timeout_retry_header
-        or host.include_attempt_count_in_response
-    )
+__all__ = ["Heads"]
 
 
 class Heads:

@@ -24,16 +24,14 @@ from meshlib.engine.replies import Endings, for_failure
 from meshlib.engine.retrier import Retrier, retry_state
 from meshlib.errors import MeshClosed
 from meshlib.policy.failure import FailureKind
-from meshlib.policy.retry import RetryRules
 from meshlib.resources.cluster import HttpProtocol
-from meshlib.resources.route import RouteAction
+from meshlib.resources.route import Priority
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.state import Admission, Waiter
 
 if TYPE_CHECKING:
     from meshlib.balance.balancer import LoadBalancer
     from meshlib.engine.program import ClusterProgram, Program
-    from meshlib.routing.compiled import ForwardPlan
 
 __all__ = ["AttemptLoop"]
 
@@ -96,14 +94,15 @@ class AttemptLoop(CallBase):
         endpoint = balancer.pick(now, self._hash(balancer, now) if balancer.hashed else None)
         if endpoint is None:
             return self._no_endpoint(cluster, program, now)
-        permits = state.permits(plan.priority)
+        permits = state.default if plan.priority is Priority.DEFAULT else state.high
         attempt = Attempt(len(self._attempts) + 1, endpoint, cluster, permits, now)
         self._attempts.append(attempt)
         if self._retrier is not None:
             self._retrier.hand_over(attempt)
         state.stats.upstream_rq_total.value += 1
-        permitted = attempt.take_request_permit()
+        permitted = state.take_request(endpoint, permits)
         if permitted:
+            attempt.holding = Holding.REQUEST
             self._start_stream(attempt, now)
         self._arm()
         request = self.request
@@ -123,15 +122,9 @@ class AttemptLoop(CallBase):
             headers,
             permitted,
         )
-        action = plan.route.action
-        if (
-            attempt.number == 1
-            and isinstance(action, RouteAction)
-            and action.mirrors
-            and self._mirrors is None
-        ):
+        if plan.mirrors and attempt.number == 1 and self._mirrors is None:
             self._mirrors = Mirrors()
-            return (start, *self._mirrors.start(engine, action.mirrors, start, now))
+            return (start, *self._mirrors.start(engine, plan.mirrors, start, now))
         return (start,)
 
     def _hash(self, balancer: LoadBalancer, now: float) -> int | None:
@@ -186,8 +179,9 @@ class AttemptLoop(CallBase):
         longest = attempt.cluster.cluster.max_stream_duration
         if longest:
             attempt.stream_until = now + longest
-        if self._complete:
-            self._start_per_try(attempt, now)
+        timeouts = self._timeouts
+        if timeouts is not None and timeouts.per_try and self._complete:
+            attempt.per_try_at = now + timeouts.per_try
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -268,7 +262,12 @@ class AttemptLoop(CallBase):
         plan = self.plan
         assert plan is not None
         retrier = self._retrier
-        if status >= 500 or self._may_retry_success(plan):
+        if (
+            status >= 500
+            or plan.looks_at_success
+            or self._options is not None
+            or self._engine.trust_request_headers
+        ):
             retrier = self._retries()
             if retrier is not None and retrier.state.wants_response(status, event.headers):
                 again = self._try_again(retrier, attempt, now, event.headers)
@@ -410,14 +409,6 @@ class AttemptLoop(CallBase):
             if state is not None:
                 self._retrier = Retrier(engine, state, self._replayable, self._started)
         return self._retrier
-
-    def _may_retry_success(self, plan: ForwardPlan) -> bool:
-        """Whether even a response below 500 may be one to retry."""
-        if plan.retry is not None and RetryRules.of(plan.retry).looks_at_success:
-            return True
-        return self._engine.trust_request_headers or (
-            self._options is not None and self._options.retry_on is not None
-        )
 
     def _try_again(
         self,

@@ -50,8 +50,7 @@ _RESETS: dict[str, frozenset[FailureKind]] = {
 class RetryRules:
     """What a RetryPolicy asks for. Get one with `of`.
 
-    enabled: whether anything can ever be retried. looks_at_success: a response below 500 may be retried, so that even a 200
-    needs `wants_response`; with False, only 5xx do.
+    enabled: whether anything can ever be retried.
     """
 
     __slots__ = (
@@ -62,7 +61,6 @@ class RetryRules:
         "_resets",
         "_statuses",
         "enabled",
-        "looks_at_success",
         "policy",
     )
 
@@ -82,12 +80,6 @@ class RetryRules:
         self._rate_limited = "envoy-ratelimited" in on
         self._resets = frozenset().union(*(_RESETS[name] for name in on if name in _RESETS))
         self._before_request = "reset-before-request" in on
-        self.looks_at_success = bool(
-            self._headers
-            or self._grpc
-            or self._rate_limited
-            or any(status < 500 for status in self._statuses)
-        )
 
     @classmethod
     def of(cls, policy: RetryPolicy) -> RetryRules:

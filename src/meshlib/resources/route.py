@@ -126,6 +126,20 @@ class RateLimitedBackOff:
     max_interval: float = 300.0
 
 
+_BELOW_500 = frozenset(
+    (
+        "cancelled",
+        "deadline-exceeded",
+        "envoy-ratelimited",
+        "internal",
+        "resource-exhausted",
+        "retriable-4xx",
+        "unavailable",
+    )
+)
+"""Conditions of retry_on that a response below 500 can meet; the gRPC ones do at 200."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """config.route.v3.RetryPolicy. The route's policy replaces the virtual host's as a whole.
@@ -141,6 +155,18 @@ class RetryPolicy:
     retriable_status_codes: frozenset[int] = frozenset()
     retriable_headers: tuple[HeaderMatch, ...] = ()
     retriable_request_headers: tuple[HeaderMatch, ...] = ()
+
+    @property
+    def looks_at_success(self) -> bool:
+        """Whether a response below 500 may be one to retry, so that even a 200 has to be looked at."""
+        on = self.retry_on
+        return bool(
+            on & _BELOW_500
+            or ("retriable-headers" in on and self.retriable_headers)
+            or (
+                "retriable-status-codes" in on and any(status < 500 for status in self.retriable_status_codes)
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +250,7 @@ class RouteAction:
     """Forward the request. Exactly one of cluster, cluster_header and weighted_clusters is set.
 
     timeout: seconds from the end of the request to the end of the response with all retries; 0 is none, default 15.
-    max_grpc_timeout: deprecated; the caller's grpc-timeout less grpc_timeout_offset, at most this (0: uncapped), replaces timeout.
+    max_grpc_timeout: deprecated; the caller's grpc-timeout less grpc_timeout_offset replaces timeout, at most this (0: uncapped).
     cluster_not_found_response_code: 503, 404 or 500. prefix_rewrite, regex_rewrite: at most one is set.
     hash_policy: what clusters hash that balance by hash, unless their own policy says it.
     mirrors is understood by the engine; the decoder reports it as unsupported until every transport can carry it out.

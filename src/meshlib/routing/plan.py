@@ -65,12 +65,12 @@ class ForwardPlan:
     """Where the request goes and what is done to it on the way. Immutable once made.
 
     cluster: may be empty or unknown, which the engine answers with not_found_code and NC. weighted: the chosen entry. retry:
-    the policy in force (the route's, else the virtual host's); hedges: whether its per-try timeout starts another
-    attempt beside the one that is late. timeout and max_stream_duration: seconds, 0 and None are none;
-    timeouts: the same with the per-try timeout, ready for use where nothing overrides them. plain: nothing is done to the
-    request, the application's own headers may be sent; response_plain: nothing is done to the response. reads_grpc_timeout:
-    the timeouts depend on the request's grpc-timeout. hash_of: the route's hash
-    policy, None when it has none.
+    the policy in force (the route's, else the virtual host's); looks_at_success: it may retry a response below 500; hedges:
+    whether its per-try timeout starts another attempt beside the one that is late. timeout and max_stream_duration: seconds,
+    0 and None are none; timeouts: the same with the per-try timeout, ready for use where nothing overrides them. plain: nothing
+    is done to the request, the application's own headers may be sent; response_plain: nothing is done to the response; edits:
+    an attempt's headers differ from the application's, on the way there or back. reads_grpc_timeout: the timeouts depend on
+    the request's grpc-timeout. hash_of: the route's hash policy, None when it has none. mirrors: its request_mirror_policies.
     """
 
     __slots__ = (
@@ -84,11 +84,14 @@ class ForwardPlan:
         "auto_host_rewrite",
         "cluster",
         "config",
+        "edits",
         "grpc_timeout_offset",
         "hash_of",
         "hedges",
+        "looks_at_success",
         "max_grpc_timeout",
         "max_stream_duration",
+        "mirrors",
         "not_found_code",
         "plain",
         "priority",
@@ -120,8 +123,10 @@ class ForwardPlan:
         self.config = config
         self.weighted = weighted
         self.priority: Priority = action.priority
+        self.mirrors = action.mirrors
         self.not_found_code = action.cluster_not_found_response_code
         self.retry: RetryPolicy | None = action.retry_policy or virtual_host.retry_policy
+        self.looks_at_success = self.retry is not None and self.retry.looks_at_success
         hedging = action.hedge_policy or virtual_host.hedge_policy
         self.hedges = hedging is not None and hedging.hedge_on_per_try_timeout
         self.max_stream_duration: MaxStreamDuration | None = action.max_stream_duration
@@ -155,6 +160,13 @@ class ForwardPlan:
             or self._host
             or self._path
             or self.auto_host_rewrite
+        )
+        self.edits = not (
+            self.plain
+            and self.response_plain
+            and not virtual_host.include_request_attempt_count
+            and not virtual_host.include_is_timeout_retry_header
+            and not virtual_host.include_attempt_count_in_response
         )
 
     def prepare(

@@ -44,7 +44,7 @@ class H1Codec:
     valid once the response is complete. start raises InvalidRequest; feed and end raise TransportFailure.
     """
 
-    __slots__ = ("_bodyless", "_chunked", "_interim", "_limit", "_parser", "response", "reusable")
+    __slots__ = ("_bodyless", "_chunked", "_fields", "_interim", "_limit", "_parser", "response", "reusable")
 
     survives_input = False
     blocked = False
@@ -59,6 +59,7 @@ class H1Codec:
         self.reusable = True
         self.response = Response()
         self.response.complete = True
+        self._fields: RawHeaders = []
 
     def start(self, request: OutgoingRequest, *, inline: bool = True) -> bytes:
         """The request line and the headers, with the framing header that a body needs, and with `inline` the body.
@@ -91,7 +92,8 @@ class H1Codec:
         self._interim = False
         self._limit = MAX_HEADER_BYTES
         self.reusable = False
-        self.response = Response()
+        self.response = response = Response()
+        self._fields = response.headers
         head = b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, path, host, block.lines, framing)
         if body is not None and inline and (body or self._chunked):
             return b"".join((head, self.body(body), self.end_body()))
@@ -119,8 +121,11 @@ class H1Codec:
             self.reusable = False
             if not response.complete:
                 raise _failure(error) from None
-        if response.status == 0 and self._limit < 0:
-            raise protocol_failure("response headers are larger than 80 KiB")
+        if response.status == 0:
+            if self._limit < 0:
+                raise protocol_failure("response headers are larger than 80 KiB")
+        elif len(response.trailers) > MAX_HEADERS:
+            raise protocol_failure("more than 100 trailers")
 
     def end(self) -> None:
         """The peer closed its side: the end of a body without a length, otherwise a response cut short."""
@@ -165,13 +170,7 @@ class H1Codec:
             self.response.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        response = self.response
-        if response.status == 0:
-            response.headers.append((name, value))
-        elif not response.complete:
-            response.trailers.append((name, value))
-            if len(response.trailers) > MAX_HEADERS:
-                raise protocol_failure("more than 100 trailers")
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         response, parser = self.response, self._parser
@@ -192,6 +191,7 @@ class H1Codec:
         if self._limit < 0 and sum([len(name) + len(value) for name, value in headers]) > MAX_HEADER_BYTES:
             raise protocol_failure("response headers are larger than 80 KiB")
         response.status = status
+        self._fields = response.trailers
         if self._bodyless:
             self.reusable = _keeps_alive(response)
             self._parser = None
@@ -218,6 +218,7 @@ class H1Codec:
         response, parser = self.response, self._parser
         if not response.complete and parser is not None:
             response.complete = True
+            self._fields = []  # what follows belongs to nobody
             self.reusable = parser.should_keep_alive()
 
 
