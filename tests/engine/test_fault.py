@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlib.engine import events as ev
+from meshlib.engine.dialect import ENVOY, GRPC
 from meshlib.engine.fault import FaultRules
 from meshlib.engine.options import CallOptions
 from meshlib.errors import FaultInjected, NoRoute, UpstreamError
@@ -30,6 +31,7 @@ from meshlib.resources.route import (
     VirtualHost,
 )
 from tests.engine.builders import NO_BACK_OFF, ROUTER, cluster, forward, listener, retry, route_config
+from tests.engine.grpc_calls import rpc, status
 from tests.engine.wire import FakeCall, FakeMesh, request
 
 ALWAYS = FractionalPercent(numerator=100)
@@ -511,3 +513,27 @@ def test_the_request_of_a_delayed_call_may_complete_meanwhile() -> None:
     assert call.tick() == pytest.approx(0.5)
     assert call.tick() == pytest.approx(0.2)
     assert call.flags == "DI,UT"
+
+
+@pytest.mark.parametrize(
+    ("fault", "grpc_status"),
+    [(abort(401), "16"), (abort(200), "2"), (FaultAbort(percentage=ALWAYS, grpc_status=8), "8")],
+)
+def test_over_grpc_the_message_follows_the_channels_choice(fault: FaultAbort, grpc_status: str) -> None:
+    mesh = faulty(HttpFault(abort=fault))
+    assert status(mesh.call(rpc(), dialect=ENVOY)) == (grpc_status, "fault filter abort")
+    assert status(mesh.call(rpc(), dialect=GRPC)) == (grpc_status, "Fault injected")
+
+
+def test_what_grpc_calls_ignore_they_ignore_during_a_delay_too() -> None:
+    filters = [HttpFilter(name="f", type_url=FAULT, config=HttpFault(delay=delay(500))), ROUTER]
+    mesh = FakeMesh(cluster(), listen=listener(route_config(forward()), filters, stream_idle_timeout=0.2))
+    assert mesh.call(rpc(), dialect=ENVOY).tick() == pytest.approx(0.2)
+    assert mesh.call(rpc(), dialect=GRPC).tick() == pytest.approx(0.5)
+
+
+def test_the_deadline_of_a_grpc_caller_holds_during_a_delay() -> None:
+    mesh = faulty(HttpFault(delay=delay(500)))
+    made = mesh.call(rpc(), deadline=mesh.clock.monotonic() + 0.2)
+    assert made.tick() == pytest.approx(0.2)
+    assert status(made) == ("4", "Deadline Exceeded")

@@ -47,19 +47,23 @@ _JITTER = 0.2
 class Dialect:
     """One column of the table.
 
-    grpc: timeouts and retries are the gRFCs'. endings: status and message that replace Envoy's, by response code details.
+    grpc: timeouts and retries are the gRFCs'. endings: status (None: it stays) and message that replace Envoy's, by response
+    code details.
     inappropriate: what a route that answers by itself gives instead, None where it answers.
     """
 
     name: str
     grpc: bool
-    endings: Mapping[str, tuple[int, str]] = field(default_factory=lambda: MappingProxyType({}))
+    endings: Mapping[str, tuple[int | None, str]] = field(default_factory=lambda: MappingProxyType({}))
     inappropriate: Ending | None = None
 
     def ending(self, ending: Ending) -> Ending:
         """The same end in this dialect's words."""
         own = self.endings.get(ending.details)
-        return ending if own is None else replace(ending, grpc_status=own[0], body=own[1])
+        if own is None:
+            return ending
+        status, message = own
+        return replace(ending, grpc_status=ending.grpc_status if status is None else status, body=message)
 
 
 ENVOY = Dialect(name="envoy", grpc=False)
@@ -72,6 +76,7 @@ GRPC = Dialect(
             "cluster_not_found": (14, "the route's cluster does not exist"),
             "upstream_reset_before_response_started{overflow}": (14, "circuit breaker drop"),
             "max_duration_timeout": (4, "Deadline Exceeded"),
+            "fault_filter_abort": (None, "Fault injected"),
         }
     ),
     inappropriate=Ending(

@@ -111,11 +111,12 @@ class RpcCall(Call):
             if plan.reads_grpc_timeout and self._user_deadline is not None:
                 self.request.add("grpc-timeout", grpc_timeout(self._user_deadline - self._started))
         super()._pin(now)
+        if self._dialect.grpc:
+            self._idle_timeout = 0.0
 
     def _start_attempt(self, now: float) -> Actions:
         if not self._dialect.grpc:
             return super()._start_attempt(now)
-        self._idle_timeout = 0.0
         actions = super()._start_attempt(now)
         if len(self._attempts) > 1 and actions and isinstance(actions[0], act.Start):
             start = actions[0]
