@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -45,12 +46,21 @@ class Hashed:
         self.state = ClusterState("c", self.registry)
         self.again(self.localities)
 
+    deferred: list[Callable[[], None]] | None = None
+
     def again(self, localities: list[LocalityEndpoints], **fields: Any) -> None:
         load = ClusterLoadAssignment(cluster_name="c", localities=tuple(localities))
         cluster = Cluster(
             name="c", discovery=DiscoveryType.STATIC, lb_policy=self.policy, **(self.fields | fields)
         )
-        self.balancer = make_balancer(cluster, load, self.state, Random(1), previous=self.balancer)
+        self.balancer = make_balancer(
+            cluster,
+            load,
+            self.state,
+            Random(1),
+            previous=self.balancer,
+            defer=None if self.deferred is None else self.deferred.append,
+        )
 
     def pick(self, value: int | None) -> str | None:
         assert self.balancer is not None
@@ -182,6 +192,53 @@ class TestBoth:
         ]
         counts = Counter(Hashed(pieces, policy, weighted).picks())
         assert abs(counts[key(2)] - 1000) < 150
+
+
+class TestLater:
+    """A large table is not made by the call that ejects a host."""
+
+    def hashed(self, policy: Any = None) -> Hashed:
+        return Hashed([locality(1, 5)], policy or MaglevConfig(table_size=9001), deferred=[])
+
+    def test_another_host_until_the_table_is_there(self, built: list[int]) -> None:
+        hashed = self.hashed()
+        assert hashed.deferred is not None
+        before = hashed.picks()
+        hashed.eject(2)
+        during = hashed.picks()
+        assert built == [5]
+        assert len(hashed.deferred) == 1, "it is asked for once"
+        assert key(2) not in during
+        assert during == hashed.picks(), "the same key, the same host"
+        assert all(was in (now, key(2)) for was, now in zip(before, during))
+        hashed.deferred.pop()()
+        assert built == [5, 4]
+        left = [locality(1, 1), locality(3, 3)]
+        assert hashed.picks() == Hashed(left, MaglevConfig(table_size=9001)).picks()
+
+    def test_asked_for_again_in_a_forked_child(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        hashed = self.hashed()
+        assert hashed.deferred is not None
+        hashed.eject(2)
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        assert key(2) not in hashed.picks()
+        assert len(hashed.deferred) == 2
+
+    def test_every_host_is_ejected(self) -> None:
+        never = {"locality": LocalityLbConfig(healthy_panic_threshold=0.0)}
+        hashed = Hashed([locality(1, 2)], MaglevConfig(table_size=9001), never, deferred=[])
+        hashed.eject(1)
+        hashed.eject(2)
+        assert hashed.pick(HASHES[0]) in (key(1), key(2))
+        assert hashed.deferred is not None
+        hashed.deferred.pop()()
+        assert hashed.pick(HASHES[0]) is None
+
+    def test_a_small_table_at_once(self, built: list[int]) -> None:
+        hashed = self.hashed(RingHashConfig())
+        hashed.eject(2)
+        assert hashed.deferred == []
+        assert built == [5, 4]
 
 
 def test_names() -> None:

@@ -22,11 +22,15 @@ def make_balancer(
     *,
     previous: LoadBalancer | None = None,
     pause: Callable[[], None] = no_pause,
+    defer: Callable[[Callable[[], None]], None] | None = None,
 ) -> LoadBalancer:
     """The balancer for this version of the cluster and its endpoints.
 
     previous: the one before, of which what is still right is taken over. pause: called between slices of long work.
+    defer: runs a task on the publishing thread a little later, None where there is none.
     """
     if isinstance(cluster.lb_policy, HashingConfig):
-        return HashingLoadBalancer(cluster, assignment, state, random, previous=previous, pause=pause)
+        return HashingLoadBalancer(
+            cluster, assignment, state, random, previous=previous, pause=pause, defer=defer
+        )
     return LoadBalancer(cluster, assignment, state, random, pause=pause)

@@ -6,11 +6,14 @@ of the priority, or, with locality weights, of the locality, which has its own f
 host in the table, and if none has one the table is empty.
 
 Tables are made when the cluster is compiled, and again when a host is ejected or taken back. A table that would be made of
-the same names and weights as one of the last few is that one, across pushes too.
+the same names and weights as one of the last few is that one, across pushes too. An ejection is found by a call, which must
+not wait for a large table: it has it made on the publishing thread, and until then the keys of an ejected host go to another
+one, the same for the same key.
 """
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +29,21 @@ from meshlib.balance.ring_hash import Ring, build_ring
 from meshlib.resources.cluster import Cluster, HashingConfig, MaglevConfig, RingHashConfig
 from meshlib.resources.endpoint import ClusterLoadAssignment, Locality
 from meshlib.routing.hash_policy import compile_hash_policy
+from meshlib.runtime.threads import Slicer
 from meshlib.state import ClusterState, EndpointState
 
 __all__ = ["HashingLoadBalancer"]
 
 KEPT = 4
 """How many tables of a cluster are kept for when the same hosts are back."""
+
+SMALL = 8192
+"""A table of so many entries is made at once (3 ms), by whoever needs it."""
+
+TRIES = 16
+"""How many other places are looked at for a host that is not ejected."""
+
+Defer = Callable[[Callable[[], None]], None]
 
 ChooseBy = Callable[[int], EndpointState | None]
 
@@ -49,7 +61,7 @@ class _Made:
 class HashingLoadBalancer(LoadBalancer):
     """RING_HASH and MAGLEV."""
 
-    __slots__ = ("_choose_by", "_made", "_policy", "hash_of")
+    __slots__ = ("_choose_by", "_defer", "_made", "_policy", "_stale_in", "hash_of")
 
     hashed = True
 
@@ -62,14 +74,21 @@ class HashingLoadBalancer(LoadBalancer):
         *,
         previous: LoadBalancer | None = None,
         pause: Callable[[], None] = no_pause,
+        defer: Defer | None = None,
     ) -> None:
-        """previous: the cluster's balancer before this push, whose tables may still be right."""
+        """previous: the cluster's balancer before this push, whose tables may still be right.
+
+        defer: runs a task on the publishing thread a little later; None where there is none.
+        """
         policy = cluster.lb_policy
         assert isinstance(policy, HashingConfig)
         self._policy = policy
         self.hash_of = compile_hash_policy(policy.hash_policy)
         self._made: tuple[_Made, ...] = previous._made if isinstance(previous, HashingLoadBalancer) else ()
+        self._stale_in = 0
+        self._defer: Defer | None = None
         super().__init__(cluster, assignment, state, random, pause=pause)
+        self._defer = defer
 
     def pick(self, now: float, hash_value: int | None = None) -> EndpointState | None:
         if hash_value is None:
@@ -78,7 +97,32 @@ class HashingLoadBalancer(LoadBalancer):
         if endpoint is None or not endpoint.ejected or self._panic:
             return endpoint
         self.refresh()
-        return self._choose_by(hash_value)
+        endpoint = self._choose_by(hash_value)
+        if self._stale_in:
+            for number in range(1, TRIES + 1):
+                if endpoint is None or not endpoint.ejected:
+                    break
+                endpoint = self._choose_by(hash_value ^ (2**64 - number))
+        return endpoint
+
+    def refresh(self, pause: Callable[[], None] = no_pause) -> None:
+        if self._defer is None or self._size() <= SMALL:
+            super().refresh(pause)
+        elif self._stale_in != os.getpid():  # a task that a fork left behind runs nowhere
+            self._stale_in = os.getpid()
+            self._defer(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._stale_in = 0
+        super().refresh(Slicer().pause)
+
+    def _size(self) -> int:
+        """About how many entries a table has."""
+        policy = self._policy
+        if isinstance(policy, RingHashConfig):
+            return min(max(policy.minimum_ring_size, self.size), policy.maximum_ring_size)
+        assert isinstance(policy, MaglevConfig)
+        return policy.table_size
 
     def _adopt(self, loads: Loads, pause: Callable[[], None]) -> None:
         places = [

@@ -131,7 +131,7 @@ class Engine:
     def publish(self, snapshot: Snapshot) -> None:
         """Make the snapshot take effect: compile it, swap one reference, wake whoever waits. One thread at a time."""
         previous = self.program
-        self.program = self._compiler.compile(snapshot, previous)
+        self.program = self._compiler.compile(snapshot, previous, self.defer)
         self._wake_all()
         if self._unsettled is None:
             self._unsettled = previous

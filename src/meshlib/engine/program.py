@@ -84,12 +84,22 @@ class Compiler:
         self._random = random
         self._breakers = breakers
         self._slicer = Slicer()
+        self._defer: Callable[[Callable[[], None]], None] | None = None
 
     def empty(self) -> Program:
         return Program(Snapshot(), {}, {}, None)
 
-    def compile(self, snapshot: Snapshot, previous: Program) -> Program:
-        """The Program for the snapshot, with everything of `previous` that is still the same."""
+    def compile(
+        self,
+        snapshot: Snapshot,
+        previous: Program,
+        defer: Callable[[Callable[[], None]], None] | None = None,
+    ) -> Program:
+        """The Program for the snapshot, with everything of `previous` that is still the same.
+
+        defer: runs a task on the publishing thread a little later; None: there is no such thread.
+        """
+        self._defer = defer
         self._slicer.begin()
         listeners = {
             name: self._listener(listener, snapshot, previous.listeners.get(name))
@@ -166,6 +176,7 @@ class Compiler:
             self._random,
             previous=None if known is None else known.balancer,
             pause=self._slicer.pause,
+            defer=self._defer,
         )
         if outlier is not None:
             outlier.members(balancer)
