@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
+from meshlib.engine import events as ev
 from meshlib.engine.options import CallOptions
 from meshlib.policy.failure import FailureKind
+from meshlib.resources.matching import HeaderMatch
 from tests.engine.builders import NO_BACK_OFF, cluster, forward, outlier, retry
 from tests.engine.grpc_calls import rpc, status
 from tests.engine.wire import FakeMesh
@@ -149,3 +153,48 @@ class TestOutlierDetection:
         mesh = FakeMesh(cluster())
         mesh.call(rpc()).answer(200, [("grpc-status", "14")])
         assert mesh.stat("upstream_rq_2xx") == 1
+
+
+class TestSucceeded:
+    """A unary response that is known to be OK: the same as its headers, found faster."""
+
+    @pytest.mark.parametrize("event", [ev.Headers, ev.Succeeded])
+    def test_both_ways_lead_to_the_same(self, event: type[ev.Headers]) -> None:
+        mesh = FakeMesh(
+            cluster(hosts=1, outlier_detection=outlier(consecutive_5xx=2)),
+            action=forward(retry_policy=retry("unavailable")),
+        )
+        for answer in ("14", None, "14"):
+            call = mesh.call(rpc(), options=CallOptions(retries=0) if answer else None)
+            if answer:
+                call.answer(200, [("grpc-status", answer)])
+                continue
+            mesh.clock.advance(0.25)
+            assert call.core.handle(event(1, 200, (), True), mesh.clock.monotonic())[0].attempt == 1
+            info = call.core.info
+            assert (info.flags, info.details, info.attempts[0].status) == ("-", "via_upstream", 200)
+            assert info.attempts[0].duration == pytest.approx(0.25)
+            assert call.core.wake_at == inf
+            assert call.core.handle(event(1, 200, (), True), mesh.clock.monotonic()) == ()
+        assert mesh.stat("outlier_detection.ejections_enforced_total") == 0, "the success came between"
+        assert mesh.stat("upstream_rq_2xx") == 3
+        assert mesh.stat("upstream_rq_completed") == 3
+        assert mesh.held() == {}
+
+    def test_headers_may_ask_for_a_retry_all_the_same(self) -> None:
+        policy = retry(
+            "retriable-headers", retriable_headers=(HeaderMatch(name="x-again"),), back_off=NO_BACK_OFF
+        )
+        call = FakeMesh(cluster(hosts=2), action=forward(retry_policy=policy)).call(rpc())
+        call.handle(ev.Succeeded(1, 200, [("x-again", "1")], True))
+        call.tick()
+        assert len(call.starts) == 2
+
+    def test_the_second_attempt(self) -> None:
+        mesh = mesh_with("unavailable")
+        call = mesh.call(rpc())
+        call.answer(200, [("grpc-status", "14")])
+        call.tick()
+        assert call.core.handle(ev.Succeeded(2, 200, (), True), mesh.clock.monotonic())[-1].attempt == 2
+        assert mesh.stat("upstream_rq_retry_success") == 1
+        assert mesh.held() == {}

@@ -309,6 +309,7 @@ HANDLERS: dict[type[Any], Callable[[Call, Any, float], Actions]] = {
     ev.Sent: Call._ignore,
     ev.RequestComplete: Call._request_complete,
     ev.Headers: Call._response,
+    ev.Succeeded: Call._succeeded,
     ev.Message: Call._message,
     ev.End: Call._end_of_response,
     ev.Failed: Call._attempt_failed,

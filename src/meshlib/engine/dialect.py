@@ -118,6 +118,7 @@ def _converted(plan: ForwardPlan) -> ForwardPlan:
     elif longest is not None:
         own.max_stream_duration = MaxStreamDuration(max_stream_duration=longest.max_stream_duration)
     own.retry = None if plan.retry is None else _conditions(plan.retry)
+    own.looks_at_ok = False
     own.looks_at_success = own.retry is not None and own.retry.looks_at_success
     own.timeouts = Timeouts(None, None, own.longest_stream())
     return own

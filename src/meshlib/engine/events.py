@@ -20,6 +20,7 @@ __all__ = [
     "RequestComplete",
     "Sent",
     "SideResult",
+    "Succeeded",
     "Timer",
     "Woken",
 ]
@@ -72,7 +73,7 @@ class RequestComplete:
 class Headers:
     """The response headers of an attempt. end: nothing follows (no body, or all of it is here already).
 
-    headers: lower-case names, in order; may be given as a function. trailers_only: a gRPC response with its status here.
+    headers: lower-case names, in order; of a gRPC response that is over already with its grpc-status.
     """
 
     __slots__ = ("attempt", "end", "headers", "status")
@@ -84,6 +85,15 @@ class Headers:
         self.status = status
         self.headers = headers
         self.end = end
+
+
+class Succeeded(Headers):
+    """The whole response of an attempt, from a gRPC server: one message, status OK in its trailers. status is 200, end true.
+
+    The same as Headers, but who looks for an error in the headers need not look.
+    """
+
+    __slots__ = ()
 
 
 class Message:
@@ -153,6 +163,7 @@ Event = (
     | Sent
     | RequestComplete
     | Headers
+    | Succeeded
     | Message
     | End
     | Failed

@@ -39,6 +39,10 @@ GRPC_SOUND = frozenset({"", "0", "1", "3", "5", "6", "7", "8", "9", "10", "11", 
 """The gRPC statuses that Envoy's outlier detection does not take for a 5xx; an unknown one is as bad as UNKNOWN."""
 
 
+ACCEPTED: Actions = (act.Accept(1),)
+"""The first attempt's response, as it came."""
+
+
 class AttemptLoop(CallBase):
     """From the first attempt to the accepted one. `TimedLoop` adds what time does to it."""
 
@@ -280,9 +284,39 @@ class AttemptLoop(CallBase):
             attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
         return self._accept(attempt, event, now)
 
+    def _succeeded(self, event: ev.Succeeded, now: float) -> Actions:
+        """As `_response`, in one piece where there is nothing to decide: the only attempt, and nothing edits what comes back."""
+        attempts = self._attempts
+        plan = self.plan
+        if (
+            plan is None
+            or len(attempts) != 1
+            or self.accepted is not None
+            or self._retrier is not None
+            or self._heads is not None
+            or self._affinity is not None
+            or self._breaker is not None
+            or self._options is not None
+            or plan.looks_at_ok
+            or self._engine.trust_request_headers
+            or self._stage is not Stage.FORWARDING
+            or event.attempt != 1
+        ):
+            return self._response(event, now)
+        attempt = attempts[0]
+        if attempt.endpoint.consecutive_5xx:
+            self._judge(attempt, True, now)
+        attempt.over_at = now
+        attempt.status = 200
+        self.accepted = 1
+        self.details = "via_upstream"
+        attempt.cluster.state.stats.rq_2xx.value += 1
+        self._finish(attempt, now)
+        return ACCEPTED
+
     def _grpc_fault(self, event: ev.Headers) -> bool:
         """Whether the response is a gRPC one that is over already, with a status that stands for a 5xx."""
-        if not is_grpc(self.request):
+        if type(event) is ev.Succeeded or not is_grpc(self.request):
             return False
         return next((value for name, value in event.headers if name == "grpc-status"), "") not in GRPC_SOUND
 

@@ -157,6 +157,16 @@ class RetryPolicy:
     retriable_request_headers: tuple[HeaderMatch, ...] = ()
 
     @property
+    def looks_at_ok(self) -> bool:
+        """Whether even a gRPC response with status OK may be one to retry."""
+        on = self.retry_on
+        return bool(
+            "envoy-ratelimited" in on
+            or ("retriable-headers" in on and self.retriable_headers)
+            or ("retriable-status-codes" in on and 200 in self.retriable_status_codes)
+        )
+
+    @property
     def looks_at_success(self) -> bool:
         """Whether a response below 500 may be one to retry, so that even a 200 has to be looked at."""
         on = self.retry_on
