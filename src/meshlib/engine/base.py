@@ -21,7 +21,7 @@ from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.headers import echoed
 from meshlib.engine.heads import Heads
 from meshlib.engine.mirrors import Mirrors
-from meshlib.engine.replies import Ending, describe, grpc_form, plain_reply, without_envoy_headers
+from meshlib.engine.replies import Ending, broken_off, describe, grpc_form, plain_reply, without_envoy_headers
 from meshlib.engine.retrier import Retrier
 from meshlib.errors import AttemptRecord, LocalReply, MeshError
 from meshlib.routing.matchers.grpc import is_grpc
@@ -153,6 +153,8 @@ class CallBase:
         listener = self._listener
         if listener is not None and listener.suppress_envoy_headers:
             ending = without_envoy_headers(ending)
+        if self.accepted is not None:
+            ending = self._broken_off(ending)
         reply = self._grpc_reply(plain_reply(ending), ending.grpc_status)
         if self._heads is not None and self.accepted is None:
             reply = self._heads.local_reply(reply, ",".join(self.flags) or "-", ending.details)
@@ -176,6 +178,10 @@ class CallBase:
             local_reply=reply,
         )
         return self._over(error, now)
+
+    def _broken_off(self, ending: Ending) -> Ending:
+        """The ending of a call whose response had begun."""
+        return broken_off(ending) if is_grpc(self.request) else ending
 
     def _over(self, error: MeshError, now: float) -> Actions:
         self.details = self.details or error.details

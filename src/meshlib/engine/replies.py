@@ -33,6 +33,7 @@ from meshlib.routing.request import RequestView
 __all__ = [
     "Ending",
     "Endings",
+    "broken_off",
     "describe",
     "for_failure",
     "grpc_form",
@@ -196,6 +197,15 @@ def for_failure(kind: FailureKind, reason: str, *, retried: bool, started: bool)
     inner = f"{kind.value}|{told}" if told else kind.value
     details = f"upstream_reset_{phase}_response_started{{{inner.replace(' ', '_')}}}"
     return Ending(error, status, RESET + prefix + kind.value, flag, details, reason or kind.value)
+
+
+def broken_off(ending: Ending) -> Ending:
+    """The same ending of a gRPC call after its response began: Envoy can only reset the stream then, which its caller sees as
+    INTERNAL. The caller's own deadline stays what it is.
+    """
+    if ending.details == Endings.CALLER_DEADLINE.details:
+        return ending
+    return replace(ending, grpc_status=13, body=f"the response broke off: {ending.message}")
 
 
 def describe(

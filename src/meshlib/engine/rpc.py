@@ -226,6 +226,9 @@ class RpcCall(Call):
     def _end(self, ending: Ending, now: float) -> Actions:
         return super()._end(self._dialect.ending(ending), now)
 
+    def _broken_off(self, ending: Ending) -> Ending:
+        return ending if self._dialect.grpc else super()._broken_off(ending)
+
     def _wait_until(self, moment: float, seen: Program, now: float) -> Actions:
         """Park until `moment`, a Program other than `seen`, or the end of the time that the call has."""
         engine = self._engine
