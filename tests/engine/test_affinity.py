@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from meshlib.resources.hash_policy import ChannelIdHash, CookieHash, HashPolicy,
 from meshlib.resources.headers import AppendAction, HeaderEdits, HeaderValueOption
 from meshlib.resources.route import WeightedCluster, WeightedClusters
 from meshlib.routing.request import RequestView
-from tests.engine.builders import NO_BACK_OFF, cluster, forward, listener, retry, route_config
+from tests.engine.builders import NO_BACK_OFF, cluster, forward, listener, outlier, retry, route_config
 from tests.engine.wire import FakeCall, FakeMesh, request
 
 BY_HEADER = HashPolicy(by=HeaderHash(name="x-key"))
@@ -179,3 +179,22 @@ class TestPolicyOfTheCluster:
         assert call.headers is not None
         assert call.headers[0] == ("a", "b")
         assert len(cookies(call.headers)) == 1
+
+
+def test_an_ejection_leaves_a_large_table_to_the_publishing_thread() -> None:
+    made = mesh(BY_HEADER)
+    tasks: list[Callable[[], None]] = []
+    made.engine.defer = tasks.append
+    made.publish(
+        cluster("a", 8, lb_policy=MaglevConfig(), outlier_detection=outlier(consecutive_5xx=1, interval=1e6))
+    )
+    while tasks:
+        tasks.pop()()
+    call = made.call(keyed("k"))
+    first = endpoint(call)
+    call.answer(503)
+    assert len(tasks) == 1
+    assert endpoint(made.call(keyed("k"))) != first
+    tasks.pop()()
+    assert endpoint(made.call(keyed("k"))) != first
+    assert not tasks
