@@ -91,6 +91,11 @@ class Call(TimedLoop):
         return CallInfo(self)
 
     @property
+    def delayed(self) -> bool:
+        """Whether a filter keeps the request back until a moment. To the application it is a server that takes its time."""
+        return self._filter_wait is not None
+
+    @property
     def buffer_limit(self) -> int:
         """How many bytes of a streamed request body may be kept for another attempt. Valid once the call is routed."""
         assert self._listener is not None and self.route is not None

@@ -124,7 +124,7 @@ class AsyncExchange(AsyncAttempts):
         """Which of the application's own timeouts applies now, and how long it is."""
         patience = self._request.patience
         if not self._attempts:
-            return Phase.READ, inf
+            return Phase.READ, patience.read if self.call.delayed else inf
         attempt = self._attempts[0]
         if attempt.stage is Stage.PARKED:
             return (Phase.POOL, patience.pool) if attempt.waiter is not None else (Phase.READ, inf)

@@ -189,20 +189,27 @@ class SyncExchange(SyncAttempts):
             phase, patience.write if phase is Phase.WRITE else patience.read, self.call.info
         )
 
+    def _parked_patience(self) -> tuple[Phase, float]:
+        """Which of the application's own timeouts applies while nothing has been sent, and how long it is."""
+        patience = self._request.patience
+        if any(attempt.waiter is not None for attempt in self._attempts):
+            return Phase.POOL, patience.pool
+        return Phase.READ, patience.read if self.call.delayed else inf
+
     def _wait_parked(self, wait_from: float, now: float) -> Event | None:
         """No socket to wait for, or not only: a back-off, a queue, configuration."""
         until = self.call.wake_at
         live = [attempt for attempt in self._attempts if attempt.connection is not None]
-        queued = any(attempt.waiter is not None for attempt in self._attempts)
-        pool_until = wait_from + self._request.patience.pool if queued else inf
+        phase, seconds = self._parked_patience()
+        patient_until = wait_from + seconds
         if self._woken:
             self._woken = False
             if self._event is not None:
                 self._event.clear()
             return WOKEN
-        if now >= pool_until:
-            raise ImpatienceError(Phase.POOL, self._request.patience.pool, self.call.info)
-        limit = min(until, pool_until) - now
+        if now >= patient_until:
+            raise ImpatienceError(phase, seconds, self.call.info)
+        limit = min(until, patient_until) - now
         if live:
             return self._move(live, min(limit, MIXED_POLL))
         if self._event is None:
