@@ -83,7 +83,7 @@ _HOMES = {
     "default_mesh": "meshlib.mesh",
 }
 
-_MODULES = frozenset(("httpx", "httpx2", "testing"))
+_MODULES = frozenset(("grpc", "httpx", "httpx2", "testing"))
 
 
 def __getattr__(name: str) -> object:

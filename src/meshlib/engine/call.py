@@ -103,6 +103,11 @@ class Call(TimedLoop):
         own = self.route.virtual_host.per_request_buffer_limit_bytes
         return limit if own is None else min(limit, own)
 
+    @property
+    def hedges(self) -> bool:
+        """Whether several attempts may be alive at once. Valid once the call is routed."""
+        return self.plan is not None and self._hedges()
+
     def handle(self, event: ev.Event, now: float) -> Actions:
         """Take one event and say what to do. now: monotonic seconds. Events of a call that is over change nothing."""
         return HANDLERS[type(event)](self, event, now)

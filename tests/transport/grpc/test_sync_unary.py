@@ -129,9 +129,9 @@ def test_retry_goes_to_another_endpoint(server: Backend) -> None:
     with mesh_for(config(dead, server.address, route=route)) as mesh, channel("echo:80", mesh=mesh) as chan:
         echo = chan.unary_unary("/test.Echo/echo")
         calls = [echo.with_call(b"x")[1] for _ in range(4)]
-    # Each call picks twice of two endpoints in turn: all begin with the dead one.
-    failures = [[attempt.failure for attempt in call.meshlib.attempts] for call in calls]
-    assert failures == [["remote connection failure", None]] * 4
+    failures = [tuple(attempt.failure for attempt in call.meshlib.attempts) for call in calls]
+    assert set(failures) <= {(None,), ("remote connection failure", None)}
+    assert len(set(failures)) == 2 or failures[0][0] is not None  # where the turn begins is drawn
     assert {call.meshlib.attempts[-1].endpoint for call in calls} == {server.address}
 
 

@@ -47,6 +47,10 @@ LEAST_BACKOFF = 100
 """Milliseconds: the least that C-core accepts."""
 
 
+SLICE = 0.05
+"""Seconds that a thread watches a channel in one piece: closing a channel waits for those who watch it."""
+
+
 def target_of(endpoint: EndpointState) -> str:
     """The target that C-core connects to without resolving anything."""
     address = endpoint.address
@@ -164,7 +168,11 @@ class InnerChannel:
 
     def leave(self) -> None:
         self.calls.pop()
-        if self.retired and not self.calls:
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Close it when it is retired and nobody needs it."""
+        if self.retired and not self.calls and not self.connecting:
             self.close()
 
     def begin_connecting(self) -> None:
@@ -193,14 +201,15 @@ class InnerChannel:
         return None
 
     def await_change(self, until: float) -> None:
-        """Block until `look` may have something new, at most until `until` (monotonic seconds) or `connect_by`.
+        """Block until `look` may have something new, at most until `until` (monotonic seconds) or for `SLICE`.
 
         One thread watches and tells the others: C-core may hand the event of one watcher to another.
         """
-        limit = until - self._monotonic()
+        now = self._monotonic()
+        limit = min(until - now, SLICE)
         connect_by = self.connect_by
         if connect_by is not None:
-            limit = min(limit, connect_by - self._monotonic())
+            limit = min(limit, connect_by - now)
         if limit <= 0 or self._watch is None:
             return
         with self._lock:
@@ -211,7 +220,7 @@ class InnerChannel:
                 self._watched = True
                 event = None
         if event is not None:
-            event.wait(min(limit, threading.TIMEOUT_MAX))
+            event.wait(limit)
             return
         try:
             state = self._check(False)
@@ -324,6 +333,7 @@ class EndpointChannels:
         """A call has seen it READY: everybody who waits for a connection to its endpoint may use it."""
         inner.connecting.pop()
         self.serve(inner)
+        inner.dispose()
 
     def failed(self, inner: InnerChannel) -> None:
         """A call has seen its `failure`."""
@@ -335,6 +345,7 @@ class EndpointChannels:
         inner.connecting.pop()
         if not inner.connecting and inner.endpoint.waiters:
             self.give_up(inner)
+        inner.dispose()
 
     def _open(self, start: Start) -> InnerChannel:
         endpoint, authority = start.endpoint, start.authority
@@ -367,8 +378,7 @@ class EndpointChannels:
         with self._lock:
             self._forget(inner)
         self._uncount(inner)
-        if not inner.calls:
-            inner.close()
+        inner.dispose()
 
     def _forget(self, inner: InnerChannel) -> None:
         """The caller holds the lock."""

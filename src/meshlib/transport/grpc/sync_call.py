@@ -18,17 +18,21 @@ __all__ = ["SucceededCall", "Waker"]
 class Waker:
     """What a blocking call waits on while it has no connection. `wake` may be called from any thread.
 
-    The event is made when somebody waits: most calls never do.
+    The event is made when somebody waits: most calls never do. forward: who is woken instead, once the call is handed over.
     """
 
-    __slots__ = ("_event", "woken")
+    __slots__ = ("_event", "forward", "woken")
 
     def __init__(self) -> None:
         self.woken = False
+        self.forward: Callable[[], None] | None = None
         self._event: threading.Event | None = None
 
     def wake(self) -> None:
         self.woken = True
+        if self.forward is not None:
+            self.forward()
+            return
         event = self._event
         if event is not None:
             event.set()

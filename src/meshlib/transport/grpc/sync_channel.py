@@ -14,9 +14,11 @@ import meshlib
 from meshlib.engine.engine import Engine
 from meshlib.runtime import fork
 from meshlib.transport.grpc.endpoint import EndpointChannels, InnerChannel
+from meshlib.transport.grpc.lean import LeanUnary, lean_unary
 from meshlib.transport.grpc.request import authority_of, method_path
 from meshlib.transport.grpc.sync_call import Waker
-from meshlib.transport.grpc.sync_unary import UnaryUnary
+from meshlib.transport.grpc.sync_flight import Flight
+from meshlib.transport.grpc.sync_stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 
 __all__ = ["MeshChannel", "MeshLike", "Method"]
 
@@ -41,10 +43,11 @@ class MeshLike(Protocol):
 class Method:
     """One method of a service, as the multicallables of a channel know it. kind: `unary_unary`, ...
 
-    Inner multicallables are kept, one for each inner channel.
+    Inner multicallables are kept, one for each inner channel. Those of client streams take messages that are serialized
+    already, since they may be sent more than once.
     """
 
-    __slots__ = ("_arguments", "_kind", "_known", "channel", "path")
+    __slots__ = ("_arguments", "_kind", "_known", "_lean", "channel", "path", "serializer")
 
     def __init__(
         self,
@@ -57,14 +60,27 @@ class Method:
     ) -> None:
         self.channel = channel
         self.path = path
+        self.serializer = serializer
         self._kind = kind
         self._arguments: dict[str, Any] = {
-            "request_serializer": serializer,
+            "request_serializer": None if kind.startswith("stream") else serializer,
             "response_deserializer": deserializer,
         }
         if registered and _takes_registered(kind):
             self._arguments["_registered_method"] = True
         self._known: dict[InnerChannel, Any] = {}
+        self._lean: dict[InnerChannel, LeanUnary | None] = {}
+
+    def lean(self, inner: InnerChannel, path: str) -> LeanUnary | None:
+        """What blocking unary calls use rather than `on`, where this grpcio allows it and the route keeps the method."""
+        if path != self.path:
+            return None
+        try:
+            return self._lean[inner]
+        except KeyError:
+            self._lean = {other: lean for other, lean in list(self._lean.items()) if not other.closed}
+            made = self._lean[inner] = lean_unary(self.on(inner, path))
+            return made
 
     def on(self, inner: InnerChannel, path: str) -> Any:
         """The multicallable of the inner channel. path: as the route has rewritten it."""
@@ -122,6 +138,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         self._closed = False
         self._plain: grpc.Channel | None = None
         self._parked: set[Waker] = set()
+        self.flights: set[Flight] = set()
 
     # --- the four arities --------------------------------------------------------------------------------------------
 
@@ -136,14 +153,44 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             self._method("unary_unary", method, request_serializer, response_deserializer, _registered_method)
         )
 
-    def unary_stream(self, *_args: Any, **_options: Any) -> grpc.UnaryStreamMultiCallable:
-        raise NotImplementedError("meshlib.grpc.channel: streams")
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryStream:
+        return UnaryStream(
+            self._method(
+                "unary_stream", method, request_serializer, response_deserializer, _registered_method
+            )
+        )
 
-    def stream_unary(self, *_args: Any, **_options: Any) -> grpc.StreamUnaryMultiCallable:
-        raise NotImplementedError("meshlib.grpc.channel: streams")
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamUnary:
+        return StreamUnary(
+            self._method(
+                "stream_unary", method, request_serializer, response_deserializer, _registered_method
+            )
+        )
 
-    def stream_stream(self, *_args: Any, **_options: Any) -> grpc.StreamStreamMultiCallable:
-        raise NotImplementedError("meshlib.grpc.channel: streams")
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamStream:
+        return StreamStream(
+            self._method(
+                "stream_stream", method, request_serializer, response_deserializer, _registered_method
+            )
+        )
 
     def _method(
         self,
@@ -225,6 +272,8 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             plain.close()
         for waker in list(self._parked):
             waker.wake()
+        for flight in list(self.flights):
+            flight.cancel("Channel closed!")
 
     def __enter__(self) -> MeshChannel:
         return self
@@ -246,6 +295,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self._parked = set()
+        self.flights = set()
         opened = self._opened
         if opened is not None:
             _dropped.extend(opened[1].drop())

@@ -28,35 +28,31 @@ from meshlib.engine.events import (
     FailureKind,
     Headers,
     NeedConnection,
+    Succeeded,
     Timer,
     Woken,
 )
-from meshlib.errors import UnknownHost
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.state import Waiter
 from meshlib.transport.grpc.endpoint import InnerChannel
-from meshlib.transport.grpc.errors import CODES, RpcFailed, reply_failed, rpc_error
+from meshlib.transport.grpc.errors import RpcFailed, reply_failed, rpc_error
 from meshlib.transport.grpc.judge import Ended, end_of_stream, judge
-from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, decode_message, to_metadata
+from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_metadata
 from meshlib.transport.grpc.request import outgoing_metadata, view
+from meshlib.transport.grpc.status import UnsupportedActionError, ended_of, status_of
 from meshlib.transport.grpc.sync_call import SucceededCall, Waker
+from meshlib.transport.grpc.sync_flight import Flight
+from meshlib.transport.grpc.sync_rpc import MeshRpc
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.sync_channel import Method
 
-__all__ = ["BlockingCall", "UnaryUnary", "UnsupportedActionError", "ended_of", "status_of"]
+__all__ = ["BlockingCall"]
 
 BEGIN = Begin(complete=True)
 CANCELLED = Cancelled()
 TIMER = Timer()
 WOKEN = Woken()
-
-
-class UnsupportedActionError(Exception):
-    """The engine asked for something that this transport does not do."""
-
-    def __init__(self, action: object) -> None:
-        super().__init__(f"the gRPC transport cannot carry out {type(action).__name__}")
 
 
 class Stage(Enum):
@@ -95,6 +91,7 @@ class BlockingCall:
         "_channels",
         "_compression",
         "_credentials",
+        "_deadline",
         "_metadata",
         "_method",
         "_monotonic",
@@ -123,10 +120,11 @@ class BlockingCall:
         self._waker = waker = Waker()
         self._ahead: Ahead | None = None
         self._accept: Accept | None = None
+        self._deadline = deadline = None if timeout is None else monotonic() + timeout
         self._call: Call = engine.call(
             view(channel.target, channel.authority, method.path, metadata),
             wake=waker.wake,
-            deadline=None if timeout is None else monotonic() + timeout,
+            deadline=deadline,
             wait_for_ready=bool(wait_for_ready),
         )
 
@@ -134,19 +132,21 @@ class BlockingCall:
     def info(self) -> CallInfo:
         return self._call.info
 
-    def run(self) -> tuple[Any, Any]:
-        """The response and grpcio's call object, or one of ours. Raises what a blocking call of grpcio raises."""
+    def run(self) -> tuple[Any, grpc.Call]:
+        """The response and its call object. Raises what a blocking call of grpcio raises."""
         call, monotonic = self._call, self._monotonic
         try:
             actions = call.handle(BEGIN, monotonic())
             first = actions[0] if len(actions) == 1 else None
-            if type(first) is Start and first.permitted and first.headers is None:
+            if type(first) is Start and first.permitted and not call.hedges:
                 inner = self._channels.ready(first.endpoint, first.authority)
                 if inner is not None and inner.enter():
                     ahead = self._ahead = Ahead(first)
                     ahead.inner = inner
                     actions = call.handle(*self._send(ahead))
             while True:
+                if self._ahead is None and actions and type(actions[0]) is Start and call.hedges:
+                    return self._hedged(actions)
                 event = self._carry_out(actions)
                 if self._accept is not None:
                     return self._finish(self._accept)
@@ -154,6 +154,27 @@ class BlockingCall:
         except BaseException:
             self._abandon()
             raise
+
+    def _hedged(self, actions: Sequence[Action]) -> tuple[Any, grpc.Call]:
+        """Several attempts may be alive at once: let events drive the call, and wait."""
+        flight = Flight(
+            self._method,
+            self._request,
+            None,
+            streamed=False,
+            timeout=None if self._deadline is None else self._deadline - self._monotonic(),
+            metadata=self._metadata,
+            credentials=self._credentials,
+            wait_for_ready=None,
+            compression=self._compression,
+            call=self._call,
+        )
+        self._waker.forward = flight.wake
+        flight.go_on(actions)
+        if self._waker.take():
+            flight.wake()
+        rpc = MeshRpc(flight)
+        return rpc.outcome(), rpc
 
     # --- the attempt -------------------------------------------------------------------------------------------------
 
@@ -164,24 +185,28 @@ class BlockingCall:
         call, monotonic = self._call, self._monotonic
         ahead.stage = Stage.SENT
         wake_at = call.wake_at
+        timeout = None if wake_at == inf else wake_at - monotonic()
+        metadata = outgoing_metadata(start, self._metadata)
+        method, compression = self._method, self._compression
+        lean = method.lean(inner, start.path) if compression is None else None
         try:
-            ahead.response, ahead.succeeded = self._method.on(inner, start.path).with_call(
-                self._request,
-                None if wake_at == inf else wake_at - monotonic(),
-                outgoing_metadata(start, self._metadata),
-                self._credentials,
-                None,
-                self._compression,
-            )
+            receipt = None if lean is None else lean(self._request, timeout, metadata, self._credentials)
+            if receipt is None:
+                ahead.response, ahead.succeeded = method.on(inner, start.path).with_call(
+                    self._request, timeout, metadata, self._credentials, None, compression
+                )
+            elif receipt.number == 0:
+                ahead.response, ahead.succeeded = receipt.response, receipt
+            else:
+                ahead.ended = receipt.ended()
         except grpc.RpcError as error:
             ahead.ended = ended_of(error)
         finally:
             inner.leave()
         ended = ahead.ended
         if ended is None:
-            return Headers(
-                start.attempt, 200, LazyHeaders(ahead.succeeded.initial_metadata), True
-            ), monotonic()
+            headers = LazyHeaders(ahead.succeeded.initial_metadata)
+            return Succeeded(start.attempt, 200, headers, True), monotonic()
         event, now = judge(start.attempt, ended, answered=False, now=monotonic(), wake_at=wake_at)
         if isinstance(event, Cancelled):
             call.handle(event, now)
@@ -324,90 +349,3 @@ class BlockingCall:
         self._channels.failed(inner)
         assert inner.failure is not None
         return Failed(ahead.number, inner.failure, False), self._monotonic()
-
-
-def ended_of(error: Any) -> Ended:
-    """grpcio's own error, or a call that is over. grpcio makes every RpcError of a call a grpc.Call."""
-    return Ended(
-        error.code().value[0],
-        error.details() or "",
-        error.debug_error_string(),
-        error.initial_metadata(),
-        error.trailing_metadata(),
-    )
-
-
-def status_of(ended: Ended, headers: HeaderList | None, info: CallInfo, *, apart: bool) -> RpcFailed:
-    """The status that the application gets. headers: after the route's edits, None as they came.
-
-    apart: these are the initial metadata; otherwise there was one block of headers, with the status among them.
-    """
-    code, details = ended.code, ended.details
-    initial, trailing = ended.initial, ended.trailing
-    if headers is not None and apart:
-        initial = to_metadata(headers)
-    elif headers is not None:
-        edited = dict(headers)
-        text = edited.get("grpc-status", "")
-        code = int(text) if text.isdigit() else code
-        details = decode_message(edited["grpc-message"]) if "grpc-message" in edited else details
-        trailing = to_metadata(headers)
-    return RpcFailed(
-        CODES.get(code, grpc.StatusCode.UNKNOWN),
-        details,
-        initial=initial,
-        trailing=trailing,
-        debug=ended.debug or "",
-        info=info,
-    )
-
-
-class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
-    """`channel.unary_unary(...)`."""
-
-    def __init__(self, method: Method) -> None:
-        self._method = method
-
-    def __call__(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)[0]
-
-    def with_call(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> tuple[Any, grpc.Call]:
-        method = self._method
-        call = BlockingCall(method, request, timeout, metadata, credentials, wait_for_ready, compression)
-        try:
-            return call.run()
-        except UnknownHost:
-            plain = method.without_mesh()
-            if plain is None:
-                raise
-        result: tuple[Any, grpc.Call] = plain.with_call(
-            request, timeout, metadata, credentials, wait_for_ready, compression
-        )
-        return result
-
-    def future(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> grpc.Future:
-        raise NotImplementedError("meshlib.grpc.channel: futures")
