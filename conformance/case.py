@@ -284,8 +284,9 @@ def _parse_compare(fields: Fields, requests: list[Request]) -> Compare:
             expected={key: float(value) for key, value in expected.items()},
             z=child.seconds("z", 3.5),
         )
-        if sum(request.repeat for request in requests) < 1000:
-            raise child.error("a distribution needs at least 1000 requests")
+        needed = 400 if requests and requests[0].rpc else 1000
+        if sum(request.repeat for request in requests) < needed:
+            raise child.error(f"a distribution needs at least {needed} requests")
         child.close()
     compare = Compare(
         ignore=ignore,

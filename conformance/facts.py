@@ -39,6 +39,9 @@ grpcio writes ``grpc-timeout`` for each attempt's deadline, Envoy passes on the 
 _REASON = re.compile(r"\|[^}]*}$")
 """In the details of a gRPC call: why a connection failed, in the words of the system. grpcio does not say."""
 
+_ASYNCIO = re.compile(r"^grpc-python-asyncio/")
+"""In user-agent: grpcio says by which of its halves a call was made."""
+
 WHAT_IS_LEFT = "x-envoy-expected-rq-timeout-ms"
 """On a retry: the milliseconds that are left of the route's timeout, so never twice the same."""
 
@@ -110,7 +113,7 @@ def _headers(
         if (name in wanted) if wanted is not None else (name not in dropped):
             if name == "set-cookie":
                 value = MADE_COOKIE.sub('="*"', value)
-            found.setdefault(name, []).append("*" if name in MASKED else value)
+            found.setdefault(name, []).append("*" if name in MASKED else _ASYNCIO.sub("grpc-python/", value))
     return found
 
 
