@@ -14,7 +14,7 @@ from typing import Any, Literal
 import grpc
 import grpc.aio
 
-from meshlib.engine.dialect import DIALECTS
+from meshlib.engine.dialect import DIALECTS, Dialect
 from meshlib.errors import ConfigError
 from meshlib.runtime.threads import refuse_gevent
 from meshlib.transport.grpc.aio_channel import AioMeshChannel
@@ -31,24 +31,22 @@ def channel(
     compression: grpc.Compression | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     interceptors: Sequence[Any] = (),
+    follow: Literal["envoy", "grpc"] = "envoy",
 ) -> grpc.Channel:
     """A channel whose calls the mesh routes, balances, retries and limits.
 
     target: names the Listener (`reviews:9080`; `xds:///reviews:9080` is the same). mesh: None takes the process's default Mesh
     at the first call. options: of grpcio, for the connections (message sizes, user agent, keep-alive, ...);
     `grpc.default_authority` is also what virtual hosts are searched for. compression: of every call that says nothing.
-    interceptors: of grpcio, applied above the mesh: they see one call, whatever it takes.
+    interceptors: of grpcio, applied above the mesh: they see one call, whatever it takes. follow: whose rules apply where Envoy
+    and gRPC's own xDS clients disagree (docs/differences.md).
 
     Raises:
         ConfigError: credentials are given (the cluster's transport socket decides about encryption), or gevent has patched
             `threading`.
     """
-    if credentials is not None:
-        raise ConfigError(
-            "a channel of the mesh takes no channel credentials: the cluster's transport socket decides about encryption"
-        )
-    refuse_gevent()
-    made = MeshChannel(target, mesh, options or (), compression)
+    dialect = _checked(credentials, follow)
+    made = MeshChannel(target, mesh, options or (), compression, dialect)
     return grpc.intercept_channel(made, *interceptors) if interceptors else made
 
 
@@ -65,12 +63,16 @@ def aio_channel(
     """The same for asyncio: a `grpc.aio.Channel`, everything as for `channel`.
 
     It belongs to no event loop: connections are made on the loop that a call runs on, and one channel may be used on several.
-    interceptors: of grpc.aio, of all four kinds. follow: whose rules apply where Envoy and gRPC's own xDS clients disagree
-    (docs/differences.md).
+    interceptors: of grpc.aio, of all four kinds.
 
     Raises:
         ConfigError: as for `channel`. ValueError: something in `interceptors` is no interceptor of grpc.aio.
     """
+    dialect = _checked(credentials, follow)
+    return AioMeshChannel(target, mesh, options or (), compression, interceptors, dialect)
+
+
+def _checked(credentials: grpc.ChannelCredentials | None, follow: str) -> Dialect:
     if credentials is not None:
         raise ConfigError(
             "a channel of the mesh takes no channel credentials: the cluster's transport socket decides about encryption"
@@ -78,4 +80,4 @@ def aio_channel(
     if follow not in DIALECTS:
         raise ConfigError(f"follow must be one of {', '.join(map(repr, DIALECTS))}, not {follow!r}")
     refuse_gevent()
-    return AioMeshChannel(target, mesh, options or (), compression, interceptors, DIALECTS[follow])
+    return DIALECTS[follow]

@@ -47,6 +47,9 @@ LEAST_BACKOFF = 100
 """Milliseconds: the least that C-core accepts."""
 
 
+SLACK = 1000
+"""Milliseconds by which C-core's own limit of an attempt to connect is longer than ours, which says what passed."""
+
 SLICE = 0.05
 """Seconds that a thread watches a channel in one piece: closing a channel waits for those who watch it."""
 
@@ -63,7 +66,7 @@ def target_of(endpoint: EndpointState) -> str:
 
 def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[str, Any]]:
     """The options of an inner channel. own: the application's, which win where they do not undo what the mesh needs."""
-    connect_timeout = max(LEAST_BACKOFF, round(cluster.connect_timeout * 1000))
+    connect_timeout = round(cluster.connect_timeout * 1000)
     defaults: list[tuple[str, Any]] = [
         ("grpc.initial_reconnect_backoff_ms", LEAST_BACKOFF),
         ("grpc.max_reconnect_backoff_ms", 2 * LEAST_BACKOFF),
@@ -73,7 +76,7 @@ def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[
     return [
         *defaults,
         *own,
-        ("grpc.min_reconnect_backoff_ms", connect_timeout),
+        ("grpc.min_reconnect_backoff_ms", connect_timeout + SLACK),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.enable_retries", 0),

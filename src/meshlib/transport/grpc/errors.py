@@ -109,7 +109,7 @@ class FinishedRpc(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
         except grpc.RpcError:
             return sys.exc_info()[2]
 
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+    def add_done_callback(self, fn: Callable[[Any], None], timeout: float | None = None) -> None:
         fn(self)
 
     def __str__(self) -> str:
@@ -261,8 +261,8 @@ _CLASSES: dict[type[MeshError], type[MeshRpcError]] = {
 }
 
 
-def rpc_error(error: MeshError, info: CallInfo | None) -> MeshRpcError:
-    """The engine's error in the form that grpc's users know."""
+def rpc_error(error: MeshError, info: CallInfo | None, initial: Metadata = ()) -> MeshRpcError:
+    """The engine's error in the form that grpc's users know. initial: metadata of the response, if it had begun."""
     cls = _CLASSES.get(type(error), OtherMeshError)
     translated: Any = cls.__new__(cls)
     MeshError.__init__(
@@ -274,6 +274,7 @@ def rpc_error(error: MeshError, info: CallInfo | None) -> MeshRpcError:
     )
     translated._finish(error, info)
     translated.details = Details(error.details, translated._details)
+    translated._initial = initial
     result: MeshRpcError = translated
     return result
 

@@ -61,14 +61,23 @@ _FROM_PEER = "Error received from peer"
 class Ended:
     """The ending of an inner call as grpcio reports it. code: of google.rpc.Code. debug: None or empty when C-core was not asked.
 
-    initial, trailing: metadata as the application would see it.
+    initial, trailing: metadata as the application would see it. message: a message had come, though the application of a
+    unary call does not get it.
     """
 
-    __slots__ = ("code", "debug", "details", "initial", "trailing")
+    __slots__ = ("code", "debug", "details", "initial", "message", "trailing")
 
     def __init__(
-        self, code: int, details: str, debug: str | None, initial: Metadata | None, trailing: Metadata | None
+        self,
+        code: int,
+        details: str,
+        debug: str | None,
+        initial: Metadata | None,
+        trailing: Metadata | None,
+        *,
+        message: bool = False,
     ) -> None:
+        self.message = message
         self.code = code
         self.details = details
         self.debug = debug
@@ -116,7 +125,7 @@ def judge(number: int, ended: Ended, *, answered: bool, now: float, wake_at: flo
         return Timer(), max(now, wake_at)
     if isinstance(cause, Local):  # a deadline of the surroundings (a server's own call) is the application's
         return Cancelled(), now
-    if answered or ended.initial:
+    if answered or ended.message or ended.initial:
         return Headers(number, 200, _response(ended.initial), end=False), now
     if cause is None:
         if ended.code == 4 and now >= wake_at - EARLY:

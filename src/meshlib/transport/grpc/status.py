@@ -43,7 +43,12 @@ def ended_of(error: Any) -> Ended:
     else:
         debug = error.debug_error_string()
     return Ended(
-        error.code().value[0], error.details() or "", debug, arrived(error), error.trailing_metadata()
+        error.code().value[0],
+        error.details() or "",
+        debug,
+        arrived(error),
+        error.trailing_metadata(),
+        message=getattr(state, "response", None) is not None,
     )
 
 

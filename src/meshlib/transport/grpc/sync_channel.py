@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import grpc
 
 import meshlib
+from meshlib.engine.dialect import ENVOY, Dialect
 from meshlib.engine.engine import Engine
 from meshlib.runtime import fork
 from meshlib.transport.grpc.endpoint import EndpointChannels, InnerChannel
@@ -127,7 +128,9 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         mesh: MeshLike | None,
         options: Sequence[tuple[str, Any]],
         compression: grpc.Compression | None,
+        dialect: Dialect = ENVOY,
     ) -> None:
+        self.dialect = dialect
         self.target = target.removeprefix("xds:///")
         self.authority = str(dict(options).get("grpc.default_authority", authority_of(self.target)))
         self._mesh = mesh

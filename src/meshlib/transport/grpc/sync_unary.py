@@ -92,6 +92,7 @@ class BlockingCall:
         "_compression",
         "_credentials",
         "_deadline",
+        "_initial",
         "_metadata",
         "_method",
         "_monotonic",
@@ -120,12 +121,14 @@ class BlockingCall:
         self._waker = waker = Waker()
         self._ahead: Ahead | None = None
         self._accept: Accept | None = None
+        self._initial: Metadata = ()
         self._deadline = deadline = None if timeout is None else monotonic() + timeout
         self._call: Call = engine.call(
             view(channel.target, channel.authority, method.path, metadata),
             wake=waker.wake,
             deadline=deadline,
             wait_for_ready=bool(wait_for_ready),
+            dialect=channel.dialect,
         )
 
     @property
@@ -223,6 +226,7 @@ class BlockingCall:
             return ahead.response, SucceededCall(ahead.succeeded, self._call.info, initial)
         if ahead.apart:
             call = self._call
+            self._initial = ended.initial if headers is None else to_metadata(headers)
             event, now = end_of_stream(ahead.number, ended, now=self._monotonic(), wake_at=call.wake_at)
             self._carry_out(call.handle(event, now))
         raise self._status(ended, headers, apart=ahead.apart)
@@ -247,7 +251,7 @@ class BlockingCall:
             elif isinstance(action, Park):
                 self._park(action)
             elif isinstance(action, Fail):
-                raise rpc_error(action.error, self._call.info)
+                raise rpc_error(action.error, self._call.info, self._initial)
             elif isinstance(action, Reply):
                 raise reply_failed(action.reply, self._call.info)
             else:
