@@ -107,10 +107,14 @@ class CallBase:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Set `wake_at` to the earliest of the call's timers."""
+        """Set `wake_at` to the earliest of the call's timers.
+
+        stream_idle_timeout does not run while the application may still be making its request, but in the filters.
+        """
         earliest = self._deadline if self._deadline is not None else inf
-        if self._may_idle() and self._active_at + self._idle_timeout < earliest:
-            earliest = self._active_at + self._idle_timeout
+        idle = self._idle_timeout
+        if idle and (self._complete or self._stage is Stage.FILTERS) and self._active_at + idle < earliest:
+            earliest = self._active_at + idle
         if self._stream_deadline is not None and self._stream_deadline < earliest:
             earliest = self._stream_deadline
         if self._filter_wait is not None and self._filter_wait < earliest:
@@ -126,10 +130,6 @@ class CallBase:
             if moment is not None and moment < earliest:
                 earliest = moment
         self.wake_at = earliest
-
-    def _may_idle(self) -> bool:
-        """Whether stream_idle_timeout runs: not while the application may still be making its request."""
-        return bool(self._idle_timeout) and (self._complete or self._stage is Stage.FILTERS)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.attempt import Attempt
-from meshlib.engine.base import NOTHING, Actions
+from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.headers import ALT_RESPONSE
 from meshlib.engine.loop import AttemptLoop
 from meshlib.engine.replies import Ending, Endings
@@ -50,7 +50,8 @@ class TimedLoop(AttemptLoop):
                 if attempt.over_at is None and not attempt.timed_out:
                     self._judge(attempt, False, now)
             return self._end(self._timeout_ending(Endings.ROUTE_TIMEOUT), now)
-        if self._may_idle() and self._active_at + self._idle_timeout <= now:
+        idle = self._idle_timeout
+        if idle and (self._complete or self._stage is Stage.FILTERS) and self._active_at + idle <= now:
             return self._end(Endings.STREAM_IDLE, now)
         self._arm()
         return NOTHING
