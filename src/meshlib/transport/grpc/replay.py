@@ -136,7 +136,9 @@ class Requests:
             self._first += len(self._kept) + 1
             self._kept.clear()
             return
-        if self._only is not None or self._newest is not reader:  # it was given up: another one waits for the message
+        if (
+            self._only is not None or self._newest is not reader
+        ):  # it was given up: another one waits for the message
             self._kept.append(message)
             return
         self._bytes += len(message)

@@ -102,9 +102,7 @@ class AsyncExchange(AsyncAttempts):
             response = lane.response
             if attempt.stage is Stage.SENT and response.status:
                 attempt.stage = Stage.ANSWERED
-                return Headers(
-                    attempt.number, response.status, LazyHeaders(response.headers), response.complete
-                )
+                return Headers(attempt.number, response.status, LazyHeaders(response), response.complete)
             if lane.failure is not None and not (attempt.stage is Stage.ANSWERED and response.complete):
                 return self._failed(attempt, lane.failure)
         return None

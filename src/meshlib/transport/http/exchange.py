@@ -30,7 +30,7 @@ from meshlib.routing.request import RequestView
 from meshlib.state import Waiter
 from meshlib.transport.http.failure import InvalidRequest
 from meshlib.transport.http.interned import blocks
-from meshlib.transport.http.message import OutgoingRequest, RawHeaders
+from meshlib.transport.http.message import OutgoingRequest, RawHeaders, Response
 
 __all__ = [
     "BEGIN",
@@ -123,6 +123,8 @@ def _seconds(value: float | None) -> float:
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _methods: dict[str, bytes] = {}
 _METHODS_KEPT = 64
+_patiences: dict[tuple[tuple[str, float | None], ...], Patience] = {}
+_PATIENCES_KEPT = 64
 _NO_TIMEOUT: Mapping[str, float | None] = {}
 
 
@@ -136,6 +138,17 @@ def _method(name: str) -> bytes:
     if len(_methods) < _METHODS_KEPT:
         _methods[name] = method
     return method
+
+
+def _patience(timeout: Mapping[str, float | None]) -> Patience:
+    """Clients have few sets of timeouts: one object for all requests with the same."""
+    given = tuple(timeout.items())
+    patience = _patiences.get(given)
+    if patience is None:
+        patience = Patience(timeout)
+        if len(_patiences) < _PATIENCES_KEPT:
+            _patiences[given] = patience
+    return patience
 
 
 class OriginalRequest(OutgoingRequest):
@@ -160,7 +173,6 @@ class OriginalRequest(OutgoingRequest):
         self.method = _methods.get(method) or _method(method)
         self.path = path
         self.authority = authority
-        self.headers = headers
         self.block = block = blocks[tuple(headers)]
         self.body = body
         self.timeout = timeout or _NO_TIMEOUT
@@ -173,7 +185,7 @@ class OriginalRequest(OutgoingRequest):
     def patience(self) -> Patience:
         patience = self._patience
         if patience is None:
-            patience = self._patience = Patience(self.timeout)
+            patience = self._patience = _patience(self.timeout)
         return patience
 
     def outgoing(self, start: Start) -> OutgoingRequest:
@@ -210,22 +222,22 @@ class Attempt:
 class LazyHeaders(Sequence[tuple[str, str]]):
     """Response headers as the engine sees them, decoded when it looks."""
 
-    __slots__ = ("_decoded", "_raw")
+    __slots__ = ("_decoded", "_response")
 
-    def __init__(self, raw: RawHeaders) -> None:
-        self._raw = raw
+    def __init__(self, response: Response) -> None:
+        self._response = response
         self._decoded: HeaderList | None = None
 
     def _all(self) -> HeaderList:
         if self._decoded is None:
-            self._decoded = decode_headers(self._raw)
+            self._decoded = decode_headers(self._response.headers)
         return self._decoded
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return len(self._response.fields) // 2
 
     @overload
     def __getitem__(self, index: int) -> tuple[str, str]: ...

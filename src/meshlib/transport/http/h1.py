@@ -59,7 +59,7 @@ class H1Codec:
         self.reusable = True
         self.response = Response()
         self.response.complete = True
-        self._fields: RawHeaders = []
+        self._fields: list[bytes] = []
 
     def start(self, request: OutgoingRequest, *, inline: bool = True) -> bytes:
         """The request line and the headers, with the framing header that a body needs, and with `inline` the body.
@@ -93,7 +93,7 @@ class H1Codec:
         self._limit = MAX_HEADER_BYTES
         self.reusable = False
         self.response = response = Response()
-        self._fields = response.headers
+        self._fields = response.fields
         head = b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, path, host, block.lines, framing)
         if body is not None and inline and (body or self._chunked):
             return b"".join((head, self.body(body), self.end_body()))
@@ -124,7 +124,7 @@ class H1Codec:
         if response.status == 0:
             if self._limit < 0:
                 raise protocol_failure("response headers are larger than 80 KiB")
-        elif len(response.trailers) > MAX_HEADERS:
+        elif len(response.trailing) > 2 * MAX_HEADERS:
             raise protocol_failure("more than 100 trailers")
 
     def end(self) -> None:
@@ -170,7 +170,7 @@ class H1Codec:
             self.response.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name, value))
+        self._fields += (name, value)
 
     def on_headers_complete(self) -> None:
         response, parser = self.response, self._parser
@@ -185,13 +185,13 @@ class H1Codec:
             if version != "1.0":
                 raise protocol_failure(f"HTTP version {version} in the status line")
             response.version = b"HTTP/1.0"
-        headers = response.headers
-        if len(headers) > MAX_HEADERS:
+        fields = response.fields
+        if len(fields) > 2 * MAX_HEADERS:
             raise protocol_failure("more than 100 response headers")
-        if self._limit < 0 and sum([len(name) + len(value) for name, value in headers]) > MAX_HEADER_BYTES:
+        if self._limit < 0 and sum(map(len, fields)) > MAX_HEADER_BYTES:
             raise protocol_failure("response headers are larger than 80 KiB")
         response.status = status
-        self._fields = response.trailers
+        self._fields = response.trailing = []
         if self._bodyless:
             self.reusable = _keeps_alive(response)
             self._parser = None
@@ -201,7 +201,7 @@ class H1Codec:
         if status == 101:
             raise protocol_failure("the peer switched protocols without being asked")
         self._interim = True
-        self.response.headers.clear()
+        self.response.fields.clear()
         self.response.reason = b""
 
     def on_body(self, data: bytes) -> None:

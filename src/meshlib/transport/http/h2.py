@@ -259,7 +259,7 @@ class H2Codec:
         elif isinstance(event, DataReceived):
             self._data(event, stream)
         elif isinstance(event, TrailersReceived):
-            response.trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
+            response.trailing = [bytes(part) for header in event.headers for part in header]
         elif isinstance(event, StreamEnded):
             response.complete = True
             self._retire(stream)
@@ -287,7 +287,7 @@ class H2Codec:
             if name == b":status":
                 response.status = int(value)
             elif not name.startswith(b":"):
-                response.headers.append((bytes(name), bytes(value)))
+                response.fields += (bytes(name), bytes(value))
 
     def _reset(self, event: Any, stream: H2Stream) -> None:
         if event.error_code == ErrorCodes.NO_ERROR and stream.response.complete:

@@ -8,7 +8,6 @@ values that are long, or that are secrets, are not kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from meshlib.routing.request import Headers, values_by_name
@@ -71,13 +70,14 @@ forms = _Forms()
 class HeaderBlock:
     """All headers of a request.
 
-    lines: as they go over HTTP/1.1, without Host. kinds: of all of them, or-ed. error: why they cannot be sent, empty when
-    they can. To the engine it is what its RequestView asks for headers.
+    raw: as the application gave them. lines: as they go over HTTP/1.1, without Host. kinds: of all of them, or-ed. error: why
+    they cannot be sent, empty when they can. To the engine it is what its RequestView asks for headers.
     """
 
-    __slots__ = ("_by_name", "_decoded", "error", "kinds", "lines")
+    __slots__ = ("_by_name", "_decoded", "error", "kinds", "lines", "raw")
 
-    def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(self, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        self.raw = headers
         known = [form for form in [forms[header] for header in headers] if form.kind != HOST]
         self.error = next((form.error for form in known if form.error), "")
         self.lines = b"".join([form.line or b"" for form in known])

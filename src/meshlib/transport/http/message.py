@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshlib.transport.http.interned import blocks
 
 __all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "OutgoingRequest", "RawHeaders", "Response", "content_length"]
 
-RawHeaders = list[tuple[bytes, bytes]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 MAX_HEADERS = 100
 """config.core.v3.HttpProtocolOptions.max_headers_count: its default."""
@@ -26,12 +28,12 @@ def content_length(headers: RawHeaders) -> int | None:
 class OutgoingRequest:
     """A request of one attempt.
 
-    headers: as the application gave them or as the engine made them; a Host among them is replaced by authority. body:
-    complete bytes; None when it is streamed, then its framing is chunked unless the headers have a Content-Length. block: the
-    same headers in the forms that are kept for the next request.
+    headers: as the application gave them or as the engine made them; a Host among them is replaced by authority. block: the
+    same in the forms that are kept for the next request. body: complete bytes; None when it is streamed, then its framing is
+    chunked unless the headers have a Content-Length.
     """
 
-    __slots__ = ("authority", "block", "body", "headers", "method", "path")
+    __slots__ = ("authority", "block", "body", "method", "path")
 
     def __init__(
         self, method: bytes, path: bytes, authority: bytes, headers: RawHeaders, body: bytes | None = b""
@@ -39,29 +41,43 @@ class OutgoingRequest:
         self.method = method
         self.path = path
         self.authority = authority
-        self.headers = headers
         self.block = blocks[tuple(headers)]
         self.body = body
+
+    @property
+    def headers(self) -> RawHeaders:
+        return self.block.raw
 
 
 class Response:
     """A response while it arrives.
 
-    status: 0 until the headers are there. chunks: the part of the body that nobody has taken. complete: nothing follows.
-    version, reason: as in the status line, b"HTTP/2" and empty for HTTP/2. failed: why no more will come.
+    status: 0 until the headers are there. fields: the headers, name, value, name, value, ...; trailing: the trailers likewise
+    (a tuple for each would be so many more objects for the garbage collector, of every response that has arrived and waits for
+    its task). chunks: the part of the body that nobody has taken. complete: nothing follows. version, reason: as in the
+    status line, b"HTTP/2" and empty for HTTP/2. failed: why no more will come.
     """
 
-    __slots__ = ("chunks", "complete", "failed", "headers", "reason", "status", "trailers", "version")
+    __slots__ = ("chunks", "complete", "failed", "fields", "reason", "status", "trailing", "version")
 
     def __init__(self) -> None:
         self.status = 0
         self.reason = b""
         self.version = b"HTTP/1.1"
-        self.headers: RawHeaders = []
-        self.trailers: RawHeaders = []
+        self.fields: list[bytes] = []
+        self.trailing: Sequence[bytes] = ()
         self.chunks: list[bytes] = []
         self.complete = False
         self.failed: Exception | None = None
+
+    @property
+    def headers(self) -> RawHeaders:
+        """In order, as they came."""
+        return _pairs(self.fields)
+
+    @property
+    def trailers(self) -> RawHeaders:
+        return _pairs(self.trailing)
 
     def take(self) -> bytes:
         """The body that arrived since the last time; empty when there is none."""
@@ -71,3 +87,7 @@ class Response:
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         return body
+
+
+def _pairs(fields: Sequence[bytes]) -> RawHeaders:
+    return list(zip(fields[::2], fields[1::2], strict=True))

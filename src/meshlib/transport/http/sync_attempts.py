@@ -182,7 +182,7 @@ class SyncAttempts(CallAttempts):
         if not response.status or attempt.stage is not Stage.SENT:
             return None
         attempt.stage = Stage.ANSWERED
-        return Headers(attempt.number, response.status, LazyHeaders(response.headers), response.complete)
+        return Headers(attempt.number, response.status, LazyHeaders(response), response.complete)
 
     def _send(self, attempt: Attempt) -> Event | None:
         upload = self._upload

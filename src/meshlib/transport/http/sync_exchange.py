@@ -104,7 +104,7 @@ class SyncExchange(SyncAttempts):
         if not response.complete:
             self._enlist(start, connection)
             return ()
-        event = Headers(start.attempt, response.status, LazyHeaders(response.headers), True)
+        event = Headers(start.attempt, response.status, LazyHeaders(response), True)
         actions = call.handle(event, monotonic())
         if len(actions) != 1 or type(accept := actions[0]) is not Accept:
             self._enlist(start, connection).stage = Stage.ANSWERED
