@@ -13,6 +13,7 @@ from meshlib.transport.http.interned import CODING, HOST, LENGTH, blocks, forms
 def test_a_form_has_one_line_or_none(name: bytes, value: bytes) -> None:
     for _ in range(2):  # the first is made, the second is kept
         form = forms[name, value]
+        value = value.strip(b" \t")
         assert (form.line is None) is bool(form.error)
         if form.line is not None:
             assert form.line == name + b": " + value + b"\r\n"

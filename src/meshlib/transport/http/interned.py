@@ -40,6 +40,7 @@ class HeaderForm(NamedTuple):
 
 
 def _form(name: bytes, value: bytes) -> HeaderForm:
+    value = value.strip(b" \t")  # blanks around a value are none of it (RFC 9112, 5.1)
     decoded = (name.decode("ascii", "replace").lower(), value.decode("utf-8", "surrogateescape"))
     error = ""
     if not _TOKEN(name):
