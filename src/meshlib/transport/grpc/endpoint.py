@@ -309,6 +309,9 @@ class EndpointChannels:
             self.give_up(inner)
         return None
 
+    def any_ready(self) -> bool:
+        return any(inner.ready for inner in self._all())
+
     def connect(self, start: Start) -> InnerChannel:
         """The channel that is to be connected, made if need be. The engine has granted a connection for it.
 

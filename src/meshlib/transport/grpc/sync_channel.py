@@ -20,6 +20,7 @@ from meshlib.transport.grpc.request import authority_of, method_path
 from meshlib.transport.grpc.sync_call import Waker
 from meshlib.transport.grpc.sync_flight import Flight
 from meshlib.transport.grpc.sync_stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from meshlib.transport.grpc.sync_watch import Watch
 
 __all__ = ["MeshChannel", "MeshLike", "Method"]
 
@@ -28,7 +29,7 @@ CLOSED = "Cannot invoke RPC on closed channel!"
 Serializer = Callable[[Any], bytes]
 Deserializer = Callable[[bytes], Any]
 
-_dropped: list[InnerChannel] = []
+_dropped: list[object] = []
 """The parent's channels, in a forked child: freeing them would call into grpc, whose threads are not here."""
 
 
@@ -142,6 +143,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         self._plain: grpc.Channel | None = None
         self._parked: set[Waker] = set()
         self.flights: set[Flight] = set()
+        self._watch = Watch(self)
 
     # --- the four arities --------------------------------------------------------------------------------------------
 
@@ -212,6 +214,11 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         opened = self._opened
         return opened if opened is not None else self._open()
 
+    @property
+    def used(self) -> bool:
+        """Whether something has been asked of it."""
+        return self._opened is not None
+
     def _open(self) -> tuple[Engine, EndpointChannels]:
         with self._lock:
             if self._closed:
@@ -258,10 +265,11 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
     def subscribe(
         self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False
     ) -> None:
-        raise NotImplementedError
+        """Have `callback` called, on another thread, with the connectivity now and whenever it changes."""
+        self._watch.subscribe(callback, bool(try_to_connect))
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
-        raise NotImplementedError
+        self._watch.unsubscribe(callback)
 
     def close(self) -> None:
         """Close the inner channels; calls under way end as CANCELLED. Idempotent. The Mesh stays open."""
@@ -277,6 +285,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             waker.wake()
         for flight in list(self.flights):
             flight.cancel("Channel closed!")
+        self._watch.close()
 
     def __enter__(self) -> MeshChannel:
         return self
@@ -303,4 +312,6 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         if opened is not None:
             _dropped.extend(opened[1].drop())
         if self._plain is not None:
+            _dropped.append(self._plain)
             self._plain = None
+        self._watch.renew()

@@ -1,0 +1,357 @@
+"""The life of a channel: connections, readiness, limits, endpoints that come and go, what is put on top of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+import meshlib
+from meshlib import testing
+from meshlib.grpc import channel
+from meshlib.transport.grpc.endpoint import inner_options, target_of
+from tests.transport.grpc.support import Backend, backend, config, mesh_for
+
+
+@pytest.fixture
+def server() -> Iterator[Backend]:
+    with backend() as started:
+        yield started
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of an endpoint that accepts connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_accepts_and_never_speaks(server: Backend, silent: str) -> None:
+    """It costs its connect_timeout, then a retry elsewhere."""
+    route = {"retry_policy": {"retry_on": "connect-failure"}, "timeout": "10s"}
+    document = config(silent, server.address, route=route, cluster={"connect_timeout": "0.2s"})
+    with mesh_for(document) as mesh, channel("echo:80", mesh=mesh) as chan:
+        echo = chan.unary_unary("/test.Echo/echo")
+        attempts = [echo.with_call(b"")[1].meshlib.attempts for _ in range(3)]
+    slow = [made for made in attempts if len(made) == 2]
+    assert slow
+    for first, second in slow:
+        assert (first.endpoint, first.failure) == (silent, "connection timeout")
+        assert 0.2 <= first.duration < 1.0
+        assert second.endpoint == server.address
+
+
+def test_a_revived_endpoint_is_used_at_once(server: Backend) -> None:
+    with mesh_for(config(server.address)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        echo = chan.unary_unary("/test.Echo/echo")
+        assert echo(b"1") == b"1"
+        port = server.port
+        server.stop()
+        for _ in range(3):
+            with pytest.raises(meshlib.UpstreamError):
+                echo(b"2")
+        server.start(port)
+        back = time.monotonic()
+        assert echo(b"3") == b"3"
+        assert time.monotonic() - back < 5  # one attempt: no back-off of C-core is waited for
+        assert mesh.engine.store.cluster("echo").default.connections == 1
+
+
+def test_wait_for_ready_before_the_control_plane_is_up(server: Backend) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+    with meshlib.Mesh(server_uri=address) as mesh, channel("echo:80", mesh=mesh) as chan:
+        future = chan.unary_unary("/test.Echo/echo").future(b"patient", wait_for_ready=True, timeout=30)
+        answers: list[Any] = []
+        echo = chan.unary_unary("/test.Echo/echo")
+        thread = threading.Thread(
+            target=lambda: answers.append(echo(b"blocking", wait_for_ready=True, timeout=30))
+        )
+        thread.start()
+        with testing.serve(config(server.address), listen=address):
+            assert future.result(30) == b"patient"
+            thread.join(30)
+            assert answers == [b"blocking"]
+
+
+def test_wait_for_ready_until_an_endpoint_is_up(server: Backend) -> None:
+    port = server.port
+    server.stop()
+    answers: list[Any] = []
+    with mesh_for(config(server.address)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        echo = chan.unary_unary("/test.Echo/echo")
+        thread = threading.Thread(target=lambda: answers.append(echo(b"x", wait_for_ready=True, timeout=30)))
+        thread.start()
+        future = echo.future(b"y", wait_for_ready=True, timeout=30)
+        server.start(port)
+        thread.join(30)
+        assert answers == [b"x"]
+        assert future.result(30) == b"y"
+
+
+def test_channels_of_endpoints_that_left_are_closed() -> None:
+    with backend() as old, backend() as new:
+        cancelled = threading.Event()
+
+        def watch(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            context.add_callback(cancelled.set)
+            yield b"one"
+            old.gate.wait(20)
+            yield b"two"
+
+        old.unary_stream("watch", watch)
+        with testing.serve(config(old.address)) as plane:
+            with meshlib.Mesh(bootstrap=plane.bootstrap()) as mesh, channel("echo:80", mesh=mesh) as chan:
+                echo = chan.unary_unary("/test.Echo/echo")
+                assert echo(b"") == b""
+                stream = chan.unary_stream("/test.Echo/watch")(b"")
+                assert next(stream) == b"one"
+                state = mesh.engine.store.cluster("echo")
+                endpoint = state.endpoints[old.address]
+                plane.store.update(*testing.messages(config(new.address)))
+                limit = time.monotonic() + 20
+                while not endpoint.departed or chan._opened[1]._by_endpoint.get(endpoint):
+                    assert time.monotonic() < limit
+                    threading.Event().wait(0.01)
+                assert echo(b"") == b""
+                assert new.methods() == ["echo"]
+                assert not cancelled.is_set()  # its call goes on
+                old.gate.set()
+                assert list(stream) == [b"two"]
+                assert state.default.connections == 1
+
+
+def test_one_connection_for_many_calls(server: Backend) -> None:
+    """max_connections 1: calls that find it connecting wait in the queue, and are all served when it is open."""
+    limits = {"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}
+    with mesh_for(config(server.address, cluster=limits)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        echo = chan.unary_unary("/test.Echo/echo")
+        futures = [echo.future(b"%d" % n) for n in range(8)]
+        assert [future.result(10) for future in futures] == [b"%d" % n for n in range(8)]
+        held = mesh.engine.store.cluster("echo").default
+        assert (held.connections, held.pending, held.requests) == (1, 0, 0)
+        answers: list[bytes] = []
+        threads = [threading.Thread(target=lambda: answers.append(echo(b"t"))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert answers == [b"t"] * 8
+        assert (held.connections, held.pending, held.requests) == (1, 0, 0)
+
+
+def test_queue_goes_on_when_the_connection_fails(silent: str) -> None:
+    limits = {
+        "circuit_breakers": {"thresholds": [{"max_connections": 1}]},
+        "connect_timeout": "0.1s",
+    }
+    with mesh_for(config(silent, cluster=limits)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        echo = chan.unary_unary("/test.Echo/echo")
+        futures = [echo.future(b"") for _ in range(3)]
+        failures = [future.exception(10) for future in futures]
+        assert all(isinstance(error, meshlib.ConnectTimedOut) for error in failures)
+        held = mesh.engine.store.cluster("echo").default
+        assert (held.connections, held.pending, held.requests) == (0, 0, 0)
+
+
+def test_limits_refuse(server: Backend) -> None:
+    limits = {"circuit_breakers": {"thresholds": [{"max_requests": 1}]}}
+    server.unary("hang", lambda request, context: server.gate.wait(20) and request)
+    with mesh_for(config(server.address, cluster=limits)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        assert chan.unary_unary("/test.Echo/echo")(b"") == b""
+        hanging = chan.unary_unary("/test.Echo/hang").future(b"")
+        with pytest.raises(meshlib.CircuitFull) as caught:
+            chan.unary_unary("/test.Echo/echo")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        server.gate.set()
+        assert hanging.result(10) == b""
+
+
+def test_channel_ready_future(server: Backend) -> None:
+    port = server.port
+    with mesh_for(config(server.address)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        grpc.channel_ready_future(chan).result(timeout=20)
+        server.stop()
+        threads = threading.active_count()
+        ready = grpc.channel_ready_future(chan)
+        with pytest.raises(grpc.FutureTimeoutError):
+            ready.result(timeout=0.1)
+        assert threading.active_count() <= threads + 1
+        server.start(port)
+        ready.result(timeout=20)
+        held = mesh.engine.store.cluster("echo").default
+        assert (held.connections, held.pending) == (1, 0)
+
+
+def test_states_of_a_channel(server: Backend) -> None:
+    seen: list[grpc.ChannelConnectivity] = []
+    changed = threading.Event()
+
+    def note(state: grpc.ChannelConnectivity) -> None:
+        seen.append(state)
+        changed.set()
+
+    with mesh_for(config(server.address)) as mesh:
+        chan = channel("echo:80", mesh=mesh)
+        chan.subscribe(note)
+        assert changed.wait(10)
+        assert seen == [grpc.ChannelConnectivity.IDLE]
+        chan.close()
+        assert seen[-1] is grpc.ChannelConnectivity.SHUTDOWN
+
+
+class _Adds(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.calls.append(details.method)
+        details = details._replace(metadata=(*(details.metadata or ()), ("from", "interceptor")))
+        return continuation(details, request)
+
+    intercept_unary_stream = intercept_unary_unary
+
+
+def test_interceptors_of_the_application(server: Backend) -> None:
+    answers = iter((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK))
+
+    def flaky(request: bytes, context: grpc.ServicerContext) -> bytes:
+        code = next(answers)
+        if code is not grpc.StatusCode.OK:
+            context.abort(code, "again")
+        return request
+
+    server.unary("flaky", flaky)
+    server.unary_stream("count", lambda request, context: (b"%d" % n for n in range(2)))
+    route = {"retry_policy": {"retry_on": "unavailable"}}
+    adds = _Adds()
+    with mesh_for(config(server.address, route=route)) as mesh:
+        with channel("echo:80", mesh=mesh, interceptors=[adds]) as chan:
+            assert chan.unary_unary("/test.Echo/flaky")(b"x") == b"x"
+            assert chan.unary_unary("/test.Echo/echo").future(b"y").result(10) == b"y"
+            assert list(chan.unary_stream("/test.Echo/count")(b"")) == [b"0", b"1"]
+            with pytest.raises(grpc.RpcError) as caught:
+                chan.unary_unary("/test.Echo/fail")(b"NOT_FOUND:no")
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert adds.calls == [f"/test.Echo/{name}" for name in ("flaky", "echo", "count", "fail")]
+    assert [metadata["from"] for _, metadata, _ in server.seen] == ["interceptor"] * 5
+
+
+def test_compression(server: Backend) -> None:
+    encodings: list[Any] = []
+
+    def note(request: bytes, context: grpc.ServicerContext) -> bytes:
+        encodings.append(dict(context.invocation_metadata()).get("grpc-internal-encoding-request"))
+        return request
+
+    server.unary("note", note)
+    with mesh_for(config(server.address)) as mesh:
+        with channel("echo:80", mesh=mesh, compression=grpc.Compression.Gzip) as chan:
+            assert chan.unary_unary("/test.Echo/note")(b"x" * 10_000) == b"x" * 10_000
+            call = chan.unary_unary("/test.Echo/note")
+            assert call(b"y", compression=grpc.Compression.Deflate) == b"y"
+
+
+def test_options_of_the_application() -> None:
+    class Cluster:
+        connect_timeout = 0.25
+        idle_timeout = None
+
+    options = dict(
+        inner_options(
+            Cluster,  # type: ignore[arg-type]
+            "echo:80",
+            [("grpc.max_receive_message_length", 1), ("grpc.enable_retries", 1)],
+        )
+    )
+    assert options["grpc.max_receive_message_length"] == 1
+    assert options["grpc.enable_retries"] == 0
+    assert options["grpc.default_authority"] == "echo:80"
+    assert options["grpc.min_reconnect_backoff_ms"] > 250
+
+
+def test_targets() -> None:
+    class Endpoint:
+        def __init__(self, address: str, port: int) -> None:
+            self.address = address
+            self.port = port
+
+    targets = {
+        ("10.0.0.1", 80): "ipv4:10.0.0.1:80",
+        ("::1", 80): "ipv6:[::1]:80",
+        ("/run/app.sock", 0): "unix:/run/app.sock",
+        ("@app", 0): "unix-abstract:app",
+    }
+    for (address, port), target in targets.items():
+        assert target_of(Endpoint(address, port)) == target  # type: ignore[arg-type]
+
+
+def test_hosts_without_the_mesh(server: Backend) -> None:
+    server.unary_stream("count", lambda request, context: (b"%d" % n for n in range(2)))
+    document = config("127.0.0.1:1", listener="other:80")
+    other = config("127.0.0.1:1", listener="another:80")
+    with meshlib.Mesh(config=[document, _renamed(other)], unknown_hosts="passthrough") as mesh:
+        with channel(server.address, mesh=mesh) as chan:
+            assert chan.unary_unary("/test.Echo/echo")(b"x") == b"x"
+            assert chan.unary_unary("/test.Echo/echo").future(b"x").result(10) == b"x"
+            stream = chan.unary_stream("/test.Echo/count")(b"")
+            assert list(stream) == [b"0", b"1"]
+            assert stream.code() is grpc.StatusCode.OK
+            with pytest.raises(grpc.RpcError) as caught:
+                list(chan.unary_stream("/test.Echo/fail")(b"NOT_FOUND:no"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with meshlib.Mesh(config=[document, _renamed(other)]) as mesh, channel(server.address, mesh=mesh) as chan:
+        with pytest.raises(meshlib.UnknownHost):
+            chan.unary_unary("/test.Echo/echo")(b"")
+
+
+def _renamed(document: dict[str, Any]) -> dict[str, Any]:
+    """The same with a Listener of its own and nothing else."""
+    listeners = [resource for resource in document["resources"] if resource["@type"].endswith("Listener")]
+    return {"resources": listeners}
+
+
+def test_override_of_the_application(server: Backend) -> None:
+    server.unary("hang", lambda request, context: server.gate.wait(20) and request)
+    with mesh_for(config(server.address)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        with meshlib.call(timeout=0.1), pytest.raises(meshlib.DeadlineExceeded):
+            chan.unary_unary("/test.Echo/hang")(b"")
+        with meshlib.call(timeout=0.1):
+            future = chan.unary_unary("/test.Echo/hang").future(b"")
+        assert isinstance(future.exception(10), meshlib.DeadlineExceeded)
+
+
+def test_an_endpoint_that_was_never_called_costs_little() -> None:
+    addresses = [f"10.1.{n >> 8}.{n & 255}:80" for n in range(1000)]
+    document = config(*addresses)
+    with mesh_for(document) as mesh, channel("echo:80", mesh=mesh) as chan:
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            chan.opened()
+            assert tracemalloc.get_traced_memory()[0] - before < 50_000  # for 1,000 endpoints
+        finally:
+            tracemalloc.stop()
+
+
+def test_gevent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    monkey = types.ModuleType("gevent.monkey")
+    monkey.is_module_patched = lambda name: name == "threading"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
+    with pytest.raises(meshlib.ConfigError, match="gevent"):
+        channel("echo:80")
+
+
+def test_channel_credentials_are_refused() -> None:
+    with pytest.raises(meshlib.ConfigError, match="transport socket"):
+        channel("echo:80", credentials=grpc.ssl_channel_credentials())
