@@ -67,8 +67,8 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshlib-grpc-")))
+    with ExitStack() as last, ExitStack() as stack:  # the control plane ends after those that listen to it
+        folder = Path(last.enter_context(tempfile.TemporaryDirectory(prefix="meshlib-grpc-")))
         control_plane = f"unix:{folder}/ads.sock"
         server = {"server_uri": control_plane, "channel_creds": [{"type": "insecure"}]}
         bootstrap = json.dumps({"xds_servers": [server], "node": {"id": "grpc-app"}})
@@ -86,7 +86,7 @@ def main() -> int:
         file = folder / "mesh.yaml"
         file.write_text(Template((HERE / "mesh.yaml").read_text()).substitute(ports))
         process = running("meshlib.cli", "serve", str(file), "--listen", control_plane)
-        said(stack.enter_context(process), "export GRPC_XDS_BOOTSTRAP_CONFIG=")
+        said(last.enter_context(process), "export GRPC_XDS_BOOTSTRAP_CONFIG=")
 
         result = subprocess.run(
             [sys.executable, "-m", "examples.grpc_app.client"], env={**os.environ, **environment}, check=False

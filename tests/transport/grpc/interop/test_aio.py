@@ -11,15 +11,20 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 
+import meshlib.grpc
 from tests.transport.grpc.interop.aio_cases import CASES
+from tests.transport.grpc.interop.conftest import HOST
 from tests.transport.grpc.interop.tap import Tap
 
 Make = Callable[[], grpc.aio.Channel]
 
 
-@pytest.fixture(params=["grpcio"])
+@pytest.fixture(params=["grpcio", "mesh"])
 def make(request: pytest.FixtureRequest, tap: Tap) -> Make:
-    return lambda: grpc.aio.insecure_channel(f"ipv4:{tap.address}")
+    if request.param == "grpcio":
+        return lambda: grpc.aio.insecure_channel(f"ipv4:{tap.address}")
+    mesh = request.getfixturevalue("mesh")
+    return lambda: meshlib.grpc.aio_channel(HOST, mesh=mesh)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -11,13 +11,19 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
+import meshlib.grpc
+from tests.transport.grpc.interop.conftest import HOST
 from tests.transport.grpc.interop.sync_cases import CASES
 from tests.transport.grpc.interop.tap import Tap
 
 
-@pytest.fixture(params=["grpcio"])
+@pytest.fixture(params=["grpcio", "mesh"])
 def channel(request: pytest.FixtureRequest, tap: Tap) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"ipv4:{tap.address}") as made:
+    if request.param == "grpcio":
+        made = grpc.insecure_channel(f"ipv4:{tap.address}")
+    else:
+        made = meshlib.grpc.channel(HOST, mesh=request.getfixturevalue("mesh"))
+    with made:
         yield made
 
 
