@@ -18,6 +18,7 @@ from meshlib.resources.headers import HeaderEdits
 from meshlib.resources.listener import HttpConnectionManager, HttpFilter, Listener, RouterConfig
 from meshlib.resources.route import (
     DirectResponse,
+    HedgePolicy,
     PathKind,
     PathMatch,
     Redirect,
@@ -66,6 +67,8 @@ def mesh_for(
     stream_idle_timeout: float = 300.0,
     strip_any_host_port: bool = False,
     retry: RetryPolicy | None = None,
+    hedge: HedgePolicy | None = None,
+    buffer_limit: int = 1 << 20,
     protocol: HttpProtocol = HttpProtocol.HTTP1,
     connect_timeout: float = 5.0,
     max_connections: int = 1024,
@@ -85,7 +88,11 @@ def mesh_for(
         clock=clock or SystemClock(), random=random, store=store, compiler=Compiler(store, random)
     )
     action = RouteAction(
-        cluster="backend", timeout=timeout, retry_policy=retry, prefix_rewrite=prefix_rewrite
+        cluster="backend",
+        timeout=timeout,
+        retry_policy=retry,
+        hedge_policy=hedge,
+        prefix_rewrite=prefix_rewrite,
     )
     routes = (
         Route(match=_exactly("/direct"), action=DirectResponse(status=418, body=b"short and stout")),
@@ -123,7 +130,11 @@ def mesh_for(
             )
         ),
     )
-    listener = Listener(name="mesh" if not passthrough else "backend:80", http=manager)
+    listener = Listener(
+        name="mesh" if not passthrough else "backend:80",
+        http=manager,
+        per_connection_buffer_limit_bytes=buffer_limit,
+    )
     engine.publish(
         Snapshot(
             generation=1,
@@ -186,9 +197,16 @@ def read_request(sock: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
-def serve(script: Script | Sequence[bytes] | bytes = OK) -> Iterator[Server]:
+def serve(
+    script: Script | Sequence[bytes] | bytes = OK, *, receive_buffer: int | None = None
+) -> Iterator[Server]:
     """A server on 127.0.0.1. script: bytes answer every request; a list gives one entry to each request, then closes."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if receive_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
     server = Server(listener.getsockname()[1])
     open_sockets: list[socket.socket] = []
     threads: list[threading.Thread] = []

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib.transport.http.body import AsyncUpload, SyncUpload
+from meshlib.transport.http.body import AsyncUpload, SyncReader, SyncUpload
 from meshlib.transport.http.failure import BodyLengthError
 from meshlib.transport.http.sync_connection import BodySlices
 
 PIECES = st.lists(st.binary(max_size=6), max_size=8)
 
 
-def drain(upload: SyncUpload, count: int | None = None) -> list[bytes]:
+def drain(reader: SyncReader, count: int | None = None) -> list[bytes]:
     pieces: list[bytes] = []
     while count is None or len(pieces) < count:
-        piece = upload.next()
+        piece = reader.next()
         if piece is None:
             break
         pieces.append(piece)
@@ -33,23 +33,34 @@ def test_an_attempt_gets_the_whole_body_or_the_body_is_not_replayable(
     upload = SyncUpload(pieces, None)
     upload.buffer.limit = limit
     for taken in attempts:
-        upload.restart()
-        drain(upload, taken)
+        drain(upload.reader(), taken)
         if not upload.buffer.replayable:
             assert sum(map(len, pieces)) > limit
             return
-    upload.restart()
-    assert b"".join(drain(upload)) == b"".join(pieces)
+    assert b"".join(drain(upload.reader())) == b"".join(pieces)
     assert upload.buffer.exhausted
 
 
 def test_beyond_the_limit_nothing_is_kept() -> None:
     upload = SyncUpload([b"abc", b"defg", b"h"], None)
     upload.buffer.limit = 5
-    assert drain(upload, 2) == [b"abc", b"defg"]
+    reader = upload.reader()
+    assert drain(reader, 2) == [b"abc", b"defg"]
     assert not upload.buffer.replayable
     assert upload.buffer.chunks == []
-    assert drain(upload) == [b"h"]
+    assert drain(reader) == [b"h"]
+
+
+@given(pieces=PIECES, order=st.lists(st.integers(0, 2), max_size=40))
+def test_readers_do_not_disturb_each_other(pieces: list[bytes], order: list[int]) -> None:
+    upload = SyncUpload(pieces, None)
+    upload.buffer.limit = 100
+    readers = [upload.reader() for _ in range(3)]
+    got: list[list[bytes]] = [[], [], []]
+    for number in order:
+        got[number] += drain(readers[number], 1)
+    for number, reader in enumerate(readers):
+        assert b"".join(got[number] + drain(reader)) == b"".join(pieces)
 
 
 @pytest.mark.parametrize(("length", "message"), [(2, "Too much"), (4, "Too little")])
@@ -57,7 +68,7 @@ def test_the_declared_length_is_checked(length: int, message: str) -> None:
     upload = SyncUpload([b"a", b"bc"], length)
     upload.buffer.limit = 100
     with pytest.raises(BodyLengthError, match=message):
-        drain(upload)
+        drain(upload.reader())
 
 
 def test_slices_of_a_large_body() -> None:
@@ -83,7 +94,7 @@ class Sink:
         self.pieces.append(data)
         await asyncio.sleep(0)
         if len(self.pieces) == self.stop_after:
-            self.upload.detach()
+            self.upload.detach(self)
             self.over.set_result("cancelled")
 
     async def end_body(self) -> None:
@@ -114,6 +125,37 @@ def test_attempts_follow_each_other_in_asyncio() -> None:
         upload.attach(again)
         assert await again.over == "complete"
         assert again.pieces == last.pieces
+        upload.cancel()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_attempts_beside_each_other_in_asyncio() -> None:
+    """Once the source has ended, an attempt that is slow, or goes away, holds up no other one."""
+
+    async def main() -> None:
+        async def source() -> AsyncIterator[bytes]:
+            for piece in (b"a", b"b", b"c"):
+                yield piece
+
+        exhausted = asyncio.Event()
+        upload = AsyncUpload(source(), None, exhausted.set)
+        upload.buffer.limit = 100
+        first = Sink(upload)
+        upload.attach(first)
+        await exhausted.wait()
+        cancelled, second, third = Sink(upload, 1), Sink(upload), Sink(upload)
+        for sink in (cancelled, second, third):
+            upload.attach(sink)
+        assert await first.over == "complete"
+        assert await cancelled.over == "cancelled"
+        upload.detach(first)
+        for sink in (second, third):
+            assert await sink.over == "complete"
+            assert sink.pieces == [b"a", b"b", b"c"]
+        assert len(cancelled.pieces) < 3
+        assert upload.error is None
         upload.cancel()
         await asyncio.sleep(0)
 

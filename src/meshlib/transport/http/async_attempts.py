@@ -61,6 +61,7 @@ class AsyncAttempts(CallAttempts):
         self._upload = None if source is None else AsyncUpload(source, length, self._notify)
         self._monotonic = monotonic
         self._attempts = []
+        self._later = None
         self._sleeper: asyncio.Future[None] | None = None
         self._woken = False
         self._told_complete = source is None
@@ -140,7 +141,7 @@ class AsyncAttempts(CallAttempts):
         """The attempt is over: its connection goes back to the pool if it can serve another call, else it is closed."""
         self._attempts.remove(attempt)
         if self._upload is not None:
-            self._upload.detach()
+            self._upload.detach(attempt.connection)
         waiter = attempt.waiter
         if waiter is not None and isinstance(waiter.connection, AsyncConnection | H2Lane):
             waiter.connection.give_back()
@@ -179,7 +180,7 @@ class AsyncAttempts(CallAttempts):
         sent = lane is not None and attempt.stage in (Stage.SENT, Stage.ANSWERED) and lane.sent
         self._attempts.remove(attempt)
         if self._upload is not None:
-            self._upload.detach()
+            self._upload.detach(lane)
         if lane is not None:
             lane.close()
         return Failed(attempt.number, failure.kind, sent, failure.reason)

@@ -66,6 +66,8 @@ class AsyncExchange(AsyncAttempts):
         """The next event, waited for as long as the engine and the application's patience allow."""
         call = self.call
         wait_from = self._monotonic()
+        if self._later:
+            return self._later.pop(0)
         while True:
             event = self._ready_event()
             if event is not None:
@@ -139,7 +141,7 @@ class AsyncExchange(AsyncAttempts):
         """Until something happens, or until that moment. True when bytes have moved in the meantime."""
         sleeper = self._sleeper = self._loop.create_future()
         lane: Lane | None = self._attempts[0].connection if self._attempts else None
-        before = self._activity(lane)
+        before = self._activity()
         timer: asyncio.TimerHandle | None = None
         if until < inf:
             if lane is not None:
@@ -152,10 +154,15 @@ class AsyncExchange(AsyncAttempts):
             self._sleeper = None
             if timer is not None:
                 timer.cancel()
-        return self._activity(lane) != before
+        return self._activity() != before
 
-    def _activity(self, lane: Lane | None) -> int:
-        return (0 if lane is None else lane.activity) + (0 if self._upload is None else self._upload.steps)
+    def _activity(self) -> int:
+        """Grows when bytes move on any of the attempts."""
+        count = 0 if self._upload is None else self._upload.steps
+        for attempt in self._attempts:
+            if attempt.connection is not None:
+                count += attempt.connection.activity
+        return count
 
     async def read(self) -> bytes | None:
         """The next piece of the accepted response; None at its end. Raises like `run`."""

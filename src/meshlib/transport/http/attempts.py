@@ -15,25 +15,35 @@ __all__ = ["CallAttempts"]
 class CallAttempts:
     """The attempts that one call has under way. Subclasses say what each action does to a connection."""
 
-    __slots__ = ("__weakref__", "_answer", "_attempts", "_monotonic", "call")
+    __slots__ = ("__weakref__", "_answer", "_attempts", "_later", "_monotonic", "call")
 
     call: Call
+    _later: list[Event] | None
     _answer: Answer | None
     _attempts: list[Attempt]
     _monotonic: Callable[[], float]
 
     def _carry_out(self, actions: Sequence[Action]) -> Event | None:
-        """Carry out the actions in order. The event that follows at once, None when it must be waited for."""
+        """Carry out the actions in order. The event that follows at once, None when it must be waited for.
+
+        More of them are kept in `_later`: two parked attempts may be served together.
+        """
         event: Event | None = None
         for action in actions:
             if isinstance(action, Start):
-                event = self._start(action) or event
+                event = self._start(action)
             elif isinstance(action, Accept):
                 self._accept(action)
             elif isinstance(action, CancelAttempt):
                 self._cancel(action.attempt)
             elif isinstance(action, Connect):
-                event = self._connect(action) or event
+                found = self._connect(action)
+                if event is None or found is None:
+                    event = event or found
+                elif self._later is None:
+                    self._later = [found]
+                else:
+                    self._later.append(found)
             elif isinstance(action, Park):
                 self._park(action)
             elif isinstance(action, Fail):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from meshlib.transport.http.failure import BodyLengthError
 
-__all__ = ["AsyncUpload", "BodyStream", "ReplayBuffer", "SyncUpload"]
+__all__ = ["AsyncUpload", "BodyStream", "ReplayBuffer", "SyncReader", "SyncUpload"]
 
 
 class ReplayBuffer:
@@ -53,33 +53,49 @@ class ReplayBuffer:
 
 
 class SyncUpload:
-    """Gives the pieces of a body to one attempt after the other. `restart` begins an attempt, `next` gives its next piece."""
+    """Gives the pieces of a body to each attempt, through a reader of its own: several may be under way."""
 
-    __slots__ = ("_index", "_source", "buffer")
+    __slots__ = ("_source", "buffer")
 
     def __init__(self, source: Iterable[bytes], length: int | None) -> None:
         self._source: Iterator[bytes] = iter(source)
-        self._index = 0
         self.buffer = ReplayBuffer(length)
 
-    def restart(self) -> None:
-        self._index = 0
+    def reader(self) -> SyncReader:
+        """The body from its beginning. What is not kept is read from the application by one reader at a time."""
+        return SyncReader(self)
 
-    def next(self) -> bytes | None:
-        """The next piece, never empty; None at the end. Raises what the application's iterator raises, or BodyLengthError."""
+    def pull(self) -> bytes | None:
+        """The application's next piece, never empty; None at the end."""
         buffer = self.buffer
-        if buffer.replayable and self._index < len(buffer.chunks):
-            self._index += 1
-            return buffer.chunks[self._index - 1]
         while not buffer.exhausted:
             chunk = next(self._source, None)
             if chunk is None:
                 buffer.finish()
             elif chunk:
                 buffer.add(chunk)
-                self._index += 1
                 return chunk
         return None
+
+
+class SyncReader:
+    """Where one attempt is in the body."""
+
+    __slots__ = ("_index", "_upload")
+
+    def __init__(self, upload: SyncUpload) -> None:
+        self._upload = upload
+        self._index = 0
+
+    def next(self) -> bytes | None:
+        """The next piece, never empty; None at the end. Raises what the application's iterator raises, or BodyLengthError."""
+        buffer = self._upload.buffer
+        if buffer.replayable and self._index < len(buffer.chunks):
+            piece: bytes | None = buffer.chunks[self._index]
+        else:
+            piece = self._upload.pull()
+        self._index += 1
+        return piece
 
 
 class BodyStream(Protocol):
@@ -95,13 +111,15 @@ class BodyStream(Protocol):
 class AsyncUpload:
     """Reads the application's body in a task of its own and writes it to whichever attempt is current.
 
-    The task outlives an attempt: cancelling it while the application's iterator waits would end that iterator for good.
-    changed: called when the body is exhausted or broke. error: what the application's iterator raised. writing: a piece
-    is being written now. steps: pieces written so far, to see progress by.
+    The task outlives an attempt: cancelling it while the application's iterator waits would end that iterator for good. Once
+    the application has given everything, each further attempt gets what was kept from a task of its own, so that several may
+    be under way. changed: called when the body is exhausted or broke. error: what the application's iterator raised. steps:
+    pieces written so far, to see progress by.
     """
 
     __slots__ = (
         "_changed",
+        "_copies",
         "_index",
         "_source",
         "_stream",
@@ -110,7 +128,6 @@ class AsyncUpload:
         "buffer",
         "error",
         "steps",
-        "writing",
     )
 
     def __init__(self, source: AsyncIterable[bytes], length: int | None, changed: Callable[[], None]) -> None:
@@ -119,14 +136,17 @@ class AsyncUpload:
         self._index = 0
         self._stream: BodyStream | None = None
         self._task: asyncio.Task[None] | None = None
+        self._copies: dict[BodyStream, asyncio.Task[None]] = {}
         self._wake: asyncio.Future[None] | None = None
         self.buffer = ReplayBuffer(length)
         self.error: BaseException | None = None
-        self.writing = False
         self.steps = 0
 
     def attach(self, stream: BodyStream) -> None:
         """Send the body to this stream, from its beginning."""
+        if self.buffer.exhausted:
+            self._copies[stream] = asyncio.get_running_loop().create_task(self._copy(stream))
+            return
         self._index = 0
         self._stream = stream
         if self._task is None:
@@ -134,22 +154,35 @@ class AsyncUpload:
         elif self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def detach(self) -> None:
-        """The attempt is over; what follows waits for the next one."""
-        self._stream = None
-
-    async def close(self) -> None:
-        """The call is over: stop reading, and wait until the application's iterator has seen it."""
-        task, self._task, self._stream = self._task, None, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
+    def detach(self, stream: BodyStream | None) -> None:
+        """The attempt with this stream is over; what follows waits for the next one."""
+        if stream is None:
+            return
+        if stream is self._stream:
+            self._stream = None
+        copy = self._copies.pop(stream, None)
+        if copy is not None:
+            copy.cancel()
 
     def cancel(self) -> None:
-        """The same without waiting."""
+        """The call is over: stop reading and writing."""
         task, self._task, self._stream = self._task, None, None
         if task is not None:
             task.cancel()
+        while self._copies:
+            self._copies.popitem()[1].cancel()
+
+    async def _copy(self, stream: BodyStream) -> None:
+        """Send what was kept, which is all of it."""
+        try:
+            for chunk in self.buffer.chunks:
+                if chunk:
+                    await stream.send_body(chunk)
+                    self.steps += 1
+            await stream.end_body()
+        except Exception as error:  # noqa: BLE001 - as in _run
+            self.error = error
+            self._changed()
 
     async def _run(self) -> None:
         try:
@@ -179,15 +212,11 @@ class AsyncUpload:
                 buffer.add(data)
             if self._stream is not stream:
                 return
-        self.writing = True
-        try:
-            if data is None:
-                self._stream = None
-                await stream.end_body()
-            else:
-                self._index += 1
-                if data:
-                    await stream.send_body(data)
-        finally:
-            self.writing = False
-            self.steps += 1
+        if data is None:
+            self._stream = None
+            await stream.end_body()
+        else:
+            self._index += 1
+            if data:
+                await stream.send_body(data)
+        self.steps += 1

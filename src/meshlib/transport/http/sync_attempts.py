@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 from collections.abc import Callable
 
@@ -31,6 +30,7 @@ from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.h2_single import H2Single
 from meshlib.transport.http.message import Response
 from meshlib.transport.http.pools import PoolSet
+from meshlib.transport.http.sync_bell import Bell
 from meshlib.transport.http.sync_connection import SyncConnection
 
 __all__ = ["SyncAttempts"]
@@ -65,7 +65,8 @@ class SyncAttempts(CallAttempts):
         self._upload = upload
         self._monotonic = monotonic
         self._attempts = []
-        self._event: threading.Event | None = None
+        self._later = None
+        self._event: threading.Event | Bell | None = None
         self._woken = False
         self._moved = False
         self._told_complete = upload is None
@@ -186,33 +187,19 @@ class SyncAttempts(CallAttempts):
 
     def _send(self, attempt: Attempt) -> Event | None:
         upload = self._upload
+        source = None
         if upload is not None:
             upload.buffer.limit = self.call.buffer_limit
-            upload.restart()
+            source = upload.reader()
         attempt.stage = Stage.SENT
         try:
-            attempt.connection.begin(self._request.outgoing(attempt.start), upload)
+            attempt.connection.begin(self._request.outgoing(attempt.start), source)
         except TransportFailure as failure:
             return self._failed(attempt, failure)
         return None
 
-    def _move(self, attempts: list[Attempt], limit: float) -> Event | None:
-        """Let bytes move on the attempts' connections for at most `limit` seconds."""
-        if len(attempts) == 1:
-            return self._advance(attempts[0], limit)
-        poller = select.poll()
-        live = {
-            attempt.connection.fileno(): attempt for attempt in attempts if attempt.connection is not None
-        }
-        for number, attempt in live.items():
-            poller.register(number, attempt.connection.interest())
-        for number, _ in poller.poll(min(limit, 86_400.0) * 1000):
-            event = self._advance(live[number], 0.0)
-            if event is not None:
-                return event
-        return None
-
     def _advance(self, attempt: Attempt, limit: float) -> Event | None:
+        """Let bytes move on the attempt's connection, waiting at most `limit` seconds."""
         connection: SyncConnection = attempt.connection
         try:
             connection.advance(limit)

@@ -185,7 +185,9 @@ class SyncConnection(PooledConnection):
         """The poll events that `advance` would wait for."""
         if self.connecting:
             return select.POLLOUT
-        return select.POLLIN | select.POLLOUT if self.sending else select.POLLIN
+        if self._pending is not None or (self._source is not None and not self.codec.blocked):
+            return select.POLLIN | select.POLLOUT
+        return select.POLLIN
 
     def _receive(self) -> None:
         try:

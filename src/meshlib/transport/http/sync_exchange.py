@@ -1,8 +1,8 @@
 """One call in blocking code.
 
 While one attempt is alive, which is nearly always, the loop blocks in its socket with the time that is left as the limit.
-While several are (hedging), it polls all their sockets. While none is (a back-off, a place in a queue, configuration that
-is awaited), it waits on an event that any thread may set.
+While several are (hedging), `sync_several` waits for all of them. While none is (a back-off, a place in a queue,
+configuration that is awaited), it waits on an event that any thread may set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from meshlib.engine.actions import Accept, Action, Start
 from meshlib.engine.events import (
     End,
     Event,
-    FailureKind,
     Headers,
     Message,
     NeedConnection,
@@ -37,16 +36,13 @@ from meshlib.transport.http.exchange import (
     give_up,
 )
 from meshlib.transport.http.failure import TransportFailure
-from meshlib.transport.http.sync_attempts import SyncAttempts
 from meshlib.transport.http.sync_connection import SyncConnection
+from meshlib.transport.http.sync_several import SeveralAttempts
 
 __all__ = ["SyncExchange"]
 
-MIXED_POLL = 0.02
-"""Seconds between two looks at the event while sockets are polled too: a parked hedge beside a live attempt."""
 
-
-class SyncExchange(SyncAttempts):
+class SyncExchange(SeveralAttempts):
     """Runs one call. `run` gives the answer; afterwards the answer's stream calls `read` and `close`."""
 
     __slots__ = ()
@@ -126,6 +122,8 @@ class SyncExchange(SyncAttempts):
         call, monotonic = self.call, self._monotonic
         wait_from = monotonic()
         attempts = self._attempts
+        if self._later:
+            return self._later.pop(0)
         while True:
             event = self._ready_event(attempts)
             if event is not None:
@@ -133,19 +131,17 @@ class SyncExchange(SyncAttempts):
             now = monotonic()
             if now >= call.wake_at:
                 return TIMER
-            if not attempts or any(attempt.connection is None for attempt in attempts):
-                moved = self._wait_parked(wait_from, now)
-                if moved is not None:
-                    return moved
-                continue
-            phase, until = self._patience(attempts, wait_from)
-            if now >= until:
-                expired = self._expired(attempts, phase, now)
-                if expired is not None:
-                    return expired
-            failed = self._move(attempts, min(call.wake_at, until) - now)
-            if failed is not None:
-                return failed
+            if len(attempts) > 1:
+                event = self._wait_for_several(wait_from, now)
+            elif not attempts or attempts[0].connection is None:
+                event = self._wait_parked(wait_from, now)
+            else:
+                phase, until = self._patience(attempts[0], wait_from)
+                if now >= until:
+                    return self._expired(attempts[0], phase)
+                event = self._advance(attempts[0], min(call.wake_at, until) - now)
+            if event is not None:
+                return event
             if self._moved:
                 self._moved = False
                 wait_from = monotonic()
@@ -170,25 +166,6 @@ class SyncExchange(SyncAttempts):
                     return event
         return None
 
-    def _patience(self, attempts: list[Attempt], wait_from: float) -> tuple[Phase, float]:
-        """Which of the application's own timeouts applies now, and until when."""
-        attempt = attempts[0]
-        patience = self._request.patience
-        if attempt.stage is Stage.CONNECTING:
-            return Phase.READ, min(other.connect_by for other in attempts)
-        if attempt.connection is not None and attempt.connection.sending:
-            return Phase.WRITE, wait_from + patience.write
-        return Phase.READ, wait_from + patience.read
-
-    def _expired(self, attempts: list[Attempt], phase: Phase, now: float) -> Event | None:
-        for attempt in attempts:
-            if attempt.stage is Stage.CONNECTING and now >= attempt.connect_by:
-                return self._failed(attempt, TransportFailure(FailureKind.CONNECT_TIMEOUT))
-        patience = self._request.patience
-        raise ImpatienceError(
-            phase, patience.write if phase is Phase.WRITE else patience.read, self.call.info
-        )
-
     def _parked_patience(self) -> tuple[Phase, float]:
         """Which of the application's own timeouts applies while nothing has been sent, and how long it is."""
         patience = self._request.patience
@@ -197,26 +174,24 @@ class SyncExchange(SyncAttempts):
         return Phase.READ, patience.read if self.call.delayed else inf
 
     def _wait_parked(self, wait_from: float, now: float) -> Event | None:
-        """No socket to wait for, or not only: a back-off, a queue, configuration."""
+        """No socket to wait for: a back-off, a queue, configuration."""
         until = self.call.wake_at
-        live = [attempt for attempt in self._attempts if attempt.connection is not None]
         phase, seconds = self._parked_patience()
         patient_until = wait_from + seconds
         if self._woken:
             self._woken = False
-            if self._event is not None:
+            if isinstance(self._event, threading.Event):
                 self._event.clear()
             return WOKEN
         if now >= patient_until:
             raise ImpatienceError(phase, seconds, self.call.info)
         limit = min(until, patient_until) - now
-        if live:
-            return self._move(live, min(limit, MIXED_POLL))
-        if self._event is None:
+        event = self._event
+        if not isinstance(event, threading.Event):
             # A wake-up from now on sets it; one that came before is seen in the next round.
             self._event = threading.Event()
             return None
-        self._event.wait(None if limit == inf else min(limit, threading.TIMEOUT_MAX))
+        event.wait(None if limit == inf else min(limit, threading.TIMEOUT_MAX))
         return None
 
     def read(self) -> bytes | None:
@@ -245,12 +220,12 @@ class SyncExchange(SyncAttempts):
     def _read_more(self, attempt: Attempt, wait_from: float) -> float:
         """Let bytes of the accepted response move once; the moment from which patience counts next."""
         call, now = self.call, self._monotonic()
-        phase, until = self._patience([attempt], wait_from)
+        phase, until = self._patience(attempt, wait_from)
         event: Event | None = None
         if now >= call.wake_at:
             event = TIMER
         elif now >= until:
-            self._expired([attempt], phase, now)
+            self._expired(attempt, phase)
         else:
             event = self._advance(attempt, min(call.wake_at, until) - now)
         if (
