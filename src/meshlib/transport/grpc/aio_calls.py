@@ -16,9 +16,13 @@ import grpc
 import grpc.aio
 
 from meshlib.engine.call import CallInfo
+from meshlib.routing.request import RequestView
 from meshlib.transport.grpc.aio_driver import Driver
+from meshlib.transport.grpc.aio_home import Home
+from meshlib.transport.grpc.aio_lean import LeanCall
 from meshlib.transport.grpc.aio_outcome import initial_metadata, outcome_of
 from meshlib.transport.grpc.aio_stream import EOF, StreamDriver
+from meshlib.transport.grpc.aio_unary import UnaryDriver
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall"]
 
@@ -46,6 +50,7 @@ class _Call:
     """What all call objects have."""
 
     _driver: Driver
+    _deserializer: Deserializer | None
 
     def __init__(self, driver: Driver, deserializer: Deserializer | None) -> None:
         self._driver = driver
@@ -57,7 +62,7 @@ class _Call:
         return self._driver.info
 
     def cancel(self) -> bool:
-        return self._driver.cancel()
+        return self._driver.give_up()
 
     def cancelled(self) -> bool:
         return self._driver.over and outcome_of(self._driver).code is grpc.StatusCode.CANCELLED
@@ -66,7 +71,7 @@ class _Call:
         return self._driver.over
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._driver.add_done_callback(partial(callback, self))
+        self._driver.when_over(partial(callback, self))
 
     def time_remaining(self) -> float | None:
         return self._driver.time_left()
@@ -114,36 +119,43 @@ class _OneResponse(_Call):
     def __await__(self) -> Generator[Any, None, Any]:
         driver = self._driver
         inner = driver.direct
-        message: Any = None
-        if inner is not None:
-            task = asyncio.current_task()
-            cancelling = task.cancelling() if task is not None else 0
+        if type(inner) is LeanCall:
             try:
-                message = yield from inner.__await__()
-            except grpc.RpcError:
-                pass  # the driver knows
+                yield from inner.future.__await__()
             except asyncio.CancelledError:
-                if not driver.over and task is not None and task.cancelling() > cancelling:
-                    driver.cancel()
-                    raise
-            else:
-                if driver.error is None and driver.accepted is not None and driver.accepted.inner is inner:
-                    return self._value(message)
-        try:
-            yield from driver.wait_over().__await__()
-        except asyncio.CancelledError:
-            driver.cancel()
-            raise
-        self._raise_failure()
-        assert driver.accepted is not None
-        message = yield from driver.accepted.inner.__await__()
-        return self._value(message)
-
-    def _value(self, message: bytes) -> Any:
-        """The same object each time."""
+                driver.give_up()
+                raise
+        elif inner is not None:
+            yield from self._await_inner(inner)
+        if not driver.over:
+            try:
+                yield from driver.wait_over().__await__()
+            except asyncio.CancelledError:
+                driver.give_up()
+                raise
+        accepted = driver.accepted
+        if accepted is None or driver.error is not None or type(accepted.inner) is not LeanCall:
+            self._raise_failure()
+            assert accepted is not None
+        elif not accepted.inner.ok:
+            self._raise_failure()
         if self._response is _MISSING:
+            message = yield from accepted.inner.__await__()
             self._response = deserialized(message, self._deserializer)
         return self._response
+
+    def _await_inner(self, inner: Any) -> Generator[Any, None, None]:
+        """Until a call of grpc.aio is over, whatever becomes of it."""
+        task = asyncio.current_task()
+        cancelling = task.cancelling() if task is not None else 0
+        try:
+            yield from inner.__await__()
+        except grpc.RpcError:
+            return  # the driver knows
+        except asyncio.CancelledError:
+            if not self._driver.over and task is not None and task.cancelling() > cancelling:
+                self._driver.give_up()
+                raise
 
 
 class _Grip:
@@ -238,8 +250,28 @@ class _ManyRequests(_Call):
             await self._driver.done_writing()
 
 
-class UnaryUnaryCall(_OneResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
-    """One message each way."""
+class UnaryUnaryCall(UnaryDriver, _OneResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+    """One message each way. It is its own driver: one object less for each call."""
+
+    def __init__(
+        self,
+        home: Home,
+        view: RequestView,
+        request: bytes,
+        metadata: Any,
+        deadline: float | None,
+        wait_for_ready: bool | None,
+        options: dict[str, Any],
+        deserializer: Deserializer | None,
+    ) -> None:
+        UnaryDriver.__init__(self, home, view, metadata, deadline, wait_for_ready, options)
+        self.request = request
+        self._deserializer = deserializer
+        self.begin()
+
+    @property
+    def _driver(self) -> Driver:  # type: ignore[override]
+        return self
 
     async def wait_for_connection(self) -> None:
         await self._driver.wait_over()

@@ -20,11 +20,9 @@ from meshlib.transport.grpc.aio_calls import (
     UnaryStreamCall,
     UnaryUnaryCall,
 )
-from meshlib.transport.grpc.aio_driver import BEGIN
 from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_interceptors import Interceptors
 from meshlib.transport.grpc.aio_stream import StreamDriver
-from meshlib.transport.grpc.aio_unary import UnaryDriver
 from meshlib.transport.grpc.connectivity import state_of
 from meshlib.transport.grpc.endpoint import Options
 from meshlib.transport.grpc.request import authority_of, method_path, view
@@ -91,11 +89,16 @@ class Method:
         options = _NO_OPTIONS if compression is None else {"compression": compression}
         request_view = view(channel.target, channel.authority, self.path, metadata)
         if self.arity == "unary_unary":
-            message = self.serialize(request)
-            driver = UnaryDriver(home, request_view, metadata, deadline, wait_for_ready, options)
-            driver.request = message
-            driver.run(BEGIN)
-            return UnaryUnaryCall(driver, self.deserializer)
+            return UnaryUnaryCall(
+                home,
+                request_view,
+                self.serialize(request),
+                metadata,
+                deadline,
+                wait_for_ready,
+                options,
+                self.deserializer,
+            )
         return self._stream(request, home, request_view, metadata, deadline, wait_for_ready, options)
 
     def _stream(

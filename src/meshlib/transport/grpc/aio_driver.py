@@ -44,7 +44,7 @@ from meshlib.routing.request import RequestView
 from meshlib.state import Waiter
 from meshlib.transport.grpc.aio_endpoint import READY, InnerChannel, Lane
 from meshlib.transport.grpc.aio_errors import aio_error, aio_reply
-from meshlib.transport.grpc.aio_home import Home
+from meshlib.transport.grpc.aio_home import Home, Wake
 from meshlib.transport.grpc.aio_inner import ending, is_ok, result_of
 from meshlib.transport.grpc.judge import end_of_stream, judge
 from meshlib.transport.grpc.metadata import LazyHeaders
@@ -110,23 +110,6 @@ class Attempt:
             driver.run(Failed(self.number, kind, False, reason))
 
 
-class _Wake:
-    """What the engine calls from any thread when the call may go on. Knows the driver until that is over."""
-
-    __slots__ = ("driver",)
-
-    def __init__(self, driver: Driver) -> None:
-        self.driver: Driver | None = driver
-
-    def __call__(self) -> None:
-        driver = self.driver
-        if driver is not None:
-            try:
-                driver.home.loop.call_soon_threadsafe(driver.woken)
-            except RuntimeError:  # the loop was closed with the call under way
-                self.driver = None
-
-
 class Driver:
     """One call.
 
@@ -137,26 +120,18 @@ class Driver:
     `asyncio.CancelledError` when the application cancelled it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_attempts",
-        "_callbacks",
-        "_timer",
-        "_timer_at",
-        "_waiters",
-        "_wake",
-        "accepted",
-        "call",
-        "deadline",
-        "direct",
-        "edited",
-        "error",
-        "home",
-        "metadata",
-        "options",
-        "over",
-        "settled",
-    )
+    # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
+    _attempts: Sequence[Attempt] = ()
+    _callbacks: Sequence[Callable[[], None]] = ()
+    _waiters: Sequence[asyncio.Future[None]] = ()
+    _timer: asyncio.TimerHandle | None = None
+    _timed_until = inf
+    direct: Any = None
+    accepted: Attempt | None = None
+    edited: list[tuple[str, str]] | None = None
+    error: BaseException | None = None
+    settled = False
+    over = False
 
     def __init__(
         self,
@@ -172,18 +147,7 @@ class Driver:
         self.metadata = metadata
         self.deadline = deadline
         self.options = options
-        self.direct: Any = None
-        self._attempts: list[Attempt] = []
-        self._callbacks: list[Callable[[], None]] = []
-        self._waiters: list[asyncio.Future[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
-        self.accepted: Attempt | None = None
-        self.edited: list[tuple[str, str]] | None = None
-        self.error: BaseException | None = None
-        self.settled = False
-        self.over = False
-        self._wake = wake = _Wake(self)
+        self._wake = wake = Wake(self)
         self.call: Call = home.engine.call(
             view,
             wake=wake,
@@ -242,7 +206,7 @@ class Driver:
             attempt.number, status, answered=attempt.answered, now=now, wake_at=self.call.wake_at
         )
         if isinstance(event, Cancelled):
-            self.cancel()
+            self.give_up()
             return
         self.run(event, at)
         if attempt is self.accepted:
@@ -257,7 +221,7 @@ class Driver:
         status = ending(attempt.inner)
         event, at = end_of_stream(attempt.number, status, now=now, wake_at=self.call.wake_at)
         if isinstance(event, Cancelled):
-            self.cancel()
+            self.give_up()
             return
         self.run(event, at)
         if not self.over:
@@ -268,16 +232,20 @@ class Driver:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Have `_due` called at `wake_at`, or earlier: then it looks again."""
+        """Have `due` called at `wake_at`, or earlier: then it looks again."""
         at = self.call.wake_at
-        if at < self._timer_at:
+        if at < self._timed_until:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer_at = at
-            self._timer = self.home.loop.call_later(at - self.home.monotonic(), self._due)
+                self._timer = None
+            self._timed_until = at
+            home = self.home
+            if not home.deadlines.add(self._wake, at):
+                self._timer = home.loop.call_later(at - home.monotonic(), self.due)
 
-    def _due(self) -> None:
-        self._timer, self._timer_at = None, inf
+    def due(self) -> None:
+        """The time that was armed has come, or nearly."""
+        self._timer, self._timed_until = None, inf
         if self.over:
             return
         if self.home.monotonic() >= self.call.wake_at:
@@ -316,7 +284,7 @@ class Driver:
         lane = self.home.inner(action)
         attempt = self._new_attempt(action.attempt, action.path, lane)
         attempt.start = action
-        self._attempts.append(attempt)
+        self._attempts = [*self._attempts, attempt]
         if lane.get_state() is not READY:
             lane.lost()
             return NeedConnection(attempt.number, self.home)
@@ -328,7 +296,7 @@ class Driver:
     def _without_mesh(self) -> None:
         """No Listener knows the host, and the Mesh lets such calls through: one attempt on a plain channel to the target."""
         attempt = self._new_attempt(1, self.call.request.path, self.home.plain())
-        self._attempts.append(attempt)
+        self._attempts = [attempt]
         self.accepted = attempt
         self._send(attempt)
         self._settle()
@@ -369,9 +337,13 @@ class Driver:
         metadata = self.metadata if start is None else outgoing_metadata(start, self.metadata)
         try:
             inner = self._begin(attempt, metadata)
-        except grpc.aio.BaseError as error:  # the inner channel has been closed under us
+        except grpc.aio.UsageError as error:  # the inner channel has been closed under us
             self.detach(attempt)
             return Failed(attempt.number, FailureKind.CONNECT_FAILED, False, str(error))
+        except (grpc.aio.BaseError, TypeError) as error:  # C-core does not take the application's metadata
+            self.detach(attempt)
+            self._break(error)
+            return None
         attempt.inner = inner
         self.direct = inner if attempt.number == 1 else None
         inner.add_done_callback(attempt.ended)
@@ -425,20 +397,24 @@ class Driver:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def cancel(self) -> bool:
+    def give_up(self) -> bool:
         """The application gives the call up. False: it was over already."""
         if self.over:
             return False
+        self._break(asyncio.CancelledError())
+        return True
+
+    def _break(self, error: BaseException) -> None:
+        """The call ends on the application's side: nobody waits for an answer any more."""
         for action in self.call.handle(CANCELLED, self.home.monotonic()):
             if isinstance(action, CancelAttempt):
                 self._cancel_attempt(action.attempt)
-        self._finish(asyncio.CancelledError())
-        return True
+        self._finish(error)
 
     def abandon(self) -> None:
         """Nobody holds the call any more. From a finalizer, so in any thread."""
         try:
-            self.home.loop.call_soon_threadsafe(self.cancel)
+            self.home.loop.call_soon_threadsafe(self.give_up)
         except RuntimeError:
             return  # the loop is closed
 
@@ -457,9 +433,10 @@ class Driver:
                 self._cancel_attempt(attempt.number)
         self.home.active.discard(self)
         self._settle()
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
+        if self._callbacks:
+            callbacks, self._callbacks = self._callbacks, ()
+            for callback in callbacks:
+                callback()
 
     def _settle(self) -> None:
         """An attempt is accepted, or the call is over."""
@@ -469,7 +446,7 @@ class Driver:
     def _tell(self) -> None:
         """Something has changed: whoever waits looks again."""
         if self._waiters:
-            waiters, self._waiters = self._waiters, []
+            waiters, self._waiters = self._waiters, ()
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -480,11 +457,11 @@ class Driver:
         """Seconds until the caller's deadline, None without one."""
         return None if self.deadline is None else max(self.deadline - self.home.monotonic(), 0.0)
 
-    def add_done_callback(self, callback: Callable[[], None]) -> None:
+    def when_over(self, callback: Callable[[], None]) -> None:
         if self.over:
             callback()
         else:
-            self._callbacks.append(callback)
+            self._callbacks = [*self._callbacks, callback]
 
     async def wait_settled(self) -> None:
         """Until an attempt is accepted or the call is over."""
@@ -497,5 +474,5 @@ class Driver:
 
     def _next(self) -> asyncio.Future[None]:
         waiter = self.home.loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters = [*self._waiters, waiter]
         return waiter

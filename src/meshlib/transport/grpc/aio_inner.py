@@ -11,8 +11,6 @@ from meshlib.transport.grpc.judge import Ended
 
 __all__ = ["ending", "is_ok", "result_of", "sender"]
 
-OK = grpc.StatusCode.OK
-
 
 def result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """What a coroutine gives that has nothing to wait for."""
@@ -26,7 +24,7 @@ def result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def is_ok(inner: Any) -> bool:
     """Whether the inner call, which is over, ended with OK."""
-    return result_of(inner.code()) is OK
+    return result_of(inner.code()) is grpc.StatusCode.OK
 
 
 def ending(inner: Any) -> Ended:

@@ -62,8 +62,6 @@ class StreamDriver(Driver):
     read or wrote a message (monotonic seconds).
     """
 
-    __slots__ = ("_reading", "_source", "arity", "moved_at", "outbox", "request")
-
     def __init__(
         self,
         home: Home,
@@ -153,12 +151,12 @@ class StreamDriver(Driver):
             if attempt.sending is not None:
                 self.outbox.detach(attempt.sending)
 
-    def _due(self) -> None:
+    def due(self) -> None:
         if self.moved_at and not self.over:
             accepted = self.accepted
             if accepted is not None:
                 self.call.handle(Message(accepted.number), self.moved_at)
-        super()._due()
+        super().due()
 
     def _finish(self, error: BaseException | None) -> None:
         super()._finish(error)
@@ -189,7 +187,7 @@ class StreamDriver(Driver):
         try:
             return await self.outbox.put(message)
         except asyncio.CancelledError:
-            self.cancel()
+            self.give_up()
             raise
 
     async def done_writing(self) -> None:
@@ -197,7 +195,7 @@ class StreamDriver(Driver):
         try:
             await self.outbox.close()
         except asyncio.CancelledError:
-            self.cancel()
+            self.give_up()
             raise
 
     def consume(self, source: AsyncIterable[Any] | Iterable[Any], serialize: Any) -> None:
@@ -217,10 +215,10 @@ class StreamDriver(Driver):
                         return
             await self.done_writing()
         except asyncio.CancelledError:
-            self.cancel()
+            self.give_up()
         except Exception:  # as grpc.aio: an iterator that raises cancels its call
             logger.debug("the request iterator of a call raised", exc_info=True)
-            self.cancel()
+            self.give_up()
 
     # --- the response ------------------------------------------------------------------------------------------------
 
@@ -250,7 +248,7 @@ class StreamDriver(Driver):
         try:
             await self.wait_settled()
         except asyncio.CancelledError:
-            self.cancel()
+            self.give_up()
             raise
         attempt = self.accepted
         if attempt is None:

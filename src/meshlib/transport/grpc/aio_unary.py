@@ -1,10 +1,16 @@
-"""The driver of a call with one message each way."""
+"""The driver of a call with one message each way, and the straight line through it of a call that goes well."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from meshlib.transport.grpc.aio_driver import Attempt, Driver
+from meshlib.engine.actions import Accept, Start
+from meshlib.engine.events import Succeeded
+from meshlib.transport.grpc.aio_driver import BEGIN, Attempt, Driver, Stage
+from meshlib.transport.grpc.aio_endpoint import READY
+from meshlib.transport.grpc.aio_inner import is_ok
+from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
+from meshlib.transport.grpc.metadata import LazyHeaders
 
 __all__ = ["UnaryDriver"]
 
@@ -12,10 +18,53 @@ __all__ = ["UnaryDriver"]
 class UnaryDriver(Driver):
     """request: the serialized message."""
 
-    __slots__ = ("request",)
-
     request: bytes
 
+    def begin(self) -> None:
+        home = self.home
+        actions = self.call.handle(BEGIN, home.monotonic())
+        start = actions[0] if len(actions) == 1 else None
+        if type(start) is Start and start.permitted:
+            lane = home.inner(start)
+            if lane.get_state() is READY:
+                attempt = Attempt(self, 1, start.path, lane)
+                attempt.start = start
+                self._attempts = (attempt,)
+                event = self._send(attempt)
+                if event is not None:
+                    self.run(event)
+                elif not self.over:
+                    self._arm()
+                return
+        self.run(self._carry_out(actions))
+
     def _begin(self, attempt: Attempt, metadata: Any) -> Any:
-        multicallable = attempt.lane.multicallable("unary_unary", attempt.path)
-        return multicallable(self.request, timeout=self.time_left(), metadata=metadata, **self.options)
+        time_left = None if self.deadline is None else self.time_left()
+        lane, path = attempt.lane, attempt.path
+        if not self.options:
+            lean = lean_call(lane.channel, path.encode(), self.request, time_left, metadata)
+            if lean is not None:
+                return lean
+        return lane.multicallable("unary_unary", path)(
+            self.request, timeout=time_left, metadata=metadata, **self.options
+        )
+
+    def ended(self, attempt: Attempt) -> None:
+        inner = attempt.inner
+        if not (inner.ok if type(inner) is LeanCall else is_ok(inner)):
+            super().ended(attempt)
+            return
+        attempt.driver = None
+        attempt.stage = Stage.OVER
+        attempt.lane.released()
+        event = Succeeded(attempt.number, 200, LazyHeaders(attempt.response_headers), True)
+        actions = self.call.handle(event, self.home.monotonic())
+        accept = actions[0] if len(actions) == 1 else None
+        if type(accept) is Accept:
+            self.edited = accept.headers
+            self.accepted = attempt
+            self._finish(None)
+        else:
+            self.run(self._carry_out(actions))
+            if attempt is self.accepted:
+                self._finish(None)
