@@ -216,13 +216,11 @@ _PREPARED = vars(httpx2.Headers([(b"A", b"b")])) == {"_list": [(b"A", b"a", b"b"
 
 def _whole(answer: Answer, content: bytes) -> httpx2.Response:
     """The response with a body that is here already."""
-    listed = [(name, name.lower(), value) for name, value in answer.headers]
-    encoding: str | None = "ascii"
-    for _, name, value in listed:
-        if name == b"content-encoding":
-            return _response(answer, httpx2.ByteStream(content))
-        if not (name + value).isascii():
-            encoding = None  # httpx2 finds it out
+    fields = answer.fields
+    names = fields[::2]
+    lowered = list(map(bytes.lower, names))
+    if b"content-encoding" in lowered:
+        return _response(answer, httpx2.ByteStream(content))
     own = _WholeBody(content)
     response = _WholeResponse(
         answer.status,
@@ -230,10 +228,12 @@ def _whole(answer: Answer, content: bytes) -> httpx2.Response:
         stream=own,
         extensions=_extensions(answer),
     )
-    if _PREPARED:  # nothing in them needs httpx2's conversions
+    if (
+        _PREPARED
+    ):  # nothing in them needs httpx2's conversions, and of other encodings than ASCII it finds out itself
         headers = response.headers
-        headers._list = listed
-        headers._encoding = encoding
+        headers._list = list(zip(names, lowered, fields[1::2], strict=True))
+        headers._encoding = "ascii" if b"".join(fields).isascii() else None
     response.own = own
     return response
 

@@ -22,7 +22,7 @@ from meshlib.transport.http.exchange import (
     Attempt,
     OriginalRequest,
     Stage,
-    encode_headers,
+    encode_fields,
 )
 from meshlib.transport.http.failure import TransportFailure, connect_failure
 from meshlib.transport.http.pools import Lane, PoolSet
@@ -118,7 +118,7 @@ class AsyncAttempts(CallAttempts):
         attempt = self._find(action.attempt)
         assert attempt is not None
         response = attempt.connection.response
-        headers = response.headers if action.headers is None else encode_headers(action.headers)
+        fields = response.fields if action.headers is None else encode_fields(action.headers)
         if response.complete:
             content = response.take()
             attempt.connection.consumed(len(content))
@@ -129,7 +129,7 @@ class AsyncAttempts(CallAttempts):
             self._accepted = attempt
         self._answer = Answer(
             response.status,
-            headers,
+            fields,
             self.call.info,
             content=content,
             stream=stream,

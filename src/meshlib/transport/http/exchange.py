@@ -30,7 +30,7 @@ from meshlib.routing.request import RequestView
 from meshlib.state import Waiter
 from meshlib.transport.http.failure import InvalidRequest
 from meshlib.transport.http.interned import blocks
-from meshlib.transport.http.message import OutgoingRequest, RawHeaders, Response
+from meshlib.transport.http.message import OutgoingRequest, RawHeaders, Response, pairs
 
 __all__ = [
     "BEGIN",
@@ -49,6 +49,7 @@ __all__ = [
     "Stage",
     "UnsupportedActionError",
     "decode_headers",
+    "encode_fields",
     "encode_headers",
     "give_up",
 ]
@@ -261,20 +262,28 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> RawHeaders:
     ]
 
 
+def encode_fields(headers: Iterable[tuple[str, str]]) -> list[bytes]:
+    """The same, as `Response.fields` has them."""
+    return [part for header in encode_headers(headers) for part in header]
+
+
 def give_up(call: Call, now: float) -> None:
     """Tell the engine that nobody waits for this call any more, when there is nothing left to carry out."""
     call.handle(CANCELLED, now)
 
 
 class Answer:
-    """What the application gets. content: the whole body; None when `stream` has to be read for it."""
+    """What the application gets.
 
-    __slots__ = ("content", "headers", "info", "reason", "status", "stream", "version")
+    fields: the headers as in `Response`. content: the whole body; None when `stream` has to be read for it.
+    """
+
+    __slots__ = ("content", "fields", "info", "reason", "status", "stream", "version")
 
     def __init__(
         self,
         status: int,
-        headers: RawHeaders,
+        fields: Sequence[bytes],
         info: CallInfo,
         *,
         content: bytes | None,
@@ -283,7 +292,7 @@ class Answer:
         version: bytes = b"HTTP/1.1",
     ) -> None:
         self.status = status
-        self.headers = headers
+        self.fields = fields
         self.info = info
         self.content = content
         self.stream = stream
@@ -293,4 +302,9 @@ class Answer:
     @classmethod
     def local(cls, reply: LocalReply, info: CallInfo) -> Answer:
         """An answer that nobody upstream gave."""
-        return cls(reply.status, encode_headers(reply.headers), info, content=reply.body)
+        return cls(reply.status, encode_fields(reply.headers), info, content=reply.body)
+
+    @property
+    def headers(self) -> RawHeaders:
+        """In order."""
+        return pairs(self.fields)

@@ -51,13 +51,17 @@ def _form(name: bytes, value: bytes) -> HeaderForm:
     return HeaderForm(line, _SPECIAL.get(name.lower(), 0), decoded, error)
 
 
+def _may_be_kept(name: bytes, value: bytes) -> bool:
+    return len(value) <= _LONGEST_VALUE and name.lower() not in _SECRET
+
+
 class _Forms(dict[tuple[bytes, bytes], HeaderForm]):
     """`forms[name, value]`: always there."""
 
     def __missing__(self, header: tuple[bytes, bytes]) -> HeaderForm:
         name, value = header
         form = _form(name, value)
-        if len(value) <= _LONGEST_VALUE and name.lower() not in _SECRET:
+        if _may_be_kept(name, value):
             if len(self) >= _KEPT:
                 self.clear()
             self[header] = form
@@ -103,7 +107,7 @@ class _Blocks(dict[tuple[tuple[bytes, bytes], ...], HeaderBlock]):
 
     def __missing__(self, headers: tuple[tuple[bytes, bytes], ...]) -> HeaderBlock:
         block = HeaderBlock(headers)
-        if all(header in forms for header in headers):
+        if all(_may_be_kept(name, value) for name, value in headers):
             if len(self) >= _BLOCKS_KEPT:
                 self.clear()
             self[headers] = block

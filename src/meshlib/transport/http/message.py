@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from meshlib.transport.http.interned import blocks
 
-__all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "OutgoingRequest", "RawHeaders", "Response", "content_length"]
+__all__ = [
+    "MAX_HEADERS",
+    "MAX_HEADER_BYTES",
+    "OutgoingRequest",
+    "RawHeaders",
+    "Response",
+    "content_length",
+    "pairs",
+]
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -73,11 +81,11 @@ class Response:
     @property
     def headers(self) -> RawHeaders:
         """In order, as they came."""
-        return _pairs(self.fields)
+        return pairs(self.fields)
 
     @property
     def trailers(self) -> RawHeaders:
-        return _pairs(self.trailing)
+        return pairs(self.trailing)
 
     def take(self) -> bytes:
         """The body that arrived since the last time; empty when there is none."""
@@ -89,5 +97,6 @@ class Response:
         return body
 
 
-def _pairs(fields: Sequence[bytes]) -> RawHeaders:
+def pairs(fields: Sequence[bytes]) -> RawHeaders:
+    """From name, value, name, value, ... to headers."""
     return list(zip(fields[::2], fields[1::2], strict=True))

@@ -23,7 +23,7 @@ from meshlib.transport.http.exchange import (
     LazyHeaders,
     OriginalRequest,
     Stage,
-    encode_headers,
+    encode_fields,
 )
 from meshlib.transport.http.failure import TransportFailure, connect_failure
 from meshlib.transport.http.h1 import H1Codec
@@ -155,7 +155,7 @@ class SyncAttempts(CallAttempts):
     def _answered(self, accept: Accept, response: Response, content: bytes | None, stream: object) -> Answer:
         return Answer(
             response.status,
-            response.headers if accept.headers is None else encode_headers(accept.headers),
+            response.fields if accept.headers is None else encode_fields(accept.headers),
             self.call.info,
             content=content,
             stream=stream,
