@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -355,3 +356,23 @@ def test_gevent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_channel_credentials_are_refused() -> None:
     with pytest.raises(meshlib.ConfigError, match="transport socket"):
         channel("echo:80", credentials=grpc.ssl_channel_credentials())
+
+
+def test_hash_policy_of_the_channel() -> None:
+    """Every call of a channel goes to one endpoint; channels are spread."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(backend()) for _ in range(2)]
+        document = config(
+            *(server.address for server in servers),
+            route={"hash_policy": [{"filter_state": {"key": "io.grpc.channel_id"}}]},
+            cluster={"lb_policy": "RING_HASH"},
+        )
+        mesh = stack.enter_context(mesh_for(document))
+        chosen = set()
+        for _ in range(24):
+            with channel("echo:80", mesh=mesh) as chan:
+                echo = chan.unary_unary("/test.Echo/echo")
+                endpoints = {echo.with_call(b"")[1].meshlib.attempts[0].endpoint for _ in range(3)}
+                assert len(endpoints) == 1
+                chosen |= endpoints
+        assert len(chosen) == 2

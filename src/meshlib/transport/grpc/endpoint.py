@@ -96,7 +96,6 @@ class InnerChannel:
 
     __slots__ = (
         "__weakref__",
-        "_check",
         "_joined",
         "_lock",
         "_monotonic",
@@ -105,6 +104,7 @@ class InnerChannel:
         "authority",
         "calls",
         "channel",
+        "check",
         "closed",
         "cluster",
         "connect_by",
@@ -144,20 +144,16 @@ class InnerChannel:
         self._joined: list[threading.Event] = []
         self._watched = False
         core = getattr(channel, "_channel", None)
-        self._check: Callable[[bool], int] = getattr(core, "check_connectivity_state", _always_ready)
+        self.check: Callable[[bool], int] = getattr(core, "check_connectivity_state", _always_ready)
         self._watch: Callable[[int, float], object] | None = getattr(core, "watch_connectivity_state", None)
 
     @property
     def ready(self) -> bool:
         """Whether a call may be sent now. A grpcio that does not tell is taken to be ready always: C-core connects by itself."""
         try:
-            return self._check(False) == READY
+            return self.check(False) == READY
         except ValueError:  # closed in the meantime
             return False
-
-    @property
-    def exhausted(self) -> bool:
-        return self.quota is not None and self.quota <= 0
 
     def enter(self) -> bool:
         """A call is about to use it. False: it was retired in the meantime. `leave` comes after it."""
@@ -189,7 +185,7 @@ class InnerChannel:
         if self.failure is not None:
             return False
         try:
-            state = self._check(True)
+            state = self.check(True)
         except ValueError:
             state = SHUTDOWN
         if state == READY:
@@ -226,7 +222,7 @@ class InnerChannel:
             event.wait(limit)
             return
         try:
-            state = self._check(False)
+            state = self.check(False)
             if state in (IDLE, CONNECTING):
                 self._watch(state, _wall() + limit)
         except ValueError:
@@ -295,11 +291,19 @@ class EndpointChannels:
 
     def ready(self, endpoint: EndpointState, authority: str) -> InnerChannel | None:
         """The same if a call may be sent on it now. A connection that was lost is given back to the cluster's permits."""
-        inner = self.find(endpoint, authority)
+        inner = (
+            self._by_endpoint.get(endpoint)
+            if authority == self._authority
+            else self.find(endpoint, authority)
+        )
         if inner is None:
             return None
-        if inner.ready:
-            if not inner.exhausted:
+        try:
+            ready = inner.check(False) == READY
+        except ValueError:  # closed in the meantime
+            ready = False
+        if ready:
+            if inner.quota is None or inner.quota > 0:
                 return inner
             self.give_up(inner)
             return None

@@ -83,6 +83,7 @@ class Receipt:
             self.debug_error_string(),
             self.initial_metadata(),
             self.trailing_metadata(),
+            message=self.response is not None,
         )
 
 

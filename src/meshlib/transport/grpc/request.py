@@ -27,8 +27,13 @@ class _KnownMetadata:
 _NO_METADATA = _KnownMetadata(None)
 
 
-def view(target: str, authority: str, path: str, metadata: Metadata | None) -> RequestView:
-    """target: names the Listener. path: `/package.Service/Method`. The headers are made when a route looks at them."""
+def view(
+    target: str, authority: str, path: str, metadata: Metadata | None, channel_id: int | None = None
+) -> RequestView:
+    """target: names the Listener. path: `/package.Service/Method`. The headers are made when a route looks at them.
+
+    channel_id: a random number of the channel, for hash policies.
+    """
     return RequestView(
         method="POST",
         scheme="http",
@@ -36,6 +41,7 @@ def view(target: str, authority: str, path: str, metadata: Metadata | None) -> R
         path=path,
         headers=_KnownMetadata(metadata) if metadata else _NO_METADATA,
         target=target,
+        channel_id=channel_id,
     )
 
 

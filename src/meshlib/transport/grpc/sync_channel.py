@@ -132,6 +132,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         dialect: Dialect = ENVOY,
     ) -> None:
         self.dialect = dialect
+        self.channel_id = 0
         self.target = target.removeprefix("xds:///")
         self.authority = str(dict(options).get("grpc.default_authority", authority_of(self.target)))
         self._mesh = mesh
@@ -231,6 +232,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             engine = mesh.engine
             channels = EndpointChannels(self.authority, self._options, self._inner, engine.clock.monotonic)
             engine.adopt(channels)
+            self.channel_id = engine.random.getrandbits(64)
             fork.register(self)
             self._opened = engine, channels
             return self._opened

@@ -149,7 +149,7 @@ class Shots:
         self._crash: BaseException | None = None
         self.wake = _Wake(self)
         self._call: Call = call or engine.call(
-            view(channel.target, channel.authority, method.path, metadata),
+            view(channel.target, channel.authority, method.path, metadata, channel.channel_id),
             wake=self.wake,
             replayable=None if self._requests is None else self._replayable,
             deadline=self.deadline,

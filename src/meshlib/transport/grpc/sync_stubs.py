@@ -60,7 +60,16 @@ class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)[0]
+        method = self._method
+        try:
+            return BlockingCall(
+                method, request, timeout, metadata, credentials, wait_for_ready, compression
+            ).run(whole=False)
+        except UnknownHost:
+            plain = method.without_mesh()
+            if plain is None:
+                raise
+        return plain(request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def with_call(
         self,
@@ -73,15 +82,14 @@ class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
     ) -> tuple[Any, grpc.Call]:
         method = self._method
         call = BlockingCall(method, request, timeout, metadata, credentials, wait_for_ready, compression)
+        result: tuple[Any, grpc.Call]
         try:
-            return call.run()
+            result = call.run()
         except UnknownHost:
             plain = method.without_mesh()
             if plain is None:
                 raise
-        result: tuple[Any, grpc.Call] = plain.with_call(
-            request, timeout, metadata, credentials, wait_for_ready, compression
-        )
+            result = plain.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)
         return result
 
     def future(

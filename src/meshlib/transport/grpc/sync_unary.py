@@ -32,6 +32,7 @@ from meshlib.engine.events import (
     Timer,
     Woken,
 )
+from meshlib.engine.loop import ACCEPTED
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.state import Waiter
 from meshlib.transport.grpc.endpoint import InnerChannel
@@ -124,7 +125,7 @@ class BlockingCall:
         self._initial: Metadata = ()
         self._deadline = deadline = None if timeout is None else monotonic() + timeout
         self._call: Call = engine.call(
-            view(channel.target, channel.authority, method.path, metadata),
+            view(channel.target, channel.authority, method.path, metadata, channel.channel_id),
             wake=waker.wake,
             deadline=deadline,
             wait_for_ready=bool(wait_for_ready),
@@ -135,8 +136,8 @@ class BlockingCall:
     def info(self) -> CallInfo:
         return self._call.info
 
-    def run(self) -> tuple[Any, grpc.Call]:
-        """The response and its call object. Raises what a blocking call of grpcio raises."""
+    def run(self, *, whole: bool = True) -> Any:
+        """The response and its call object, or the response alone. Raises what a blocking call of grpcio raises."""
         call, monotonic = self._call, self._monotonic
         try:
             actions = call.handle(BEGIN, monotonic())
@@ -146,17 +147,26 @@ class BlockingCall:
                 if inner is not None and inner.enter():
                     ahead = self._ahead = Ahead(first)
                     ahead.inner = inner
-                    actions = call.handle(*self._send(ahead))
-            while True:
-                if self._ahead is None and actions and type(actions[0]) is Start and call.hedges:
-                    return self._hedged(actions)
-                event = self._carry_out(actions)
-                if self._accept is not None:
-                    return self._finish(self._accept)
-                actions = call.handle(event, monotonic()) if event is not None else call.handle(*self._next())
+                    event, now = self._send(ahead)
+                    actions = call.handle(event, now)
+                    if actions is ACCEPTED and not whole and ahead.ended is None:
+                        return ahead.response
+            response = self._go_on(actions)
+            return response if whole else response[0]
         except BaseException:
             self._abandon()
             raise
+
+    def _go_on(self, actions: Sequence[Action]) -> tuple[Any, grpc.Call]:
+        """From these actions to the end of the call."""
+        call, monotonic = self._call, self._monotonic
+        while True:
+            if self._ahead is None and actions and type(actions[0]) is Start and call.hedges:
+                return self._hedged(actions)
+            event = self._carry_out(actions)
+            if self._accept is not None:
+                return self._finish(self._accept)
+            actions = call.handle(event, monotonic()) if event is not None else call.handle(*self._next())
 
     def _hedged(self, actions: Sequence[Action]) -> tuple[Any, grpc.Call]:
         """Several attempts may be alive at once: let events drive the call, and wait."""
@@ -177,7 +187,13 @@ class BlockingCall:
         if self._waker.take():
             flight.wake()
         rpc = MeshRpc(flight)
-        return rpc.outcome(), rpc
+        try:
+            return rpc.outcome(), rpc
+        except grpc.RpcError:
+            raise
+        except BaseException:
+            rpc.cancel()
+            raise
 
     # --- the attempt -------------------------------------------------------------------------------------------------
 
