@@ -9,7 +9,6 @@ gives them back through `ClusterState.abandoned`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,12 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.affinity import Affinity
 from meshlib.engine.attempt import Attempt, Holding
-from meshlib.engine.base import NOTHING, Actions, CallBase, Stage
-from meshlib.engine.headers import HEDGE
+from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.mirrors import Mirrors
 from meshlib.engine.replies import Endings, for_failure
-from meshlib.engine.retrier import Retrier, retry_state
+from meshlib.engine.retries import RetryingCall
 from meshlib.errors import MeshClosed
 from meshlib.policy.failure import FailureKind
-from meshlib.resources.cluster import HttpProtocol
 from meshlib.resources.route import Priority
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.state import Admission, Waiter
@@ -43,7 +40,7 @@ ACCEPTED: Actions = (act.Accept(1),)
 """The first attempt's response, as it came."""
 
 
-class AttemptLoop(CallBase):
+class AttemptLoop(RetryingCall):
     """From the first attempt to the accepted one. `TimedLoop` adds what time does to it."""
 
     def _await_configuration(self, what: str, program: Program, now: float) -> Actions:
@@ -161,16 +158,6 @@ class AttemptLoop(CallBase):
         if timeouts.route and self._deadline is not None:
             expected = min(expected or inf, max(self._deadline - now, 0.001))
         return max(1, round(expected * 1000)) if expected else None
-
-    def _hedges(self) -> bool:
-        """Whether a per-try timeout starts another attempt beside the one that is late (HedgePolicy).
-
-        A trusted caller may say so, or the opposite, with x-envoy-hedge-on-per-try-timeout.
-        """
-        plan = self.plan
-        assert plan is not None
-        said = self.request.first(HEDGE) if self._engine.trust_request_headers else None
-        return said == "true" or (plan.hedges and said != "false")
 
     def _start_per_try(self, attempt: Attempt, now: float) -> None:
         """The attempt has its connection and the whole request: its own timeout runs."""
@@ -407,56 +394,3 @@ class AttemptLoop(CallBase):
         else:
             stats.upstream_rq_rx_reset.value += 1
         self._judge(attempt, False, now)
-
-    def _lost(
-        self, attempt: Attempt, retrier: Retrier | None, now: float, *, after_timeout: bool = False
-    ) -> bool:
-        """The attempt broke or was given up: whether another one is arranged or alive. retrier None: it is not retried.
-
-        To a retry budget a request on HTTP/1.1 is active until its connection is closed, which comes after the decision; a
-        stream of HTTP/2 is gone when it is reset.
-        """
-        attempt.per_try_at = attempt.stream_until = None
-        if attempt.holding is Holding.REQUEST and attempt.cluster.cluster.protocol is HttpProtocol.HTTP2:
-            attempt.give_back()
-        again = retrier is not None and self._try_again(retrier, attempt, now, after_timeout=after_timeout)
-        attempt.give_back()
-        return again or self._others_alive(attempt)
-
-    def _judge(self, attempt: Attempt, ok: bool, now: float) -> None:
-        """Report the attempt's outcome to outlier detection."""
-        outlier = attempt.cluster.outlier
-        if outlier is not None and outlier.record(attempt.endpoint, ok, now):
-            # A push may have replaced the balancer since the attempt began.
-            current = self._engine.program.clusters.get(attempt.cluster.cluster.name, attempt.cluster)
-            current.balancer.refresh()
-
-    # --- retries -----------------------------------------------------------------------------------------------------
-
-    def _retries(self) -> Retrier | None:
-        """The call's retrier; None when neither the route nor the application wants retries."""
-        if self._retrier is None:
-            plan = self.plan
-            assert plan is not None
-            engine = self._engine
-            state = retry_state(plan, self.request, self._options, trust=engine.trust_request_headers)
-            if state is not None:
-                self._retrier = Retrier(engine, state, self._replayable, self._started)
-        return self._retrier
-
-    def _try_again(
-        self,
-        retrier: Retrier,
-        attempt: Attempt,
-        now: float,
-        headers: Sequence[tuple[str, str]] = (),
-        *,
-        after_timeout: bool = False,
-    ) -> bool:
-        """Arrange the next attempt; when there is none, set the flag that says why."""
-        if retrier.schedule(attempt, now, headers, after_timeout=after_timeout):
-            self._arm()
-            return True
-        if retrier.flag is not None:
-            self._flag(retrier.flag)
-        return False
