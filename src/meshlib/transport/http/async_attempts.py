@@ -33,17 +33,7 @@ __all__ = ["AsyncAttempts"]
 class AsyncAttempts(CallAttempts):
     """What a call has under way, and how each action of the engine is carried out. `AsyncExchange` adds the waiting."""
 
-    __slots__ = (
-        "_accepted",
-        "_loop",
-        "_pool",
-        "_pools",
-        "_request",
-        "_sleeper",
-        "_told_complete",
-        "_upload",
-        "_woken",
-    )
+    _sleeper: asyncio.Future[None] | None = None
 
     def __init__(
         self,
@@ -61,12 +51,8 @@ class AsyncAttempts(CallAttempts):
         self._upload = None if source is None else AsyncUpload(source, length, self._notify)
         self._monotonic = monotonic
         self._attempts = []
-        self._later = None
-        self._sleeper: asyncio.Future[None] | None = None
-        self._woken = False
-        self._told_complete = source is None
-        self._accepted: Attempt | None = None
-        self._answer = None
+        if source is not None:
+            self._told_complete = False
         self.call = engine.call(
             request.view, wake=self._wake, replayable=None if source is None else self._replayable
         )

@@ -42,8 +42,6 @@ __all__ = ["AsyncExchange"]
 class AsyncExchange(AsyncAttempts):
     """Runs one call. `run` gives the answer; afterwards the answer's stream calls `read` and `close`."""
 
-    __slots__ = ()
-
     async def run(self) -> Answer:
         """Until there is an answer. Raises MeshError, ImpatienceError, and what the application's body raises."""
         monotonic, handle = self._monotonic, self.call.handle

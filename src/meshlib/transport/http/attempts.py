@@ -15,13 +15,15 @@ __all__ = ["CallAttempts"]
 class CallAttempts:
     """The attempts that one call has under way. Subclasses say what each action does to a connection."""
 
-    __slots__ = ("__weakref__", "_answer", "_attempts", "_later", "_monotonic", "call")
-
+    # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
     call: Call
-    _later: list[Event] | None
-    _answer: Answer | None
     _attempts: list[Attempt]
     _monotonic: Callable[[], float]
+    _later: list[Event] | None = None
+    _answer: Answer | None = None
+    _accepted: Attempt | None = None
+    _woken = False
+    _told_complete = True
 
     def _carry_out(self, actions: Sequence[Action]) -> Event | None:
         """Carry out the actions in order. The event that follows at once, None when it must be waited for.

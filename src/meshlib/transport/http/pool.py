@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
-from meshlib.resources.cluster import Cluster
+from meshlib.resources.cluster import Cluster, HttpProtocol
 from meshlib.state import ClusterState, EndpointState, Permits
 
 __all__ = ["Pool", "PooledConnection"]
@@ -90,15 +90,24 @@ class Pool:
         self._sweep_at = 0.0
         self.members: set[PooledConnection] = set()
 
-    def pop_idle(self, endpoint: EndpointState) -> PooledConnection | None:
-        """The connection that was used last, if it still works; others found dead on the way are closed."""
+    def pop_idle(
+        self, endpoint: EndpointState, protocol: HttpProtocol | None = None
+    ) -> PooledConnection | None:
+        """The connection that was used last, if it still works; others found dead on the way are closed.
+
+        protocol: what it has to speak, since the cluster may have changed; None: whatever it speaks.
+        """
         idle = self._idle.get(endpoint)
         while idle:
             try:
                 connection = idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if connection.idle_until > self._monotonic() and connection.healthy():
+            if (
+                connection.idle_until > self._monotonic()
+                and (protocol is None or connection.protocol is protocol)
+                and connection.healthy()
+            ):
                 return connection
             connection.close()
         return None

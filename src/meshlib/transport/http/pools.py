@@ -40,12 +40,9 @@ class AsyncPool(Pool):
                 if shared.credit > 0:
                     return H2Lane(shared)
             return None
-        while (connection := self.pop_idle(endpoint)) is not None:
-            if connection.protocol is protocol:
-                assert isinstance(connection, AsyncConnection)
-                return connection
-            connection.close()
-        return None
+        connection = self.pop_idle(endpoint, protocol)
+        assert connection is None or isinstance(connection, AsyncConnection)
+        return connection
 
     def connect(
         self, endpoint: EndpointState, cluster: Cluster, state: ClusterState, permits: Permits, limit: float

@@ -39,17 +39,8 @@ __all__ = ["SyncAttempts"]
 class SyncAttempts(CallAttempts):
     """What a call has under way, and how each action of the engine is carried out. `SyncExchange` adds the waiting."""
 
-    __slots__ = (
-        "_accepted",
-        "_event",
-        "_moved",
-        "_pool",
-        "_pools",
-        "_request",
-        "_told_complete",
-        "_upload",
-        "_woken",
-    )
+    _event: threading.Event | Bell | None = None
+    _moved = False
 
     def __init__(
         self,
@@ -65,25 +56,16 @@ class SyncAttempts(CallAttempts):
         self._upload = upload
         self._monotonic = monotonic
         self._attempts = []
-        self._later = None
-        self._event: threading.Event | Bell | None = None
-        self._woken = False
-        self._moved = False
-        self._told_complete = upload is None
-        self._accepted: Attempt | None = None
-        self._answer = None
+        if upload is not None:
+            self._told_complete = False
         self.call = engine.call(
             request.view, wake=self._wake, replayable=None if upload is None else self._replayable
         )
 
     def _idle_connection(self, start: Start) -> SyncConnection | None:
-        protocol = start.cluster.protocol
-        while (connection := self._pool.pop_idle(start.endpoint)) is not None:
-            if connection.protocol is protocol:
-                assert isinstance(connection, SyncConnection)
-                return connection
-            connection.close()
-        return None
+        connection = self._pool.pop_idle(start.endpoint, start.cluster.protocol)
+        assert connection is None or isinstance(connection, SyncConnection)
+        return connection
 
     def _start(self, action: Start) -> Event | None:
         attempt = Attempt(action)

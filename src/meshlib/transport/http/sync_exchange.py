@@ -45,8 +45,6 @@ __all__ = ["SyncExchange"]
 class SyncExchange(SeveralAttempts):
     """Runs one call. `run` gives the answer; afterwards the answer's stream calls `read` and `close`."""
 
-    __slots__ = ()
-
     def run(self) -> Answer:
         """Until there is an answer. Raises MeshError, ImpatienceError, and what the application's body raises."""
         monotonic, handle = self._monotonic, self.call.handle

@@ -23,8 +23,6 @@ __all__ = ["SeveralAttempts"]
 class SeveralAttempts(SyncAttempts):
     """How long one attempt is waited for, and how several are."""
 
-    __slots__ = ()
-
     def _patience(self, attempt: Attempt, wait_from: float) -> tuple[Phase, float]:
         """Which of the application's own timeouts applies to it now, and until when."""
         if attempt.stage is Stage.CONNECTING:
