@@ -69,6 +69,9 @@ class Requests:
     def _messages(self, reader: object) -> Iterator[bytes]:
         number = 0
         while True:
+            if self._only is reader and not self._reading and not self._kept:
+                yield from self._rest(reader)
+                return
             with self._changed:
                 while not self._have(number, reader):
                     self._changed.wait()
@@ -87,6 +90,18 @@ class Requests:
                     return
             number += 1
             yield message
+
+    def _rest(self, reader: object) -> Iterator[bytes]:
+        """What follows once this reader is the only one: nothing is kept, and nobody else reads."""
+        source, serialized = self._source, self._serialized
+        while self._only is reader:
+            try:
+                item = next(source)
+            except StopIteration:
+                self._over = True
+                self._exhausted()
+                return
+            yield serialized(item)
 
     def _have(self, number: int, reader: object) -> bool:
         """Whether this reader need not wait: for the message, or for whoever reads it."""
