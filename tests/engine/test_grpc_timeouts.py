@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from meshlib.engine.rpc import grpc_timeout
 from meshlib.policy.timeouts import parse_grpc_timeout
 from meshlib.resources.route import MaxStreamDuration, RetryPolicy, RouteAction
+from meshlib.routing.request import Headers, RequestView, values_by_name
 from tests.engine.builders import cluster, forward, listener, route_config
 from tests.engine.grpc_calls import rpc, status
 from tests.engine.wire import FakeMesh
@@ -94,6 +95,28 @@ def test_the_request_of_the_application_is_not_touched() -> None:
     mesh.call(view, deadline=mesh.clock.monotonic() + 1)
     assert view.first("grpc-timeout") is not None
     assert given_headers == [("content-type", "application/grpc"), ("te", "trailers")]
+
+
+class Known:
+    """Headers that are made when they are needed, shared by many requests."""
+
+    headers = [("content-type", "application/grpc"), ("te", "trailers")]  # noqa: RUF012 - shared on purpose
+
+    def listed(self) -> Headers:
+        return list(self.headers)
+
+    def by_name(self) -> dict[str, list[str]]:
+        return values_by_name(self.headers)
+
+
+def test_headers_that_are_made_late() -> None:
+    view = RequestView("POST", "http", "svc", "/s.S/M", Known(), "svc:80")
+    assert view.first("te") == "trailers"
+    mesh = FakeMesh(cluster(), action=new(0.3))
+    call = mesh.call(view, deadline=mesh.clock.monotonic() + 1)
+    assert call.tick() == pytest.approx(0.3)
+    assert status(call) == DURATION
+    assert len(Known.headers) == 2
 
 
 @given(st.floats(0, 99_999_998))

@@ -106,7 +106,8 @@ class Call(TimedLoop):
     @property
     def hedges(self) -> bool:
         """Whether several attempts may be alive at once. Valid once the call is routed."""
-        return self.plan is not None and self._hedges()
+        plan = self.plan
+        return plan is not None and (plan.hedges or self._engine.trust_request_headers) and self._hedges()
 
     def handle(self, event: ev.Event, now: float) -> Actions:
         """Take one event and say what to do. now: monotonic seconds. Events of a call that is over change nothing."""

@@ -94,7 +94,7 @@ class RequestView:
     def add(self, name: str, value: str) -> None:
         """Add a header at the end; the list that was given stays as it is."""
         self._headers = [*self.headers, (name, value)]
-        self._by_name = None
+        self._known = self._by_name = None
 
     def _pseudo(self, name: str) -> list[str]:
         if name == ":path":

@@ -135,3 +135,22 @@ def test_another_grpcio(server: Backend, monkeypatch: pytest.MonkeyPatch) -> Non
             channel.unary_unary("/test.Echo/fail")(b"ABORTED:x")
         failed: Any = caught.value
         assert failed.code() is grpc.StatusCode.ABORTED
+
+
+def test_a_routes_timeout_is_kept_here_and_a_callers_deadline_is_sent(server: Backend) -> None:
+    server.unary("hang", lambda request, context: server.gate.wait() and b"")
+    document = config(server.address, route={"timeout": "0.2s"})
+    with mesh_for(document) as mesh, meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
+        assert channel.unary_unary("/test.Echo/echo")(b"x") == b"x"
+        assert channel.unary_unary("/test.Echo/echo")(b"x", timeout=30) == b"x"
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/test.Echo/hang")(b"")
+        failed: Any = caught.value
+        assert (failed.code(), failed.details()) == (grpc.StatusCode.UNAVAILABLE, "upstream request timeout")
+        server.gate.set()
+    (_, _, first), (_, _, second), (_, _, third) = server.seen
+    assert first is not None
+    assert third is not None
+    assert min(first, third) > 1e9, "grpcio's way to say that there is none"
+    assert second is not None
+    assert second <= 0.2, "what is left for the attempt"

@@ -12,6 +12,7 @@ a call gives None, before anything is sent, where it needs what only `with_call`
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from meshlib.runtime.clock import SystemClock
 from meshlib.transport.grpc.errors import CODES
 from meshlib.transport.grpc.judge import Ended
 from meshlib.transport.grpc.metadata import Metadata
+from meshlib.transport.grpc.watch import Watch
 
 __all__ = ["LeanUnary", "Receipt", "lean_unary"]
 
@@ -42,6 +44,7 @@ except (ImportError, AttributeError):  # pragma: no cover - another grpcio
     _usable = False
 
 
+_watch = Watch()
 _wall = SystemClock.time  # C-core takes deadlines in seconds since the epoch
 
 
@@ -130,8 +133,12 @@ class LeanUnary:
         timeout: float | None,
         metadata: Metadata | None,
         credentials: grpc.CallCredentials | None,
+        until: float = inf,
     ) -> Receipt | None:
-        """timeout: seconds. None: nothing was sent, `with_call` has to do it. Raises ValueError when the channel is closed."""
+        """timeout: seconds, sent along. until: when the call is ended here (monotonic seconds).
+
+        None: nothing was sent, `with_call` has to do it. Raises ValueError when the channel is closed.
+        """
         if _observability._OBSERVABILITY_PLUGIN is not None:
             return None
         serializer = self._serializer
@@ -161,7 +168,14 @@ class LeanUnary:
             self._context,
             self._handle,
         )
-        call.next_event()
+        if until == inf:
+            call.next_event()
+        else:
+            _watch.begin(call, until)
+            try:
+                call.next_event()
+            finally:
+                _watch.end(call)
         response = message.message()
         if response is not None and self._deserializer is not None:
             response = _common.deserialize(response, self._deserializer)

@@ -14,17 +14,31 @@ class _KnownMetadata:
 
     __slots__ = ("_metadata",)
 
-    def __init__(self, metadata: Metadata | None) -> None:
+    def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
 
     def listed(self) -> Headers:
-        return [("content-type", "application/grpc"), ("te", "trailers"), *to_headers(self._metadata or ())]
+        return [("content-type", "application/grpc"), ("te", "trailers"), *to_headers(self._metadata)]
 
     def by_name(self) -> dict[str, list[str]]:
         return values_by_name(self.listed())
 
 
-_NO_METADATA = _KnownMetadata(None)
+class _NoMetadata:
+    """The same for all calls without metadata."""
+
+    __slots__ = ()
+    _headers = _KnownMetadata(()).listed()
+    _by_name = values_by_name(_headers)
+
+    def listed(self) -> Headers:
+        return list(self._headers)
+
+    def by_name(self) -> dict[str, list[str]]:
+        return self._by_name
+
+
+_NO_METADATA = _NoMetadata()
 
 
 def view(

@@ -205,11 +205,17 @@ class BlockingCall:
         ahead.stage = Stage.SENT
         wake_at = call.wake_at
         timeout = None if wake_at == inf else wake_at - monotonic()
+        alone = (
+            self._deadline is None
+        )  # then no deadline is sent along: none of the call's timers is the caller's
         metadata = outgoing_metadata(start, self._metadata)
         method, compression = self._method, self._compression
         lean = method.lean(inner, start.path) if compression is None else None
         try:
-            receipt = None if lean is None else lean(self._request, timeout, metadata, self._credentials)
+            receipt = None
+            if lean is not None:
+                limit, until = (None, wake_at) if alone else (timeout, inf)
+                receipt = lean(self._request, limit, metadata, self._credentials, until)
             if receipt is None:
                 ahead.response, ahead.succeeded = method.on(inner, start.path).with_call(
                     self._request, timeout, metadata, self._credentials, None, compression
