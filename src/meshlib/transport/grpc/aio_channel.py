@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ import grpc.aio
 
 import meshlib
 from meshlib.engine.dialect import Dialect
+from meshlib.engine.options import deadline_of
 from meshlib.routing.request import RequestView
 from meshlib.transport.grpc.aio_calls import (
     StreamStreamCall,
@@ -85,21 +87,22 @@ class Method:
             raise grpc.aio.UsageError(CREDENTIALS)
         channel = self.channel
         home = channel.home()
-        deadline = None if timeout is None else home.monotonic() + timeout
+        deadline = deadline_of(timeout, home.monotonic)
         options = _NO_OPTIONS if compression is None else {"compression": compression}
         request_view = view(channel.target, channel.authority, self.path, metadata)
-        if self.arity == "unary_unary":
-            return UnaryUnaryCall(
-                home,
-                request_view,
-                self.serialize(request),
-                metadata,
-                deadline,
-                wait_for_ready,
-                options,
-                self.deserializer,
-            )
-        return self._stream(request, home, request_view, metadata, deadline, wait_for_ready, options)
+        request_view.channel_id = channel.channel_id
+        if self.arity != "unary_unary":
+            return self._stream(request, home, request_view, metadata, deadline, wait_for_ready, options)
+        return UnaryUnaryCall(
+            home,
+            request_view,
+            self.serialize(request),
+            metadata,
+            deadline,
+            wait_for_ready,
+            options,
+            self.deserializer,
+        )
 
     def _stream(
         self,
@@ -178,8 +181,21 @@ class _ManyRequests(_Multicallable):
         return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class UnaryUnary(_OneRequest, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class UnaryUnary(_Multicallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
     """`channel.unary_unary(...)`."""
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        start = self._start if self._interceptors else self._method.call
+        return start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class UnaryStream(_OneRequest, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
@@ -212,6 +228,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         self.authority = str(dict(options).get("grpc.default_authority", authority_of(self.target)))
         self.interceptors = Interceptors(interceptors)
         self.dialect = dialect
+        self.channel_id = random.getrandbits(64)
         self._mesh = mesh
         self._options = tuple(options)
         self._compression = compression

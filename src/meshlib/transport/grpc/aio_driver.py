@@ -76,17 +76,17 @@ class Attempt:
 
     answered = False
 
-    __slots__ = ("driver", "inner", "lane", "number", "path", "stage", "start", "waiter")
+    driver: Driver | None
+    start: Start | None = None
+    stage = Stage.PARKED
+    inner: Any = None
+    waiter: Waiter | None = None
 
     def __init__(self, driver: Driver, number: int, path: str, lane: Lane) -> None:
-        self.driver: Driver | None = driver
+        self.driver = driver
         self.number = number
         self.path = path
         self.lane = lane
-        self.start: Start | None = None
-        self.stage = Stage.PARKED
-        self.inner: Any = None
-        self.waiter: Waiter | None = None
 
     def response_headers(self) -> list[tuple[str, str | bytes]]:
         """Of an inner call that has them."""
@@ -441,7 +441,8 @@ class Driver:
     def _settle(self) -> None:
         """An attempt is accepted, or the call is over."""
         self.settled = True
-        self._tell()
+        if self._waiters:
+            self._tell()
 
     def _tell(self) -> None:
         """Something has changed: whoever waits looks again."""

@@ -101,7 +101,7 @@ class InnerChannel(Lane):
         self.get_state = self.channel.get_state
         self._state: ClusterState = start.state
         self._permits: Permits = start.permits
-        self._max_calls = start.cluster.max_requests_per_connection
+        self._max_calls = start.cluster.max_requests_per_connection or -1
         self._counted = False
         self._joined: list[Opened] = []
         self._opening: asyncio.Task[None] | None = None

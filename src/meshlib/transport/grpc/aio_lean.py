@@ -49,7 +49,9 @@ class LeanCall:
         self.message: bytes | None = None
         self._steps = steps = core.unary_unary(request, metadata, _context())
         self.future: asyncio.Future[Any] = steps.send(None)
-        self.future._asyncio_future_blocking = False  # as a task does with the future that it is given to wait for
+        self.future._asyncio_future_blocking = (
+            False  # as a task does with the future that it is given to wait for
+        )
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Called once, when the call has ended. Only one, and right after the call was made."""
@@ -77,9 +79,7 @@ class LeanCall:
         if self._ended is None:
             return False
         self._ended = None
-        self._core.cancel(CUT)
-        if not self.future.done():
-            self.future.set_result(None)
+        self._core.cancel(CUT)  # whereupon C-core ends the operations, and so the future
         return True
 
     def __await__(self) -> Generator[Any, None, bytes | None]:

@@ -67,15 +67,19 @@ def outcome_of(driver: Driver) -> Outcome:
     """Of a driver that is over."""
     error: Any = driver.error
     info = driver.info
-    if isinstance(error, asyncio.CancelledError):
-        return Outcome(
-            grpc.StatusCode.CANCELLED, CANCELLED_DETAILS, Metadata(), Metadata(), None, info, error
-        )
     if error is not None:
+        initial = _initial(driver)
+        if isinstance(error, asyncio.CancelledError):
+            code = grpc.StatusCode.CANCELLED
+            return Outcome(code, CANCELLED_DETAILS, initial, Metadata(), None, info, error)
+        if not isinstance(error, grpc.aio.AioRpcError):  # C-core did not take the call
+            code = grpc.StatusCode.INTERNAL
+            return Outcome(code, str(error), initial, Metadata(), None, info, error)
+        error._initial_metadata = initial
         return Outcome(
             error.code(),
             error.details(),
-            error.initial_metadata(),
+            initial,
             error.trailing_metadata(),
             error.debug_error_string(),
             info,
@@ -94,6 +98,15 @@ def outcome_of(driver: Driver) -> Outcome:
     if driver.edited is not None:
         _edit(outcome, driver.edited)
     return outcome
+
+
+def _initial(driver: Driver) -> Any:
+    """The initial metadata of a response that was cut after it had begun; none of one that never did."""
+    if driver.accepted is None:
+        return Metadata()
+    if driver.edited is not None:
+        return Metadata(*to_metadata(driver.edited))
+    return result_of(driver.accepted.inner.initial_metadata())
 
 
 def _edit(outcome: Outcome, headers: Headers) -> None:

@@ -45,8 +45,6 @@ class StreamAttempt(Attempt):
     read ahead.
     """
 
-    __slots__ = ("answered", "committed", "first", "messages", "sending", "watch")
-
     def __init__(self, driver: Driver, number: int, path: str, lane: Lane) -> None:
         super().__init__(driver, number, path, lane)
         self.answered = False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
+
+import grpc.aio
 
 from meshlib.engine.actions import Accept, Start
 from meshlib.engine.events import Succeeded
 from meshlib.transport.grpc.aio_driver import BEGIN, Attempt, Driver, Stage
-from meshlib.transport.grpc.aio_endpoint import READY
+from meshlib.transport.grpc.aio_endpoint import READY, InnerChannel
 from meshlib.transport.grpc.aio_inner import is_ok
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
 from meshlib.transport.grpc.metadata import LazyHeaders
@@ -24,19 +27,33 @@ class UnaryDriver(Driver):
         home = self.home
         actions = self.call.handle(BEGIN, home.monotonic())
         start = actions[0] if len(actions) == 1 else None
-        if type(start) is Start and start.permitted:
+        if type(start) is Start and start.permitted and start.headers is None:
             lane = home.inner(start)
-            if lane.get_state() is READY:
-                attempt = Attempt(self, 1, start.path, lane)
-                attempt.start = start
-                self._attempts = (attempt,)
-                event = self._send(attempt)
-                if event is not None:
-                    self.run(event)
-                elif not self.over:
-                    self._arm()
+            if lane.get_state() is READY and self._send_lean(start, lane):
                 return
         self.run(self._carry_out(actions))
+
+    def _send_lean(self, start: Start, lane: InnerChannel) -> bool:
+        """The first attempt, as `_send` has it. False: nothing was done, it needs more than that."""
+        if self.options:
+            return False
+        time_left = None if self.deadline is None else self.time_left()
+        try:
+            inner = lean_call(lane.channel, start.path.encode(), self.request, time_left, self.metadata)
+        except (grpc.aio.BaseError, TypeError):
+            return False  # to be said there
+        if inner is None:
+            return False
+        lane.used()
+        attempt = Attempt(self, 1, start.path, lane)
+        attempt.start = start
+        attempt.stage = Stage.SENT
+        attempt.inner = self.direct = inner
+        self._attempts = (attempt,)
+        inner.add_done_callback(attempt.ended)
+        if self.call.wake_at < inf:
+            self._arm()
+        return True
 
     def _begin(self, attempt: Attempt, metadata: Any) -> Any:
         time_left = None if self.deadline is None else self.time_left()
