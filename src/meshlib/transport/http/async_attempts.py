@@ -34,6 +34,8 @@ class AsyncAttempts(CallAttempts):
     """What a call has under way, and how each action of the engine is carried out. `AsyncExchange` adds the waiting."""
 
     _sleeper: asyncio.Future[None] | None = None
+    _alarm: asyncio.TimerHandle | None = None
+    _before = 0
 
     def __init__(
         self,

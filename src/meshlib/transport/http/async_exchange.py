@@ -19,6 +19,7 @@ from meshlib.engine.events import (
     Message,
     RequestComplete,
 )
+from meshlib.errors import MeshError
 from meshlib.transport.http.async_attempts import AsyncAttempts
 from meshlib.transport.http.exchange import (
     BEGIN,
@@ -28,6 +29,7 @@ from meshlib.transport.http.exchange import (
     Answer,
     Attempt,
     ImpatienceError,
+    Instead,
     LazyHeaders,
     Phase,
     Stage,
@@ -42,8 +44,11 @@ __all__ = ["AsyncExchange"]
 class AsyncExchange(AsyncAttempts):
     """Runs one call. `run` gives the answer; afterwards the answer's stream calls `read` and `close`."""
 
-    async def run(self) -> Answer:
-        """Until there is an answer. Raises MeshError, ImpatienceError, and what the application's body raises."""
+    async def run(self, instead: Instead) -> Answer | None:
+        """Until there is an answer. Raises ImpatienceError, and what the application's body raises.
+
+        instead: what to give, or to raise, for a MeshError.
+        """
         monotonic, handle = self._monotonic, self.call.handle
         try:
             actions = handle(BEGIN if self._upload is None else BEGIN_STREAMED, monotonic())
@@ -56,8 +61,10 @@ class AsyncExchange(AsyncAttempts):
                     answer, self._answer = self._answer, None
                     return answer
                 actions = handle(event or await self._wait(), monotonic())
-        except BaseException:
+        except BaseException as error:
             self._abandon()
+            if isinstance(error, MeshError):
+                return instead(error, self.call.info)
             raise
 
     async def _wait(self) -> Event:
@@ -77,7 +84,12 @@ class AsyncExchange(AsyncAttempts):
             until = wait_from + seconds
             if now >= until:
                 raise ImpatienceError(phase, seconds, self.call.info)
-            if await self._sleep(min(call.wake_at, until), now):
+            sleeper = self._fall_asleep(min(call.wake_at, until), now)
+            try:
+                await sleeper
+            finally:
+                moved = self._rise()
+            if moved:
                 wait_from = self._monotonic()
 
     def _ready_event(self) -> Event | None:
@@ -135,24 +147,25 @@ class AsyncExchange(AsyncAttempts):
             return Phase.READ, inf  # the application's own iterator may take as long as it likes
         return Phase.READ, patience.read
 
-    async def _sleep(self, until: float, now: float) -> bool:
-        """Until something happens, or until that moment. True when bytes have moved in the meantime."""
+    def _fall_asleep(self, until: float, now: float) -> asyncio.Future[None]:
+        """What to await: it is done when something happens, or at that moment. `_rise` follows, whatever it ends with."""
         sleeper = self._sleeper = self._loop.create_future()
-        lane: Lane | None = self._attempts[0].connection if self._attempts else None
-        before = self._activity()
-        timer: asyncio.TimerHandle | None = None
+        self._before = self._activity()
         if until < inf:
+            lane: Lane | None = self._attempts[0].connection if self._attempts else None
             if lane is not None:
                 lane.watch(until, now)
             else:
-                timer = self._loop.call_later(until - now, self._notify)
-        try:
-            await sleeper
-        finally:
-            self._sleeper = None
-            if timer is not None:
-                timer.cancel()
-        return self._activity() != before
+                self._alarm = self._loop.call_later(until - now, self._notify)
+        return sleeper
+
+    def _rise(self) -> bool:
+        """True when bytes have moved in the meantime."""
+        self._sleeper = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        return self._activity() != self._before
 
     def _activity(self) -> int:
         """Grows when bytes move on any of the attempts."""
@@ -199,8 +212,12 @@ class AsyncExchange(AsyncAttempts):
         phase, seconds = self._patience()
         if now >= wait_from + seconds:
             raise ImpatienceError(phase, seconds, self.call.info)
-        happened = await self._sleep(min(self.call.wake_at, wait_from + seconds), now)
-        return (Message(attempt.number), self._monotonic()) if happened else (None, wait_from)
+        sleeper = self._fall_asleep(min(self.call.wake_at, wait_from + seconds), now)
+        try:
+            await sleeper
+        finally:
+            moved = self._rise()
+        return (Message(attempt.number), self._monotonic()) if moved else (None, wait_from)
 
     def _tell_progress(self, attempt: Attempt) -> None:
         """A piece of the body goes to the application: the stream is not idle, but its deadline may have passed."""

@@ -16,7 +16,7 @@ An attempt goes through the stages below. Which events follow from which action 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from math import inf
 from typing import Any, overload
@@ -24,7 +24,7 @@ from typing import Any, overload
 from meshlib.engine.actions import Start
 from meshlib.engine.call import Call, CallInfo
 from meshlib.engine.events import Begin, Cancelled, Timer, Woken
-from meshlib.errors import LocalReply
+from meshlib.errors import LocalReply, MeshError
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.routing.request import RequestView
 from meshlib.state import Waiter
@@ -41,6 +41,7 @@ __all__ = [
     "Answer",
     "Attempt",
     "ImpatienceError",
+    "Instead",
     "LazyHeaders",
     "OriginalRequest",
     "Patience",
@@ -265,6 +266,10 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> RawHeaders:
 def encode_fields(headers: Iterable[tuple[str, str]]) -> list[bytes]:
     """The same, as `Response.fields` has them."""
     return [part for header in encode_headers(headers) for part in header]
+
+
+Instead = Callable[[MeshError, CallInfo], "Answer | None"]
+"""What the application gets instead of an answer: None when it is to go without the mesh. Raises the error, or another."""
 
 
 def give_up(call: Call, now: float) -> None:

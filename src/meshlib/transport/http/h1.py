@@ -44,7 +44,17 @@ class H1Codec:
     valid once the response is complete. start raises InvalidRequest; feed and end raise TransportFailure.
     """
 
-    __slots__ = ("_bodyless", "_chunked", "_fields", "_interim", "_limit", "_parser", "response", "reusable")
+    __slots__ = (
+        "_bodyless",
+        "_after",
+        "_chunked",
+        "_fields",
+        "_interim",
+        "_limit",
+        "_parser",
+        "response",
+        "reusable",
+    )
 
     survives_input = False
     blocked = False
@@ -59,7 +69,8 @@ class H1Codec:
         self.reusable = True
         self.response = Response()
         self.response.complete = True
-        self._fields: list[bytes] = []
+        self._after: list[bytes] = []  # fields that come after the headers
+        self._fields = self._after
 
     def start(self, request: OutgoingRequest, *, inline: bool = True) -> bytes:
         """The request line and the headers, with the framing header that a body needs, and with `inline` the body.
@@ -124,8 +135,8 @@ class H1Codec:
         if response.status == 0:
             if self._limit < 0:
                 raise protocol_failure("response headers are larger than 80 KiB")
-        elif len(response.trailing) > 2 * MAX_HEADERS:
-            raise protocol_failure("more than 100 trailers")
+        elif self._after and not response.complete:
+            self._check_trailers()
 
     def end(self) -> None:
         """The peer closed its side: the end of a body without a length, otherwise a response cut short."""
@@ -191,11 +202,15 @@ class H1Codec:
         if self._limit < 0 and sum(map(len, fields)) > MAX_HEADER_BYTES:
             raise protocol_failure("response headers are larger than 80 KiB")
         response.status = status
-        self._fields = response.trailing = []
+        self._fields = self._after
         if self._bodyless:
             self.reusable = _keeps_alive(response)
             self._parser = None
             response.complete = True
+
+    def _check_trailers(self) -> None:
+        if len(self._after) > 2 * MAX_HEADERS:
+            raise protocol_failure("more than 100 trailers")
 
     def _interim_response(self, status: int) -> None:
         if status == 101:
@@ -217,8 +232,11 @@ class H1Codec:
             return
         response, parser = self.response, self._parser
         if not response.complete and parser is not None:
+            if self._after:
+                self._check_trailers()
+                response.trailing = tuple(self._after)
+                self._after.clear()
             response.complete = True
-            self._fields = []  # what follows belongs to nobody
             self.reusable = parser.should_keep_alive()
 
 

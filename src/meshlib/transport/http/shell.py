@@ -6,7 +6,7 @@ A host library (httpx, httpx2) contributes its Request, Response, stream and err
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Iterable
 from typing import Any, Literal, Protocol
 
 import meshlib
@@ -132,11 +132,13 @@ class Shell:
             pools = self._pools = pools_of(engine, engine.clock.monotonic)
         return engine, pools
 
-    def _local(self, error: MeshError, info: CallInfo) -> Answer | None:
-        """Envoy's own answer, when the transport gives those and this error has one."""
+    def _instead(self, error: MeshError, info: CallInfo) -> Answer | None:
+        """Envoy's own answer, when the transport gives those and this error has one; None: send it without the mesh."""
+        if self._passthrough and isinstance(error, UnknownHost):
+            return None
         if self._replies and error.local_reply is not None:
             return Answer.local(error.local_reply, info)
-        return None
+        raise error
 
 
 class SyncShell(Shell):
@@ -148,16 +150,7 @@ class SyncShell(Shell):
         upload = None
         if body is None and source is not None:
             upload = SyncUpload(source, content_length(original.headers))
-        exchange = SyncExchange(engine, pools, original, upload, engine.clock.monotonic)
-        try:
-            return exchange.run()
-        except MeshError as error:
-            if self._passthrough and isinstance(error, UnknownHost):
-                return None
-            local = self._local(error, exchange.call.info)
-            if local is None:
-                raise
-            return local
+        return SyncExchange(engine, pools, original, upload, engine.clock.monotonic).run(self._instead)
 
     def close(self) -> None:
         """Close the idle connections of blocking code. Calls under way go on. Idempotent."""
@@ -168,9 +161,9 @@ class SyncShell(Shell):
 class AsyncShell(Shell):
     """For asyncio clients; everything else as in SyncShell."""
 
-    async def send(
+    def send(
         self, request: HostRequest, body: bytes | None, source: AsyncIterable[bytes] | None
-    ) -> Answer | None:
+    ) -> Awaitable[Answer | None]:
         _need_asyncio()
         engine, pools = self._open()
         original = _original(request, body, passthrough=self._passthrough)
@@ -183,15 +176,7 @@ class AsyncShell(Shell):
             length,
             engine.clock.monotonic,
         )
-        try:
-            return await exchange.run()
-        except MeshError as error:
-            if self._passthrough and isinstance(error, UnknownHost):
-                return None
-            local = self._local(error, exchange.call.info)
-            if local is None:
-                raise
-            return local
+        return exchange.run(self._instead)
 
     async def aclose(self) -> None:
         """Close the idle connections of this event loop. Calls under way go on. Idempotent."""

@@ -21,6 +21,7 @@ from meshlib.engine.events import (
     NeedConnection,
     RequestComplete,
 )
+from meshlib.errors import MeshError
 from meshlib.transport.http.exchange import (
     BEGIN,
     BEGIN_STREAMED,
@@ -29,6 +30,7 @@ from meshlib.transport.http.exchange import (
     Answer,
     Attempt,
     ImpatienceError,
+    Instead,
     LazyHeaders,
     Phase,
     Stage,
@@ -45,8 +47,11 @@ __all__ = ["SyncExchange"]
 class SyncExchange(SeveralAttempts):
     """Runs one call. `run` gives the answer; afterwards the answer's stream calls `read` and `close`."""
 
-    def run(self) -> Answer:
-        """Until there is an answer. Raises MeshError, ImpatienceError, and what the application's body raises."""
+    def run(self, instead: Instead) -> Answer | None:
+        """Until there is an answer. Raises ImpatienceError, and what the application's body raises.
+
+        instead: what to give, or to raise, for a MeshError.
+        """
         monotonic, handle = self._monotonic, self.call.handle
         try:
             if self._upload is None:
@@ -59,8 +64,10 @@ class SyncExchange(SeveralAttempts):
                 event = self._carry_out(actions)
                 if self._answer is None:
                     actions = handle(event or self._wait(), monotonic())
-        except BaseException:
+        except BaseException as error:
             self._abandon()
+            if isinstance(error, MeshError):
+                return instead(error, self.call.info)
             raise
         self._answer = None
         if self._accepted is None:
