@@ -45,8 +45,8 @@ class H1Codec:
     """
 
     __slots__ = (
-        "_bodyless",
         "_after",
+        "_bodyless",
         "_chunked",
         "_fields",
         "_interim",
