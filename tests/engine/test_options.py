@@ -8,7 +8,7 @@ import threading
 import pytest
 import tenacity
 
-from meshlib.engine.options import CallOptions, call, current_options
+from meshlib.engine.options import CallOptions, call, current_options, deadline_of
 from tests.engine.builders import cluster, forward, retry
 from tests.engine.wire import FakeMesh
 
@@ -24,6 +24,26 @@ def test_a_block_applies_inside_and_only_there() -> None:
 def test_the_inner_block_wins_field_by_field() -> None:
     with call(timeout=1.0, retries=3, retry_on="5xx"), call(timeout=2.0, per_try_timeout=0.5) as options:
         assert options == CallOptions(timeout=2.0, per_try_timeout=0.5, retries=3, retry_on="5xx")
+
+
+@pytest.mark.parametrize(
+    ("own", "timeout", "deadline", "ends"),
+    [
+        (None, None, None, None),
+        (5.0, None, None, 105.0),
+        (None, 3.0, None, 103.0),
+        (None, None, 90.0, 90.0),
+        (5.0, 3.0, 107.0, 103.0),
+        (5.0, 8.0, 107.0, 105.0),
+        (5.0, 8.0, 101.0, 101.0),
+    ],
+)
+def test_the_callers_deadline_is_the_earliest(
+    own: float | None, timeout: float | None, deadline: float | None, ends: float | None
+) -> None:
+    with call(timeout=timeout, deadline=deadline):
+        assert deadline_of(own, lambda: 100.0) == ends
+    assert deadline_of(own, lambda: 100.0) == (None if own is None else 100.0 + own)
 
 
 @pytest.mark.parametrize(

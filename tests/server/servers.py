@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,16 @@ import grpc
 from meshlib.runtime.clock import Clock
 from meshlib.server.grpc import AsyncMeshInterceptor, MeshInterceptor
 
-__all__ = ["ARITIES", "SERVERS", "Look", "call"]
+__all__ = [
+    "ARITIES",
+    "SERVERS",
+    "SERVICE",
+    "Look",
+    "asyncio_server",
+    "blocking_server",
+    "call",
+    "handlers_of",
+]
 
 SERVICE = "tests.Server"
 ARITIES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -35,7 +44,7 @@ def blocking_handlers(look: Look) -> dict[str, Any]:
         yield b""
         look()
 
-    return _handlers(unary, stream)
+    return handlers_of(unary, stream)
 
 
 def asyncio_handlers(look: Look) -> dict[str, Any]:
@@ -50,7 +59,7 @@ def asyncio_handlers(look: Look) -> dict[str, Any]:
         yield b""
         look()
 
-    return _handlers(unary, stream)
+    return handlers_of(unary, stream)
 
 
 def writing_handlers(look: Look) -> dict[str, Any]:
@@ -67,10 +76,11 @@ def writing_handlers(look: Look) -> dict[str, Any]:
         await context.write(b"")
         look()
 
-    return _handlers(unary, stream)
+    return handlers_of(unary, stream)
 
 
-def _handlers(unary: Any, stream: Any) -> dict[str, Any]:
+def handlers_of(unary: Any, stream: Any) -> dict[str, Any]:
+    """Of all four arities, named as they are."""
     return {
         "unary_unary": grpc.unary_unary_rpc_method_handler(unary),
         "unary_stream": grpc.unary_stream_rpc_method_handler(stream),
@@ -92,8 +102,14 @@ def blocking_server(handlers: dict[str, Any], clock: Clock) -> Iterator[str]:
             server.stop(None).wait()
 
 
+async def _nothing() -> None: ...
+
+
 @contextlib.contextmanager
-def asyncio_server(handlers: dict[str, Any], clock: Clock) -> Iterator[str]:
+def asyncio_server(
+    handlers: dict[str, Any], clock: Clock, ending: Callable[[], Awaitable[None]] = _nothing
+) -> Iterator[str]:
+    """ending: awaited on the server's loop when it has stopped."""
     with ThreadPoolExecutor(1) as executor:
         started, ports, ends = threading.Event(), list[int](), list[Callable[[], object]]()
 
@@ -107,10 +123,11 @@ def asyncio_server(handlers: dict[str, Any], clock: Clock) -> Iterator[str]:
             started.set()
             await told.wait()
             await server.stop(None)
+            await ending()
 
         thread = threading.Thread(target=lambda: asyncio.run(run()))
         thread.start()
-        assert started.wait(20.0)
+        assert started.wait(20.0), "the server did not start"
         try:
             yield f"127.0.0.1:{ports[0]}"
         finally:

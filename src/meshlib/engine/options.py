@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-__all__ = ["CallOptions", "call", "current_options"]
+__all__ = ["CallOptions", "call", "current_options", "deadline_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,22 @@ class call:  # noqa: N801 - reads as a verb where it is used: `with meshlib.call
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+
+def deadline_of(timeout: float | None, monotonic: Callable[[], float]) -> float | None:
+    """When a call that starts now ends for its caller, in monotonic seconds; None: never.
+
+    The earliest of timeout (seconds, an argument of the call itself) and of the timeout and the deadline of the
+    `meshlib.call(...)` around it. For protocols that tell an endpoint the deadline of its caller.
+    """
+    options = _current.get()
+    if options is None or (options.deadline is None and options.timeout is None):
+        return None if timeout is None else monotonic() + timeout
+    now = monotonic()
+    moments = [now + seconds for seconds in (timeout, options.timeout) if seconds is not None]
+    if options.deadline is not None:
+        moments.append(options.deadline)
+    return min(moments)
 
 
 def _merge(outer: CallOptions | None, inner: CallOptions) -> CallOptions:

@@ -26,6 +26,7 @@ from meshlib.engine.events import (
     RequestComplete,
     Woken,
 )
+from meshlib.engine.options import deadline_of
 from meshlib.errors import MeshError
 from meshlib.transport.grpc.endpoint import InnerChannel
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, reply_failed
@@ -138,7 +139,7 @@ class Shots:
         self._credentials = credentials
         self._compression = compression
         self.streamed = streamed
-        self.deadline = None if timeout is None else monotonic() + timeout
+        self.deadline = deadline_of(timeout, monotonic)
         self.changed = threading.Condition()
         self.accepted: Shot | None = None
         self.over = False
