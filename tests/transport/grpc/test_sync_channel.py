@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
+import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +23,8 @@ from meshlib import testing
 from meshlib.grpc import channel
 from meshlib.transport.grpc.endpoint import inner_options, target_of
 from tests.transport.grpc.support import Backend, backend, config, mesh_for
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -343,9 +350,6 @@ def test_an_endpoint_that_was_never_called_costs_little() -> None:
 
 
 def test_gevent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    import types
-
     monkey = types.ModuleType("gevent.monkey")
     monkey.is_module_patched = lambda name: name == "threading"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
@@ -376,3 +380,31 @@ def test_hash_policy_of_the_channel() -> None:
                 assert len(endpoints) == 1
                 chosen |= endpoints
         assert len(chosen) == 2
+
+
+@pytest.mark.parametrize("mode", ["open", "reading", "closed"])
+def test_a_process_ends_in_silence(mode: str, server: Backend) -> None:
+    def forever(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield b"one"
+        server.gate.wait(30)
+
+    server.unary_stream("forever", forever)
+    server.unary("hang", lambda request, context: server.gate.wait(30) and request)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.transport.grpc.leaver", server.address, mode],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "over True\n", "")
+
+
+def test_a_subscriber_that_is_collected_anywhere() -> None:
+    """grpcio's ready future unsubscribes in its finalizer, which may run in any line of ours."""
+    with mesh_for(config("127.0.0.1:1")) as mesh:
+        chan = channel("echo:80", mesh=mesh)
+        future = grpc.channel_ready_future(chan)
+        del future
+        chan.close()

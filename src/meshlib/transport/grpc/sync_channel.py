@@ -286,7 +286,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         for waker in list(self._parked):
             waker.wake()
         for flight in list(self.flights):
-            flight.cancel("Channel closed!")
+            flight.end("Channel closed!")
         self._watch.close()
 
     def __enter__(self) -> MeshChannel:

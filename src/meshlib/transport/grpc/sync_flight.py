@@ -220,7 +220,6 @@ class Flight(Shots):
 
     def _give_up(self, code: grpc.StatusCode, details: str) -> None:
         if not self.over:
-            self.cancelled = code is grpc.StatusCode.CANCELLED
             self._give_up_with(RpcFailed(code, details, initial=self._begun(), info=self.info))
 
     def _give_up_with(self, error: FinishedRpc) -> None:
@@ -250,13 +249,22 @@ class Flight(Shots):
 
     # --- for the application's call object ---------------------------------------------------------------------------
 
-    def cancel(self, details: str = "Locally cancelled by application!") -> bool:
+    def cancel(self) -> bool:
         """Whether there was something to cancel."""
         if self.over:
             return False
-        self._do(partial(self._give_up, grpc.StatusCode.CANCELLED, details))
+        self._do(self._cancelled)
         self.await_over()
         return self.cancelled
+
+    def end(self, details: str) -> None:
+        """Not the application ends the call, but the end of its channel, or of its call object."""
+        self._do(partial(self._give_up, grpc.StatusCode.CANCELLED, details))
+
+    def _cancelled(self) -> None:
+        if not self.over:
+            self.cancelled = True
+            self._give_up(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
 
     def drop(self) -> None:
         """The application let go of it unread. From a finalizer."""
@@ -264,7 +272,7 @@ class Flight(Shots):
             timers().from_finalizer(self._dropped)
 
     def _dropped(self) -> None:
-        self.cancel("Cancelled upon garbage collection!")
+        self.end("Cancelled upon garbage collection!")
 
     def time_remaining(self) -> float | None:
         return None if self.deadline is None else max(self.deadline - self.monotonic(), 0.0)

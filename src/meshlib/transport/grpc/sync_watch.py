@@ -58,19 +58,17 @@ class Watch:
             timers().later(0.0, self._look)
 
     def unsubscribe(self, callback: Callback) -> None:
-        with self._lock:
-            for index, (known, _) in enumerate(self._told):
-                if known == callback:
-                    del self._told[index]
-                    return
+        """Takes no lock: grpcio's ready future calls it from its finalizer."""
+        for entry in list(self._told):
+            if entry[0] == callback:
+                with contextlib.suppress(ValueError):
+                    self._told.remove(entry)
+                return
 
     def close(self) -> None:
         """The channel is closed: tell everybody, for the last time."""
         self._tell(States.SHUTDOWN)
-        with self._lock:
-            self._told = []
-            self._connect = False
-            self._probe = None
+        self._told.clear()
 
     def renew(self) -> None:
         """In a forked child, where nobody looks any more; the subscribers stay."""
@@ -98,9 +96,9 @@ class Watch:
         timers().later(SOON if soon else AGAIN, self._look)
 
     def _tell(self, state: grpc.ChannelConnectivity) -> None:
-        with self._lock:
-            told = [(callback, last) for callback, last in self._told if last != [state]]
-        for callback, last in told:
+        for callback, last in list(self._told):
+            if last == [state]:
+                continue
             last[:] = [state]
             try:
                 callback(state)
