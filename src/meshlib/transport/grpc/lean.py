@@ -18,11 +18,12 @@ from typing import Any
 import grpc
 from grpc import _channel, _common
 
+from meshlib.routing.request import Headers
 from meshlib.runtime.clock import SystemClock
 from meshlib.transport.grpc.errors import CODES
 from meshlib.transport.grpc.judge import Ended
-from meshlib.transport.grpc.metadata import Metadata
-from meshlib.transport.grpc.watch import Watch
+from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_headers
+from meshlib.transport.grpc.sync_expiry import Expiry
 
 __all__ = ["LeanUnary", "Receipt", "lean_unary"]
 
@@ -44,12 +45,15 @@ except (ImportError, AttributeError):  # pragma: no cover - another grpcio
     _usable = False
 
 
-_watch = Watch()
+_expiry = Expiry()
 _wall = SystemClock.time  # C-core takes deadlines in seconds since the epoch
 
 
-class Receipt:
-    """A unary call that is over, with the questions that grpcio's own call objects answer. number: of google.rpc.Code."""
+class Receipt(LazyHeaders):
+    """A unary call that is over, with the questions that grpcio's own call objects answer. number: of google.rpc.Code.
+
+    As a sequence it is the headers of the response.
+    """
 
     __slots__ = ("_initial", "_status", "number", "response")
 
@@ -58,6 +62,9 @@ class Receipt:
         self._status = status
         self.number: int = status.code()
         self.response = response
+
+    def _all(self) -> Headers:
+        return to_headers(self.initial_metadata())
 
     def initial_metadata(self) -> Metadata:
         return self._initial.initial_metadata() or ()
@@ -171,11 +178,11 @@ class LeanUnary:
         if until == inf:
             call.next_event()
         else:
-            _watch.begin(call, until)
+            _expiry.begin(call, until)
             try:
                 call.next_event()
             finally:
-                _watch.end(call)
+                _expiry.end(call)
         response = message.message()
         if response is not None and self._deserializer is not None:
             response = _common.deserialize(response, self._deserializer)

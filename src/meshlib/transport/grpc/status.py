@@ -37,11 +37,9 @@ def ended_of(error: Any) -> Ended:
 
     The debug string of a call that grpcio's Python part ended is never there; asking for it would wait for ever.
     """
-    state = getattr(error, "_state", None)
-    if hasattr(state, "debug_error_string"):
-        debug = state.debug_error_string
-    else:
-        debug = error.debug_error_string()
+    state: Any = getattr(error, "_state", None)
+    known = hasattr(state, "debug_error_string")
+    debug = state.debug_error_string if known else error.debug_error_string()
     return Ended(
         error.code().value[0],
         error.details() or "",

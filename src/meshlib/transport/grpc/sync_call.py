@@ -21,12 +21,9 @@ class Waker:
     The event is made when somebody waits: most calls never do. forward: who is woken instead, once the call is handed over.
     """
 
-    __slots__ = ("_event", "forward", "woken")
-
-    def __init__(self) -> None:
-        self.woken = False
-        self.forward: Callable[[], None] | None = None
-        self._event: threading.Event | None = None
+    woken = False
+    forward: Callable[[], None] | None = None
+    _event: threading.Event | None = None
 
     def wake(self) -> None:
         self.woken = True

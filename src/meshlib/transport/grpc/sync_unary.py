@@ -33,6 +33,7 @@ from meshlib.engine.events import (
     Woken,
 )
 from meshlib.engine.loop import ACCEPTED
+from meshlib.engine.options import deadline_of
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.state import Waiter
 from meshlib.transport.grpc.endpoint import InnerChannel
@@ -68,18 +69,18 @@ class Stage(Enum):
 class Ahead:
     """The attempt that a blocking call has under way."""
 
-    __slots__ = ("apart", "ended", "inner", "number", "response", "stage", "start", "succeeded", "waiter")
+    # Defaults of the class: an attempt that goes well sets few of them.
+    stage = Stage.PARKED
+    inner: InnerChannel | None = None
+    waiter: Waiter | None = None
+    response: Any = None
+    succeeded: Any = None
+    ended: Ended | None = None
+    apart = False
 
     def __init__(self, start: Start) -> None:
         self.number = start.attempt
         self.start = start
-        self.stage = Stage.PARKED
-        self.inner: InnerChannel | None = None
-        self.waiter: Waiter | None = None
-        self.response: Any = None
-        self.succeeded: Any = None
-        self.ended: Ended | None = None
-        self.apart = False
 
 
 class BlockingCall:
@@ -123,7 +124,7 @@ class BlockingCall:
         self._ahead: Ahead | None = None
         self._accept: Accept | None = None
         self._initial: Metadata = ()
-        self._deadline = deadline = None if timeout is None else monotonic() + timeout
+        self._deadline = deadline = deadline_of(timeout, monotonic)
         self._call: Call = engine.call(
             view(channel.target, channel.authority, method.path, metadata, channel.channel_id),
             wake=waker.wake,
@@ -205,14 +206,12 @@ class BlockingCall:
         ahead.stage = Stage.SENT
         wake_at = call.wake_at
         timeout = None if wake_at == inf else wake_at - monotonic()
-        alone = (
-            self._deadline is None
-        )  # then no deadline is sent along: none of the call's timers is the caller's
+        alone = self._deadline is None  # no timer is the caller's: no deadline is sent
         metadata = outgoing_metadata(start, self._metadata)
         method, compression = self._method, self._compression
         lean = method.lean(inner, start.path) if compression is None else None
+        receipt = None
         try:
-            receipt = None
             if lean is not None:
                 limit, until = (None, wake_at) if alone else (timeout, inf)
                 receipt = lean(self._request, limit, metadata, self._credentials, until)
@@ -230,7 +229,7 @@ class BlockingCall:
             inner.leave()
         ended = ahead.ended
         if ended is None:
-            headers = LazyHeaders(ahead.succeeded.initial_metadata)
+            headers = LazyHeaders(ahead.succeeded.initial_metadata) if receipt is None else receipt
             return Succeeded(start.attempt, 200, headers, True), monotonic()
         event, now = judge(start.attempt, ended, answered=False, now=monotonic(), wake_at=wake_at)
         if isinstance(event, Cancelled):

@@ -17,7 +17,7 @@ from meshlib.runtime import fork
 from meshlib.runtime.clock import SystemClock
 from meshlib.transport.grpc.timers import timers
 
-__all__ = ["Watch"]
+__all__ = ["Expiry"]
 
 PAUSE = 0.5
 """Seconds after which it is seen that there are no calls any more."""
@@ -25,7 +25,7 @@ PAUSE = 0.5
 _DEADLINE_EXCEEDED = 4
 
 
-class Watch:
+class Expiry:
     """Calls of C-core by the moment (monotonic seconds) that they must be over at."""
 
     __slots__ = ("__weakref__", "_calls", "_later", "_lock", "_monotonic", "_next")

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlib.runtime.clock import FakeClock
-from meshlib.transport.grpc.watch import PAUSE, Watch
+from meshlib.transport.grpc.sync_expiry import PAUSE, Expiry
 
 
 class Bench:
-    """A Watch whose timers fire when the clock is moved."""
+    """An Expiry whose timers fire when the clock is moved."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.armed = 0
-        self.watch = Watch(self.clock.monotonic, self.later)
+        self.expiry = Expiry(self.clock.monotonic, self.later)
 
     def later(self, delay: float, task: Callable[[], None]) -> None:
         assert 0 <= delay <= PAUSE
@@ -49,8 +49,8 @@ def test_a_call_in_time_is_left_alone() -> None:
     bench = Bench()
     now = bench.clock.monotonic()
     call = Call(bench)
-    bench.watch.begin(call, now + 2)
-    bench.watch.end(call)
+    bench.expiry.begin(call, now + 2)
+    bench.expiry.end(call)
     bench.move(now + 10)
     assert call.cancelled == []
     assert bench.timers == [], "nothing is armed without calls"
@@ -61,8 +61,8 @@ def test_many_calls_share_a_timer() -> None:
     bench = Bench()
     for _ in range(1000):
         call = Call(bench)
-        bench.watch.begin(call, bench.clock.monotonic() + 2)
-        bench.watch.end(call)
+        bench.expiry.begin(call, bench.clock.monotonic() + 2)
+        bench.expiry.end(call)
         bench.move(bench.clock.monotonic() + 0.001)
     assert bench.armed <= 1 / PAUSE + 1
 
@@ -71,11 +71,11 @@ def test_a_nearer_end_is_met() -> None:
     bench = Bench()
     now = bench.clock.monotonic()
     slow, quick = Call(bench), Call(bench)
-    bench.watch.begin(slow, now + 5)
-    bench.watch.begin(quick, now + 0.1)
+    bench.expiry.begin(slow, now + 5)
+    bench.expiry.begin(quick, now + 0.1)
     bench.move(now + 0.1)
     assert quick.cancelled == [now + 0.1]
-    bench.watch.end(quick)
+    bench.expiry.end(quick)
     bench.move(now + 6)
     assert slow.cancelled[0] == now + 5
 
@@ -100,9 +100,9 @@ def test_each_call_is_ended_at_its_end(script: list[tuple[float, float, float]])
     for moment, index in sorted(events):
         bench.move(max(moment, bench.clock.monotonic()))
         if index >= 0:
-            bench.watch.begin(calls[index][0], calls[index][2])
+            bench.expiry.begin(calls[index][0], calls[index][2])
         else:
-            bench.watch.end(calls[~index][0])
+            bench.expiry.end(calls[~index][0])
     for call, _, until, ends in calls:
         if ends < until:
             assert call.cancelled == []
@@ -116,8 +116,8 @@ def test_each_call_is_ended_at_its_end(script: list[tuple[float, float, float]])
 def test_a_forked_child_knows_none_of_them() -> None:
     bench = Bench()
     call = Call(bench)
-    bench.watch.begin(call, bench.clock.monotonic() + 1)
-    bench.watch.after_fork_in_child()
+    bench.expiry.begin(call, bench.clock.monotonic() + 1)
+    bench.expiry.after_fork_in_child()
     bench.move(bench.clock.monotonic() + 5)
     assert call.cancelled == []
-    bench.watch.begin(call, inf)
+    bench.expiry.begin(call, inf)
