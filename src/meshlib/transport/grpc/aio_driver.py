@@ -5,11 +5,6 @@ endpoint's `InnerChannel`. Its done callback is the event that ends it. What the
 `settled` (an attempt is accepted, or the call is over) and `over`. Subclasses say how an attempt begins, and how an attempt of
 theirs is read while it runs (`aio_stream`).
 
-    PARKED      in its endpoint's queue, or nothing was done for it yet
-    CONNECTING  its inner channel opens
-    SENT        its inner call runs
-    OVER        its inner call has ended
-
 Until a driver is over, its channel, its inner calls and its timer refer to it; afterwards nothing does but the application.
 """
 
@@ -17,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from enum import Enum
 from math import inf
 from typing import Any
 
@@ -41,73 +35,23 @@ from meshlib.engine.events import (
 from meshlib.errors import MeshError, UnknownHost
 from meshlib.policy.failure import FailureKind
 from meshlib.routing.request import RequestView
-from meshlib.state import Waiter
-from meshlib.transport.grpc.aio_endpoint import READY, InnerChannel, Lane
+from meshlib.transport.grpc.aio_attempt import Attempt, Stage
+from meshlib.transport.grpc.aio_deadlines import Wake
+from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
 from meshlib.transport.grpc.aio_errors import aio_error, aio_reply
-from meshlib.transport.grpc.aio_home import Home, Wake
-from meshlib.transport.grpc.aio_inner import ending, is_ok, result_of
+from meshlib.transport.grpc.aio_home import Home
+from meshlib.transport.grpc.aio_inner import ending, is_ok
+from meshlib.transport.grpc.aio_lean import LeanCall
 from meshlib.transport.grpc.judge import end_of_stream, judge
 from meshlib.transport.grpc.metadata import LazyHeaders
 from meshlib.transport.grpc.request import outgoing_metadata
 
-__all__ = ["Attempt", "Driver", "Stage"]
+__all__ = ["BEGIN", "Driver"]
 
 BEGIN = Begin(complete=True)
 CANCELLED = Cancelled()
 TIMER = Timer()
 WOKEN = Woken()
-
-
-class Stage(Enum):
-    """Where an attempt is."""
-
-    PARKED = "parked"
-    CONNECTING = "connecting"
-    SENT = "sent"
-    OVER = "over"
-
-
-class Attempt:
-    """One attempt. driver: None once the attempt no longer counts. start: the engine's action, None without the mesh. inner: its
-    inner call once it is sent.
-
-    answered: a message of its response has been seen.
-    """
-
-    answered = False
-
-    driver: Driver | None
-    start: Start | None = None
-    stage = Stage.PARKED
-    inner: Any = None
-    waiter: Waiter | None = None
-
-    def __init__(self, driver: Driver, number: int, path: str, lane: Lane) -> None:
-        self.driver = driver
-        self.number = number
-        self.path = path
-        self.lane = lane
-
-    def response_headers(self) -> list[tuple[str, str | bytes]]:
-        """Of an inner call that has them."""
-        return [("content-type", "application/grpc"), *result_of(self.inner.initial_metadata())]
-
-    def ended(self, _inner: Any) -> None:
-        """The inner call has its status."""
-        if self.driver is not None:
-            self.driver.ended(self)
-
-    def opened(self, kind: FailureKind | None, reason: str) -> None:
-        """The inner channel is open, or could not be opened."""
-        driver = self.driver
-        if driver is None:
-            return
-        if kind is None:
-            self.stage = Stage.PARKED
-            driver.run(Connected(self.number))
-        else:
-            driver.detach(self)
-            driver.run(Failed(self.number, kind, False, reason))
 
 
 class Driver:
@@ -285,8 +229,7 @@ class Driver:
         attempt = self._new_attempt(action.attempt, action.path, lane)
         attempt.start = action
         self._attempts = [*self._attempts, attempt]
-        if lane.get_state() is not READY:
-            lane.lost()
+        if not lane.ready():
             return NeedConnection(attempt.number, self.home)
         return self._send(attempt) if action.permitted else Connected(attempt.number)
 
@@ -307,7 +250,7 @@ class Driver:
         attempt = self._find(action.attempt)
         assert attempt is not None and isinstance(attempt.lane, InnerChannel)
         attempt.waiter = action.waiter
-        if attempt.lane.get_state() is READY:
+        if attempt.lane.ready():
             attempt.lane.hand_over()
         if not action.waiter.served:
             self.home.spare(attempt.lane.endpoint)
@@ -320,7 +263,7 @@ class Driver:
         given = action.connection
         if isinstance(given, InnerChannel):
             attempt.lane = given
-            if given.get_state() is READY:
+            if given.ready():
                 attempt.stage = Stage.PARKED
                 return Connected(attempt.number)
             given.join(attempt.start, attempt.opened)
@@ -451,6 +394,11 @@ class Driver:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def futures(self) -> list[asyncio.Future[Any]]:
+        """What is done when the attempts that run have ended."""
+        inners = [attempt.inner for attempt in self._attempts if attempt.stage is Stage.SENT]
+        return [inner.future for inner in inners if isinstance(inner, LeanCall)]
 
     # --- for the application's call object ---------------------------------------------------------------------------
 

@@ -172,6 +172,14 @@ class InnerChannel(Lane):
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
+    def ready(self) -> bool:
+        """Whether a call may be sent now. A connection that was lost is seen here."""
+        if self.get_state() is READY:
+            return True
+        if self._opening is None:
+            self.lost()
+        return False
+
     def lost(self) -> None:
         """The connection is gone: `state` counts it no longer. Idempotent."""
         if self._counted:

@@ -1,7 +1,8 @@
 """What the calls of one mesh channel on one event loop share: its inner channels, and the calls that are under way.
 
-A mesh channel has a home for each event loop that it is used on. A loop that was closed leaves nothing behind: its home is
-closed when the mesh channel is used on another loop, closed or dropped.
+A mesh channel has a home for each event loop that it is used on. `asyncio.run` closes the homes of its loop before that ends: it
+closes asynchronous generators, and `_until_the_end` is one. A loop that was closed in another way leaves nothing behind
+either: its home is closed when the mesh channel is used on another loop, closed or dropped.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections import deque
-from collections.abc import Callable
-from math import inf
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 import grpc
@@ -19,88 +18,19 @@ import grpc
 from meshlib.engine.actions import Start
 from meshlib.engine.dialect import Dialect
 from meshlib.state import EndpointState
+from meshlib.transport.grpc.aio_deadlines import Deadlines
 from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
+from meshlib.transport.grpc.aio_inner import result_of
 from meshlib.transport.grpc.endpoint import Options
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.aio_driver import Driver
     from meshlib.transport.grpc.sync_channel import MeshLike
 
-__all__ = ["Home", "Wake", "running_loop"]
+PATIENCE = 1.0
+"""Seconds that a loop waits at its end for calls that were cancelled."""
 
-
-class Wake:
-    """What the engine calls from any thread when the call may go on. Knows the driver until that is over.
-
-    at: the deadline that `Deadlines` keeps for it.
-    """
-
-    __slots__ = ("at", "driver")
-
-    at: float
-
-    def __init__(self, driver: Driver) -> None:
-        self.driver: Driver | None = driver
-
-    def __call__(self) -> None:
-        driver = self.driver
-        if driver is not None:
-            try:
-                driver.home.loop.call_soon_threadsafe(driver.woken)
-            except RuntimeError:  # the loop was closed with the call under way
-                self.driver = None
-
-
-class Deadlines:
-    """Timers of calls in one queue with one timer of the loop, since most calls have the same timeout and never need it.
-
-    Whoever comes with an earlier deadline than the last one is refused and takes a timer of its own.
-    """
-
-    __slots__ = ("_alarm", "_alarm_at", "_loop", "_monotonic", "_queue")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, monotonic: Callable[[], float]) -> None:
-        self._loop = loop
-        self._monotonic = monotonic
-        self._queue: deque[Wake] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = inf
-
-    def add(self, wake: Wake, at: float) -> bool:
-        """Have the driver's `due` called then, unless it is over."""
-        queue = self._queue
-        while queue and queue[0].driver is None:
-            queue.popleft()
-        if queue and at < queue[-1].at:
-            return False
-        wake.at = at
-        queue.append(wake)
-        if at < self._alarm_at:
-            self._set(at, self._monotonic())
-        return True
-
-    def _set(self, at: float, now: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = at
-        self._alarm = self._loop.call_later(at - now, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm, self._alarm_at = None, inf
-        queue, now = self._queue, self._monotonic()
-        due = []
-        while queue and (queue[0].driver is None or queue[0].at <= now):
-            due.append(queue.popleft().driver)
-        if queue:
-            self._set(queue[0].at, now)
-        for driver in due:
-            if driver is not None:
-                driver.due()
-
-    def close(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm, self._alarm_at = None, inf
+__all__ = ["Home", "running_loop"]
 
 
 class Home:
@@ -109,6 +39,7 @@ class Home:
     __slots__ = (
         "__weakref__",
         "_channels",
+        "_end",
         "_plain",
         "active",
         "compression",
@@ -143,6 +74,8 @@ class Home:
         self.deadlines = Deadlines(loop, self.monotonic)
         self._plain: Lane | None = None
         self._channels: dict[tuple[EndpointState, str], InnerChannel] = {}
+        self._end = _until_the_end(weakref.ref(self))
+        result_of(anext(self._end))
         _homes.add(self)
         engine.adopt(self)
 
@@ -200,6 +133,13 @@ class Home:
                 pass  # closed in the meantime
         self._close()
 
+    async def end(self) -> None:
+        """The loop is about to end: give up what runs, and let C-core say so while somebody listens."""
+        ending = [future for driver in self.active for future in driver.futures()]
+        self._close()
+        if ending:
+            await asyncio.wait(ending, timeout=PATIENCE)
+
     def _close(self) -> None:
         for driver in list(self.active):
             driver.give_up()
@@ -222,6 +162,15 @@ class Home:
         self._plain = None
         self._channels = {}
         self.active = set()
+
+
+async def _until_the_end(reference: weakref.ref[Home]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        home = reference()
+        if home is not None and not home.loop.is_closed():
+            await home.end()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

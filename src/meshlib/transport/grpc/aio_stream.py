@@ -18,7 +18,8 @@ import grpc.aio
 
 from meshlib.engine.events import Begin, Headers, Message, RequestComplete
 from meshlib.routing.request import RequestView
-from meshlib.transport.grpc.aio_driver import BEGIN, Attempt, Driver, Stage
+from meshlib.transport.grpc.aio_attempt import Attempt, Stage
+from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import Lane
 from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_outbox import LOST, Outbox, Sending

@@ -9,8 +9,9 @@ import grpc.aio
 
 from meshlib.engine.actions import Accept, Start
 from meshlib.engine.events import Succeeded
-from meshlib.transport.grpc.aio_driver import BEGIN, Attempt, Driver, Stage
-from meshlib.transport.grpc.aio_endpoint import READY, InnerChannel
+from meshlib.transport.grpc.aio_attempt import Attempt, Stage
+from meshlib.transport.grpc.aio_driver import BEGIN, Driver
+from meshlib.transport.grpc.aio_endpoint import InnerChannel
 from meshlib.transport.grpc.aio_inner import is_ok
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
 from meshlib.transport.grpc.metadata import LazyHeaders
@@ -29,7 +30,7 @@ class UnaryDriver(Driver):
         start = actions[0] if len(actions) == 1 else None
         if type(start) is Start and start.permitted and start.headers is None:
             lane = home.inner(start)
-            if lane.get_state() is READY and self._send_lean(start, lane):
+            if lane.ready() and self._send_lean(start, lane):
                 return
         self.run(self._carry_out(actions))
 

@@ -111,9 +111,7 @@ class Backend(grpc.GenericRpcHandler):  # type: ignore[misc]
         """The first call hangs, later ones are answered."""
         return request if self.started.is_set() else await self._hang(request, context)
 
-    async def _hang_stream(
-        self, request: bytes, _context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[bytes]:
+    async def _hang_stream(self, request: bytes, _context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         self.started.set()
         try:
             yield request
@@ -142,9 +140,7 @@ async def _collect(requests: AsyncIterator[bytes], _context: grpc.aio.ServicerCo
     return b",".join([message async for message in requests])
 
 
-async def _chat(
-    requests: AsyncIterator[bytes], _context: grpc.aio.ServicerContext
-) -> AsyncIterator[bytes]:
+async def _chat(requests: AsyncIterator[bytes], _context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
     async for message in requests:
         yield message.upper()
 
