@@ -83,6 +83,31 @@ def grandchild(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
     calls(channel)
 
 
+def while_threads_call(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
+    """Other threads may be anywhere in a call at the moment of the fork."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def busy() -> None:
+        try:
+            while not stop.is_set():
+                calls(channel, 1)
+        except BaseException as error:  # noqa: BLE001 - told by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=busy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            reap(fork(lambda: calls(channel, 2)))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
 def exits(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
     """A child that leaves the usual way, through the interpreter's shutdown."""
     calls(channel)
@@ -200,6 +225,7 @@ MODES: dict[str, Mode] = {
         prefork,
         after_use,
         during_a_stream,
+        while_threads_call,
         grandchild,
         exits,
         pool,
