@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from conformance.compare import Difference, differences, unexpected
@@ -39,23 +40,53 @@ def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed])
                 if not (RUNNERS[name].oracle or RUNNERS[name].beside)
             )
         ]
-        used: set[Listed] = set()
-        results = []
+        lanes = [
+            _Lane([case for case in cases if case.protocol == protocol], runners, applying)
+            for protocol in sorted(set(protocols.values()))
+        ]
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            for done in [pool.submit(lane.run, thread, upstreams, compiled) for lane in lanes]:
+                done.result()
+    results = {result.name: result for lane in lanes for result in lane.results}
+    used = {entry for lane in lanes for entry in lane.used}
+    return Report(results=[results[case.name] for case in cases], runners=runners, listed=applying, used=used)
+
+
+class _Lane:
+    """The cases of one protocol, one after the other, with an Envoy of their own. Two lanes hardly notice each other: cases wait
+    most of the time.
+    """
+
+    def __init__(self, cases: list[Case], runners: tuple[str, ...], listed: list[Listed]) -> None:
+        self._cases = cases
+        self._runners = runners
+        self._listed = listed
+        self.results: list[CaseResult] = []
+        self.used: set[Listed] = set()
+
+    def run(
+        self, thread: UpstreamThread, upstreams: dict[str, Upstreams], compiled: dict[str, Compiled]
+    ) -> None:
+        """Fill ``results`` and ``used``."""
+        loaded = {case.name: (case, compiled[case.name]) for case in self._cases}
+        protocol = self._cases[0].protocol
         with contextlib.ExitStack() as stack:
-            loaded = {case.name: (case, compiled[case.name]) for case in cases}
             envoy = stack.enter_context(Envoy(loaded))
-            made = {name: RUNNERS[name].make(loaded, stack) for name in runners}
-            for case in cases:
+            made = {
+                name: RUNNERS[name].make(loaded, stack)
+                for name in self._runners
+                if RUNNERS[name].protocol == protocol
+            }
+            for case in self._cases:
                 start = time.monotonic()
                 case = with_addresses(case, upstreams[case.name].ports)
                 run = _CaseRun(case, compiled[case.name], upstreams[case.name], thread)
                 result = run.with_envoy(envoy)
                 for name, runner in made.items():
-                    if not result.error and RUNNERS[name].protocol == case.protocol:
-                        result.runners[name] = run.with_runner(runner, name, applying, used)
+                    if not result.error:
+                        result.runners[name] = run.with_runner(runner, name, self._listed, self.used)
                 result.seconds = time.monotonic() - start
-                results.append(result)
-    return Report(results=results, runners=runners, listed=applying, used=used)
+                self.results.append(result)
 
 
 class _CaseRun:

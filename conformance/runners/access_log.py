@@ -48,6 +48,11 @@ class AccessLog:
         self._offset = 0
         self._seen: dict[tuple[str, str], dict[str, Any]] = {}
 
+    def forget(self, case: str) -> None:
+        """``case`` begins anew, with the same ids."""
+        self._read()
+        self._seen = {key: line for key, line in self._seen.items() if key[0] != case}
+
     def complete(self, case: str, outcomes: list[Outcome], timeout: float = 5.0) -> list[Outcome]:
         """Add flags, details, attempts, cluster and route to the outcomes of ``case``.
 

@@ -79,6 +79,7 @@ class Envoy:
 
     def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
         """Send the requests of ``case`` through its listener, which has held ``compiled`` since the start."""
+        self._log.forget(case.name)
         address = ("127.0.0.1", self._ports[case.name])
         client = (
             GrpcClient(functools.partial(_channel, address))

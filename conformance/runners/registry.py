@@ -96,4 +96,4 @@ RUNNERS = {
     "envoy": _envoy("http"),
     "envoy-grpc": _envoy("grpc"),
 }
-DEFAULT_RUNNERS = ("httpx", "httpx-async", "ccore", "grpc")
+DEFAULT_RUNNERS = ("httpx", "httpx-async", "ccore", "grpc", "grpc-aio")

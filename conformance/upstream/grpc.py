@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from conformance.upstream.grpc_script import GrpcAnswer
     from conformance.upstream.script import Behaviour
 
+BREATH = 0.1
+"""Seconds that let the other side read what was sent, before what breaks it off."""
+
 _PREFIX = 5
 """Bytes before each message: a flag and four of length."""
 
@@ -184,7 +187,7 @@ class GrpcConnection(Http2Connection):
             return False
         await self._flush()
         if answer.moment != "start":
-            await asyncio.sleep(0.05)  # lets the other side read what was sent before
+            await asyncio.sleep(BREATH)
         if answer.action == "rst":
             self._h2.reset_stream(stream_id, h2.errors.ErrorCodes[answer.reset])
             await self._flush()
@@ -193,7 +196,7 @@ class GrpcConnection(Http2Connection):
         elif answer.action == "goaway":
             self._h2.close_connection(last_stream_id=0)
             await self._flush()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(BREATH)
             self._writer.close()
         elif answer.action == "garbage":
             self._writer.write(b"\xff" * 64)  # the head of a frame that is far too large
