@@ -25,6 +25,7 @@ from meshlib.engine.events import FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.clock import SystemClock
 from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.transport.grpc.timers import timers
 
 __all__ = ["CONNECTING", "IDLE", "READY", "EndpointChannels", "InnerChannel", "inner_options", "target_of"]
 
@@ -83,6 +84,18 @@ def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.default_authority", authority),
     ]
+
+
+class _GrpcThread(threading.local):
+    """here: this thread is one of grpcio's, which tells that a call is over.
+
+    It also takes the rest of that call's events, and closing a channel waits for them: it would wait for itself.
+    """
+
+    here = False
+
+
+grpc_thread = _GrpcThread()
 
 
 class InnerChannel:
@@ -235,12 +248,15 @@ class InnerChannel:
                 event.set()
 
     def close(self) -> None:
-        """Idempotent. Calls on it are cancelled."""
+        """Idempotent. Calls on it are cancelled. On a thread of grpcio it is done a little later, on another one."""
         with self._lock:
             if self.closed:
                 return
             self.closed = True
-        self.channel.close()
+        if grpc_thread.here:
+            timers().later(0.0, self.channel.close)
+        else:
+            self.channel.close()
 
 
 def _always_ready(_connect: bool) -> int:

@@ -28,7 +28,7 @@ from meshlib.engine.events import (
 )
 from meshlib.engine.options import deadline_of
 from meshlib.errors import MeshError
-from meshlib.transport.grpc.endpoint import InnerChannel
+from meshlib.transport.grpc.endpoint import InnerChannel, grpc_thread
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, reply_failed
 from meshlib.transport.grpc.metadata import Metadata
 from meshlib.transport.grpc.replay import OverrunError, Requests, SerializeError
@@ -394,7 +394,7 @@ class Shots:
             None,
             self._compression,
         )
-        if not shot.rpc.add_callback(partial(self._rpc_over, shot)):
+        if not shot.rpc.add_callback(partial(self._told_over, shot)):
             self._rpc_over(shot)
         with self.changed:
             self.changed.notify_all()
@@ -412,8 +412,15 @@ class Shots:
             shot.rpc.cancel()
             self._tell(Failed(shot.number, FailureKind.LOCAL_RESET, True), None)
 
-    def _rpc_over(self, shot: Shot) -> None:
+    def _told_over(self, shot: Shot) -> None:
         """grpcio's thread: the inner call is over."""
+        grpc_thread.here = True
+        try:
+            self._rpc_over(shot)
+        finally:
+            grpc_thread.here = False
+
+    def _rpc_over(self, shot: Shot) -> None:
         with self.changed:
             if shot.over:
                 return
