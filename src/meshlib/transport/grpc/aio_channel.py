@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -89,8 +88,7 @@ class Method:
         home = channel.home()
         deadline = deadline_of(timeout, home.monotonic)
         options = _NO_OPTIONS if compression is None else {"compression": compression}
-        request_view = view(channel.target, channel.authority, self.path, metadata)
-        request_view.channel_id = channel.channel_id
+        request_view = view(channel.target, channel.authority, self.path, metadata, channel.channel_id)
         if self.arity != "unary_unary":
             return self._stream(request, home, request_view, metadata, deadline, wait_for_ready, options)
         return UnaryUnaryCall(
@@ -228,7 +226,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         self.authority = str(dict(options).get("grpc.default_authority", authority_of(self.target)))
         self.interceptors = Interceptors(interceptors)
         self.dialect = dialect
-        self.channel_id = random.getrandbits(64)
+        self.channel_id: int | None = None
         self._mesh = mesh
         self._options = tuple(options)
         self._compression = compression
@@ -265,6 +263,8 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         mesh = self._mesh
         if mesh is None:
             mesh = self._mesh = meshlib.default_mesh()
+        if self.channel_id is None:
+            self.channel_id = mesh.engine.random.getrandbits(64)
         return mesh
 
     # --- the four arities --------------------------------------------------------------------------------------------

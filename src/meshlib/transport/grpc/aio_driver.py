@@ -45,6 +45,7 @@ from meshlib.transport.grpc.aio_lean import LeanCall
 from meshlib.transport.grpc.judge import end_of_stream, judge
 from meshlib.transport.grpc.metadata import LazyHeaders
 from meshlib.transport.grpc.request import outgoing_metadata
+from meshlib.transport.grpc.status import UnsupportedActionError
 
 __all__ = ["BEGIN", "Driver"]
 
@@ -221,7 +222,7 @@ class Driver:
             elif isinstance(action, Reply):
                 self._finish(aio_reply(action.reply, self.info))
             else:
-                raise NotImplementedError(f"the gRPC transport cannot carry out {type(action).__name__}")
+                raise UnsupportedActionError(action)
         return event
 
     def _start(self, action: Start) -> Event | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import Lane
 from meshlib.transport.grpc.aio_home import Home
+from meshlib.transport.grpc.aio_inner import receiver
 from meshlib.transport.grpc.aio_outbox import LOST, Outbox, Sending
 from meshlib.transport.grpc.aio_outcome import outcome_of
 from meshlib.transport.grpc.metadata import LazyHeaders
@@ -40,7 +41,7 @@ _COMPLETE = RequestComplete()
 
 
 class StreamAttempt(Attempt):
-    """sending: its request messages, None where there is one. messages: its response as an iterator, None for one message.
+    """sending: its request messages, None where there is one. receive: reads its response, None for one message.
 
     committed: the engine has been told that the response began. watch: the task that waits for that. first: the message that it
     read ahead.
@@ -51,7 +52,7 @@ class StreamAttempt(Attempt):
         self.answered = False
         self.committed = False
         self.first: Any = NOTHING
-        self.messages: AsyncIterator[Any] | None = None
+        self.receive: Callable[[], Awaitable[Any]] | None = None
         self.sending: Sending | None = None
         self.watch: asyncio.Task[None] | None = None
 
@@ -109,7 +110,7 @@ class StreamDriver(Driver):
             inner = multicallable(None, timeout=timeout, metadata=metadata, **self.options)
         attempt.inner = inner
         if self.arity.endswith("stream"):
-            attempt.messages = inner.__aiter__()
+            attempt.receive = receiver(inner)
         attempt.watch = self.home.loop.create_task(self._watch(attempt))
         if self.outbox is not None:
             attempt.sending = self.outbox.attach(inner)
@@ -126,8 +127,8 @@ class StreamDriver(Driver):
                 self._commit(attempt)
             else:
                 grace = self.home.loop.call_later(GRACE, self._commit, attempt)
-            if attempt.messages is not None:
-                message = await anext(attempt.messages, EOF)
+            if attempt.receive is not None:
+                message = await attempt.receive()
                 if message is not EOF:
                     attempt.answered = True
                     attempt.first = message
@@ -135,7 +136,7 @@ class StreamDriver(Driver):
         except (grpc.RpcError, asyncio.CancelledError):
             return  # the done callback of the inner call says how it ended
         finally:
-            if grace is not None and (attempt.messages is not None or attempt.driver is None):
+            if grace is not None and (attempt.receive is not None or attempt.driver is None):
                 grace.cancel()
 
     def _commit(self, attempt: StreamAttempt) -> None:
@@ -229,17 +230,18 @@ class StreamDriver(Driver):
             if attempt.first is not NOTHING:
                 first, attempt.first = attempt.first, NOTHING
                 return first
-        assert attempt.messages is not None
+        assert attempt.receive is not None
         try:
-            message = await anext(attempt.messages)
-        except StopAsyncIteration:
-            self._raise_failure()
-            return EOF
-        except (grpc.RpcError, asyncio.CancelledError):
-            if self.over:
-                self._raise_failure()
+            message = await attempt.receive()
+            if message is EOF:
+                await self.wait_over()
+        except asyncio.CancelledError:
+            self.give_up()
             raise
-        self.moved_at = self.home.monotonic()
+        if message is EOF:
+            self._raise_failure()
+        else:
+            self.moved_at = self.home.monotonic()
         return message
 
     async def _open(self) -> StreamAttempt:

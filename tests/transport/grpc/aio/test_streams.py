@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from meshlib.errors import MeshError
+from meshlib.transport.grpc import aio_inner
 from tests.transport.grpc.aio.support import Backend, backend, channel_to, eventually, held, name_of, run
 
 Code = grpc.StatusCode
@@ -19,11 +20,19 @@ UNAVAILABLE = {"retry_policy": {"retry_on": "unavailable", "num_retries": 2}}
 MESSAGES = [b"one", b"two", b"three"]
 
 
+@pytest.fixture(params=["lean", "public"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages straight to C-core's call, and through grpc.aio's methods, as with a grpcio that is made otherwise."""
+    if request.param == "public":
+        monkeypatch.setattr(aio_inner, "CORE", "not there")
+
+
 async def asynchronously(messages: list[bytes]) -> AsyncIterator[bytes]:
     for message in messages:
         yield message
 
 
+@pytest.mark.usefixtures("way")
 def test_a_response_stream() -> None:
     async def main() -> None:
         async with backend() as server, channel_to(server.address) as (channel, mesh):
@@ -44,6 +53,7 @@ def test_a_response_stream() -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("source", [asynchronously, iter, list])
 def test_a_request_stream_from_an_iterator(source: Any) -> None:
     async def main() -> None:
@@ -62,6 +72,7 @@ def test_a_request_stream_from_an_iterator(source: Any) -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("way")
 def test_writing_and_reading() -> None:
     async def main() -> None:
         async with backend() as server, channel_to(server.address) as (channel, mesh):
@@ -87,6 +98,7 @@ def test_writing_and_reading() -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("way")
 def test_initial_metadata_come_before_the_first_message() -> None:
     async def greet(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
@@ -216,6 +228,7 @@ def test_the_status_of_a_call_that_ends_while_it_is_written_to() -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("way")
 def test_a_response_stream_is_tried_again_before_its_first_message_only() -> None:
     calls: list[str] = []
 
@@ -247,6 +260,7 @@ def test_a_response_stream_is_tried_again_before_its_first_message_only() -> Non
     run(main())
 
 
+@pytest.mark.usefixtures("way")
 def test_a_timeout_after_the_first_message_cuts_the_stream() -> None:
     async def main() -> None:
         async with (
@@ -266,6 +280,7 @@ def test_a_timeout_after_the_first_message_cuts_the_stream() -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("way")
 def test_cancelling() -> None:
     async def main() -> None:
         async with backend() as server, channel_to(server.address) as (channel, mesh):
@@ -292,6 +307,7 @@ def test_cancelling() -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("way")
 def test_a_stream_that_is_let_go_is_cancelled() -> None:
     async def main() -> None:
         async with backend() as server, channel_to(server.address) as (channel, mesh):
