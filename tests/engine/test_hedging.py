@@ -13,6 +13,7 @@ from meshlib.policy.failure import FailureKind
 from meshlib.resources.cluster import HttpProtocol, RetryBudget
 from meshlib.resources.route import HedgePolicy, RetryPolicy, RouteAction
 from tests.engine.builders import HEDGING, cluster, forward, listener, retry, route_config, thresholds
+from tests.engine.grpc_calls import rpc
 from tests.engine.wire import FakeCall, FakeMesh, request
 
 ALL = RetryBudget(budget_percent=100.0, min_retry_concurrency=0)
@@ -221,6 +222,16 @@ class TestBudget:
         call = self._call(HttpProtocol.HTTP2)
         call.after(0.1)
         assert call.flags == "UO,UT"
+
+    def test_a_grpc_status_alone_does_not(self) -> None:
+        mesh = FakeMesh(
+            cluster(protocol=HttpProtocol.HTTP2, circuit_breakers=thresholds(retry_budget=ALL)),
+            action=forward(retry_policy=retry("unavailable", times=2)),
+        )
+        call = mesh.call(rpc())
+        call.answer(200, [("grpc-status", "14")])
+        assert call.flags == "UO"
+        assert mesh.held() == {}
 
     def test_a_hedge_counts_the_attempts_that_are_alive(self) -> None:
         half = RetryBudget(budget_percent=50.0, min_retry_concurrency=0)

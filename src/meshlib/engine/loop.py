@@ -261,6 +261,8 @@ class AttemptLoop(RetryingCall):
         ):
             retrier = self._retries()
             if retrier is not None and retrier.state.wants_response(status, event.headers):
+                if event.end and is_grpc(self.request):  # a status alone; of HTTP, `end` may include a body
+                    self._end_stream(attempt)
                 again = self._try_again(retrier, attempt, now, event.headers)
                 if again or self._others_alive(attempt):
                     attempt.record(now, status=status)

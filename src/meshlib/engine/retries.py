@@ -63,11 +63,15 @@ class RetryingCall(CallBase):
         stream of HTTP/2 is gone when it is reset.
         """
         attempt.per_try_at = attempt.stream_until = None
-        if attempt.holding is Holding.REQUEST and attempt.cluster.cluster.protocol is HttpProtocol.HTTP2:
-            attempt.give_back()
+        self._end_stream(attempt)
         again = retrier is not None and self._try_again(retrier, attempt, now, after_timeout=after_timeout)
         attempt.give_back()
         return again or self._others_alive(attempt)
+
+    def _end_stream(self, attempt: Attempt) -> None:
+        """Its stream is over before it is decided what follows: to a retry budget it is not active any more (see `_lost`)."""
+        if attempt.holding is Holding.REQUEST and attempt.cluster.cluster.protocol is HttpProtocol.HTTP2:
+            attempt.give_back()
 
     def _judge(self, attempt: Attempt, ok: bool, now: float) -> None:
         """Report the attempt's outcome to outlier detection."""
