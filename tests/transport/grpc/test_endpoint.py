@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from meshlib.engine.actions import Start
+from meshlib.engine.events import Failed, FailureKind
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.route import Priority
 from meshlib.state import Admission, StateStore, Waiter
@@ -66,8 +68,6 @@ class Home:
 
     def connect(self, authority: str = "echo:80") -> InnerChannel:
         """As an attempt does that the engine lets connect."""
-        from meshlib.engine.actions import Start
-
         waiter = Waiter(lambda: None, self.channels)
         assert self.state.admit(self.endpoint, self.permits, waiter) is Admission.CONNECT
         self.state.end_pending(self.permits)
@@ -242,3 +242,16 @@ def test_a_forked_child_forgets_without_closing(home: Home) -> None:
     inner.dispose()
     inner.close()
     assert not home.made[0].gone.is_set()
+
+
+def test_a_channel_whose_connection_was_lost_takes_no_more_calls(home: Home) -> None:
+    """C-core says READY for some milliseconds more."""
+    inner = home.connect()
+    home.to(READY)
+    assert inner.look()
+    home.channels.connected(inner)
+    home.channels.told(inner, Failed(1, FailureKind.REMOTE_RESET, True))
+    assert home.ready() is inner
+    home.channels.told(inner, Failed(1, FailureKind.TERMINATED, True))
+    assert home.ready() is None
+    assert home.permits.connections == 0

@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 
 from meshlib.engine.actions import Start
-from meshlib.engine.events import FailureKind
+from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.clock import SystemClock
 from meshlib.state import ClusterState, EndpointState, Permits
@@ -405,6 +405,11 @@ class EndpointChannels:
             self._forget(inner)
         self._uncount(inner)
         inner.dispose()
+
+    def told(self, inner: InnerChannel, event: Event) -> None:
+        """This is how one of its calls ended. C-core may call a connection that was lost READY for a moment longer."""
+        if isinstance(event, Failed) and event.kind is FailureKind.TERMINATED:
+            self.give_up(inner)
 
     def _forget(self, inner: InnerChannel) -> None:
         """The caller holds the lock."""

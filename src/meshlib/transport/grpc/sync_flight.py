@@ -96,6 +96,7 @@ class Flight(Shots):
             return
         if isinstance(event, Failed):
             del self._live[shot.number]
+            self._told(shot, event)
         self._tell(event, now)
         if isinstance(event, Timer) and self._live.get(shot.number) is shot and not self.over:
             del self._live[shot.number]  # its deadline passed, but none of the call's timers was due
@@ -129,11 +130,16 @@ class Flight(Shots):
             self._finish_with(shot, ended)
             return
         event, now = end_of_stream(shot.number, ended, now=self.monotonic(), wake_at=self._call.wake_at)
+        self._told(shot, event)
         self._tell(event, now)
         if not self.over:
             if isinstance(event, Timer):  # none of the call's timers was due
                 self._tell(End(shot.number, ended.trailers()), None)
             self._finish_with(shot, ended)
+
+    def _told(self, shot: Shot, event: Event) -> None:
+        if shot.inner is not None:
+            self._channels.told(shot.inner, event)
 
     def _finish_with(self, shot: Shot, ended: Ended) -> None:
         """The response is complete."""

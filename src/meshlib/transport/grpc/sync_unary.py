@@ -235,6 +235,7 @@ class BlockingCall:
         if isinstance(event, Cancelled):
             call.handle(event, now)
             raise self._status(ended)
+        self._channels.told(inner, event)
         ahead.apart = isinstance(event, Headers) and not event.end
         return event, now
 
@@ -249,6 +250,8 @@ class BlockingCall:
             call = self._call
             self._initial = ended.initial if headers is None else to_metadata(headers)
             event, now = end_of_stream(ahead.number, ended, now=self._monotonic(), wake_at=call.wake_at)
+            assert ahead.inner is not None
+            self._channels.told(ahead.inner, event)
             self._carry_out(call.handle(event, now))
         raise self._status(ended, headers, apart=ahead.apart)
 
