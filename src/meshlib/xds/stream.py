@@ -1,8 +1,8 @@
 """One ADS stream over grpc's synchronous stack. The only module here that loads grpc.
 
 Each stream has a channel of its own, with its own subchannels, so that our back-off is the only one. Each response is handed
-on as bytes by the thread of grpc that received it. A reader thread asks for the next one, and waits when two of them have not
-been dealt with yet; that is all the flow control that is needed, since a control plane waits for the ACK.
+on as bytes by the thread of grpc that received it. A reader thread asks for the next one when it has been dealt with; that is
+all the flow control that is needed, and it does not compete for the interpreter while a push takes effect.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from meshlib.xds.bootstrap import ChannelCredentials, XdsServer
 __all__ = ["GrpcStream"]
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
-UNREAD = 2
 CORE_POLL = 0.001
 CORE_THREADS = ("event_engine", "grpc_", "lifeguard")
 
@@ -55,7 +54,7 @@ class GrpcStream:
         self._on_message = on_message
         self._on_closed = on_closed
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(UNREAD)
+        self._dealt_with = threading.Semaphore(0)
         self._closed = False
         self._channel: Any = _channel(server)
         _let_fork_guard_come_first()
@@ -74,7 +73,7 @@ class GrpcStream:
 
     def processed(self) -> None:
         """One message has been dealt with."""
-        self._room.release()
+        self._dealt_with.release()
 
     def close(self) -> None:
         """End the call and close the channel, without waiting. Idempotent.
@@ -84,7 +83,7 @@ class GrpcStream:
         """
         self._closed = True
         self._requests.put(None)
-        self._room.release()
+        self._dealt_with.release()
         call, channel = self._call, self._channel
         self._call = self._channel = None
         if channel is not None:
@@ -119,11 +118,11 @@ class GrpcStream:
         return data
 
     def _read(self, call: Any) -> None:
-        """Ask for one message after the other, as long as there is room."""
+        """Ask for one message after the other."""
         reason = "the control plane closed the stream"
         try:
             for _ in call:
-                self._room.acquire()
+                self._dealt_with.acquire()
                 if self._closed:
                     break
         except grpc.RpcError:
