@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from fractions import Fraction
@@ -58,6 +60,21 @@ class TestEdf:
         second = Counter(scheduler.pick() for _ in range(400))
         assert first == {0: 50, 1: 50}
         assert abs(second[0] - 300) <= 2
+
+    def test_a_fork_in_the_middle_of_a_pick(self) -> None:
+        """The child's picks do not wait for a thread that only the parent has."""
+        code = """
+import os, signal
+from meshlib.balance.edf import EdfScheduler
+scheduler = EdfScheduler([0, 1], lambda entry: 1.0)
+with scheduler._lock:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(scheduler.pick())
+assert os.waitpid(child, 0)[1] == 0
+"""
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
     def test_a_cycle_that_is_too_long_is_not_made(self) -> None:
         assert cycle_of([0, 1], [MAX_CYCLE, 1]) is None

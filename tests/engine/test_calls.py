@@ -348,6 +348,14 @@ def test_a_fork_leaves_the_parents_calls_without_effect() -> None:
     assert mesh.held() == {}
 
 
+def test_a_fork_beside_an_ejection_leaves_the_child_free_to_eject() -> None:
+    mesh = FakeMesh(cluster(hosts=2))
+    balancer = mesh.engine.program.clusters["a"].balancer
+    with balancer._lock:
+        mesh.engine.renew_locks()
+        assert balancer._lock.acquire(blocking=False)
+
+
 def test_the_same_seed_gives_the_same_calls() -> None:
     def run(seed: int) -> list[str]:
         mesh = FakeMesh(cluster(hosts=5), action=forward(retry_policy=retry("5xx", times=3)), seed=seed)

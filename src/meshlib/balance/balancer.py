@@ -137,6 +137,10 @@ class LoadBalancer:
             self._adopt_ejected()
             self.refresh()
 
+    def renew_lock(self) -> None:
+        """In a forked child: another thread of the parent may have been in `refresh`."""
+        self._lock = threading.Lock()
+
     # --- membership --------------------------------------------------------------------------------------------------
 
     def _adopt_ejected(self) -> None:

@@ -7,7 +7,9 @@ proportion to its weight, as evenly as possible. Entries with equal deadlines ar
 from __future__ import annotations
 
 import heapq
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from math import gcd, lcm
 
@@ -20,7 +22,7 @@ MAX_CYCLE = 4096
 class EdfScheduler:
     """Picks entries by weights that may change between picks. Thread safe; a pick is O(log n)."""
 
-    __slots__ = ("_heap", "_lock", "_order", "_weight")
+    __slots__ = ("__weakref__", "_heap", "_lock", "_order", "_weight")
 
     def __init__(self, entries: Sequence[int], weight: Callable[[int], float]) -> None:
         """entries: what is picked. weight: of an entry at this moment, more than 0; asked when the entry is put back."""
@@ -29,6 +31,7 @@ class EdfScheduler:
         self._heap = [(1.0 / weight(entry), order, entry) for order, entry in enumerate(entries)]
         self._order = len(entries)
         heapq.heapify(self._heap)
+        _schedulers.add(self)
 
     def pick(self) -> int:
         with self._lock:
@@ -36,6 +39,21 @@ class EdfScheduler:
             heapq.heapreplace(self._heap, (deadline + 1.0 / self._weight(entry), self._order, entry))
             self._order += 1
             return entry
+
+    def renew_lock(self) -> None:
+        """In a forked child: another thread of the parent may have been in `pick`."""
+        self._lock = threading.Lock()
+
+
+_schedulers: weakref.WeakSet[EdfScheduler] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for scheduler in _schedulers:
+        scheduler.renew_lock()
+
+
+os.register_at_fork(after_in_child=_renew_all)
 
 
 def cycle_of(entries: Sequence[int], weights: Sequence[int]) -> list[int] | None:

@@ -168,6 +168,8 @@ class Engine:
         self._unsettled = None
         self.abandoned.clear()
         self.store.renew_locks()
+        for cluster in self.program.clusters.values():
+            cluster.balancer.renew_lock()
 
     # --- for calls ---------------------------------------------------------------------------------------------------
 
