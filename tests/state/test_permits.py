@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,21 @@ class TestGauges:
         assert _readings(registry, "remaining_") == expected
         state.limit(CircuitBreakers())
         assert _readings(registry, "remaining_") == {}, "no longer asked for"
+
+    def test_a_push_looks_at_no_metric_of_another_cluster(self) -> None:
+        """Or a push of thousands of clusters would take minutes."""
+
+        class Unlisted(dict[str, Any]):
+            def __iter__(self) -> Any:
+                raise AssertionError("all metrics were looked at")
+
+            items = keys = values = __iter__
+
+        registry = Registry()
+        registry._metrics = Unlisted()
+        state = ClusterState("c", registry)
+        for track in (True, False):
+            state.limit(CircuitBreakers(default=Thresholds(track_remaining=track)))
 
     def test_a_budget_leaves_no_number(self) -> None:
         registry = Registry()

@@ -43,14 +43,14 @@ def test_a_reading_asks_when_it_is_read() -> None:
         registry.gauge("r")
 
 
-def test_drop_forgets_a_prefix_and_nothing_else() -> None:
+def test_forget_forgets_one_metric_and_nothing_else() -> None:
     registry = Registry()
-    kept = registry.counter("cluster.ab.x")
+    kept = registry.counter("cluster.a.xy")
     registry.counter("cluster.a.x")
-    registry.counter("cluster.a.y")
-    registry.drop("cluster.a.")
-    assert [metric.name for metric in registry] == ["cluster.ab.x"]
-    assert registry.counter("cluster.ab.x") is kept
+    registry.forget("cluster.a.x")
+    registry.forget("cluster.a.x")
+    assert [metric.name for metric in registry] == ["cluster.a.xy"]
+    assert registry.counter("cluster.a.xy") is kept
 
 
 @pytest.mark.parametrize(

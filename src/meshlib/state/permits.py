@@ -75,15 +75,15 @@ def publish_limits(
     permits: gives those of now. A retry budget leaves `remaining_retries` at 0 and `rq_retry_open` to max_retries, as in
     Envoy.
     """
-    registry.drop(prefix)
     for opened, remaining, count, limit in _RESOURCES:
         held, most = attrgetter(count), getattr(thresholds, limit)
         registry.reading(f"{prefix}{opened}_open", _is_open(permits, held, most))
+        name = f"{prefix}remaining_{remaining}"
         if thresholds.track_remaining:
             budgeted = limit == "max_retries" and thresholds.retry_budget is not None
-            registry.reading(
-                f"{prefix}remaining_{remaining}", _remaining(permits, held, 0 if budgeted else most)
-            )
+            registry.reading(name, _remaining(permits, held, 0 if budgeted else most))
+        else:
+            registry.forget(name)
 
 
 def _is_open(permits: Callable[[], Permits], held: Callable[[Permits], int], most: int) -> Callable[[], int]:

@@ -95,11 +95,10 @@ class Registry:
             metric = self._metrics[name] = Reading(name, read)
         return metric
 
-    def drop(self, prefix: str) -> None:
-        """Forget every metric whose name begins with `prefix`: what it counted no longer exists."""
+    def forget(self, name: str) -> None:
+        """Forget the metric of this name, if there is one: what it measured no longer exists."""
         with self._lock:
-            for name in [name for name in self._metrics if name.startswith(prefix)]:
-                del self._metrics[name]
+            self._metrics.pop(name, None)
 
     def renew_lock(self) -> None:
         """Replace the lock in a forked child, where its owner may not exist."""
