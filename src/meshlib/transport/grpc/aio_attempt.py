@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from meshlib.engine.actions import Start
 from meshlib.engine.events import Connected, Failed
 from meshlib.policy.failure import FailureKind
-from meshlib.state import Waiter
 from meshlib.transport.grpc.aio_endpoint import Lane
 from meshlib.transport.grpc.aio_inner import result_of
 
@@ -46,7 +45,6 @@ class Attempt:
     start: Start | None = None
     stage = Stage.PARKED
     inner: Any = None
-    waiter: Waiter | None = None
 
     def __init__(self, driver: Driver, number: int, path: str, lane: Lane) -> None:
         self.driver = driver

@@ -250,7 +250,6 @@ class Driver:
             return
         attempt = self._find(action.attempt)
         assert attempt is not None and isinstance(attempt.lane, InnerChannel)
-        attempt.waiter = action.waiter
         if attempt.lane.ready():
             attempt.lane.hand_over()
         if not action.waiter.served:
@@ -259,7 +258,6 @@ class Driver:
     def _connect(self, action: Connect) -> Event | None:
         attempt = self._find(action.attempt)
         assert attempt is not None and attempt.start is not None
-        attempt.waiter = None
         attempt.stage = Stage.CONNECTING
         given = action.connection
         if isinstance(given, InnerChannel):
@@ -315,9 +313,6 @@ class Driver:
         attempt = self._find(number)
         if attempt is None:
             return
-        waiter = attempt.waiter
-        if waiter is not None and isinstance(waiter.connection, InnerChannel):
-            waiter.connection.hand_over()
         stage = attempt.stage
         self.detach(attempt)
         if stage is Stage.SENT:
@@ -328,8 +323,6 @@ class Driver:
         attempt.driver = None
         if attempt.stage is Stage.SENT:
             attempt.lane.released()
-        elif attempt.stage is Stage.CONNECTING and isinstance(attempt.lane, InnerChannel):
-            attempt.lane.leave(attempt.opened)
         attempt.stage = Stage.OVER
 
     def _find(self, number: int | None) -> Attempt | None:

@@ -131,11 +131,6 @@ class InnerChannel(Lane):
         if self._opening is None:
             self._opening = self._owner.loop.create_task(self._open(start.cluster.connect_timeout))
 
-    def leave(self, opened: Opened) -> None:
-        """An attempt that waits for the connection was given up."""
-        if opened in self._joined:
-            self._joined.remove(opened)
-
     async def _open(self, limit: float) -> None:
         kind: FailureKind | None = None
         reason = ""
@@ -163,7 +158,7 @@ class InnerChannel(Lane):
             opened(kind, reason)
 
     def hand_over(self) -> None:
-        """Give the open connection to the calls of this loop that stand in the endpoint's queue for one."""
+        """Serve all calls of this loop at the head of the endpoint's queue: the connection is shared."""
         while self.endpoint.waiters:
             waiter = self._state.next_waiter(self.endpoint, self._owner, self)
             if waiter is None:

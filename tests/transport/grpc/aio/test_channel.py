@@ -109,7 +109,7 @@ def test_a_channel_that_is_dropped_leaves_nothing() -> None:
         assert state.default.connections == 0
 
 
-def test_a_loop_that_ends_with_calls_under_way() -> None:
+def test_a_loop_that_ends_with_calls_under_way(caplog: pytest.LogCaptureFixture) -> None:
     with threaded_backend() as server, mesh_for(config(server.address)) as mesh:
         channel = meshlib.grpc.aio_channel("echo:80", mesh=mesh)
         kept: list[Any] = []
@@ -118,15 +118,17 @@ def test_a_loop_that_ends_with_calls_under_way() -> None:
             await channel.unary_unary(name_of("echo"))(b"x")
             kept.append(channel.unary_unary(name_of("hang"))(b""))
             kept.append(channel.unary_stream(name_of("hang_stream"))(b""))
-            await asyncio.sleep(0)
+            await kept[-1].read()
 
         async def use() -> None:
             assert await channel.unary_unary(name_of("echo"))(b"x") == b"x"
             await channel.close()
 
         asyncio.run(leave())
+        assert all(call.done() for call in kept)
         asyncio.run(use())
         assert held(mesh) == 0
+        assert caplog.records == []
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
@@ -189,6 +191,21 @@ def test_calls_wait_for_the_connection_that_is_opening() -> None:
     run(main())
 
 
+def test_a_connection_that_was_lost_is_not_waited_for() -> None:
+    async def main() -> None:
+        cluster = {"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}
+        async with backend() as server, channel_to(server.address, cluster=cluster) as (channel, mesh):
+            echo = channel.unary_unary(name_of("echo"))
+            for _ in range(3):
+                assert await echo(b"x") == b"x"
+                port = server.port
+                await server.stop()
+                await server.start(port)
+            assert mesh.engine.store.cluster("echo").default.connections == 1
+
+    run(main())
+
+
 def test_two_channels_and_one_permit_for_a_connection() -> None:
     """The one that waits is given the other's idle connection's place."""
 
@@ -244,6 +261,9 @@ def test_connections_to_endpoints_that_leave_are_closed() -> None:
 
                         await eventually(moved)
                         assert state.default.connections == 2
+                        endpoint = state.endpoints[old.address]
+                        await eventually(lambda: endpoint.departed)
+                        await asyncio.sleep(0)
                         hang.cancel()
                         await old.stopped.wait()
                         await eventually(lambda: state.default.connections == 1)
