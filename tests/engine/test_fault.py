@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from meshlib.engine import events as ev
 from meshlib.engine.dialect import ENVOY, GRPC
-from meshlib.engine.fault import FaultRules
+from meshlib.engine.fault import rules_of
 from meshlib.engine.options import CallOptions
 from meshlib.errors import FaultInjected, NoRoute, UpstreamError
 from meshlib.resources.fault import FaultAbort, FaultDelay, HttpFault
@@ -485,11 +485,11 @@ class TestChance:
     ) -> None:
         config = HttpFault(abort=abort(None, FractionalPercent(numerator=numerator, denominator=denominator)))
         headers: Sequence[tuple[str, str]] = [("x-envoy-fault-abort-request", "500")]
-        plain = FaultRules.of(config).abort(request(headers=headers))
+        plain = rules_of(config).abort(request(headers=headers))
         assert plain == (FractionalPercent(numerator=numerator, denominator=denominator), (500, None))
         if asked is not None:
             headers = [*headers, ("x-envoy-fault-abort-request-percentage", str(asked))]
-        found = FaultRules.of(config).abort(request(headers=headers))
+        found = rules_of(config).abort(request(headers=headers))
         effective = numerator if asked is None or asked >= 2**32 else min(asked, numerator)
         assert found == (FractionalPercent(numerator=effective, denominator=denominator), (500, None))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from meshlib.engine.options import CallOptions
 from meshlib.policy.failure import FailureKind
 from meshlib.policy.override import retry_policy
-from meshlib.policy.retry import SAFE, RetryRules, RetryState, exponential_wait, rate_limited_wait
+from meshlib.policy.retry import SAFE, RetryState, exponential_wait, rate_limited_wait, rules_of
 from meshlib.policy.schedule import RetryCallState, Schedule
 from meshlib.resources.matching import HeaderMatch
 from meshlib.resources.route import BackOff, RateLimitedBackOff, ResetHeader, RetryPolicy
@@ -51,7 +51,7 @@ BY_STATUS: dict[str, set[int]] = {
 
 @pytest.mark.parametrize("condition", BY_STATUS)
 def test_statuses(condition: str) -> None:
-    rules = RetryRules.of(policy(condition, retriable_status_codes=LISTED))
+    rules = rules_of(policy(condition, retriable_status_codes=LISTED))
     assert {status for status in STATUSES if rules.wants_response(status, ())} == BY_STATUS[condition]
 
 
@@ -76,7 +76,7 @@ BY_RESET: dict[str, tuple[set[FailureKind], set[FailureKind]]] = {
 
 @pytest.mark.parametrize("condition", BY_RESET)
 def test_resets(condition: str) -> None:
-    rules = RetryRules.of(policy(condition, retriable_status_codes=LISTED))
+    rules = rules_of(policy(condition, retriable_status_codes=LISTED))
     before, after = BY_RESET[condition]
     assert {kind for kind in FailureKind if rules.wants_reset(kind, bytes_sent=False)} == before
     assert {kind for kind in FailureKind if rules.wants_reset(kind, bytes_sent=True)} == after
@@ -93,7 +93,7 @@ def test_resets(condition: str) -> None:
     ],
 )
 def test_grpc_codes_in_headers(condition: str, code: int) -> None:
-    rules = RetryRules.of(policy(condition))
+    rules = rules_of(policy(condition))
     for other in range(17):
         for status in (200, 500):
             assert rules.wants_response(status, [("grpc-status", str(other))]) is (other == code)
@@ -102,15 +102,15 @@ def test_grpc_codes_in_headers(condition: str, code: int) -> None:
 
 def test_retriable_headers() -> None:
     listed = (HeaderMatch(name="x-again"), HeaderMatch(name=":status", present=True, invert=True))
-    rules = RetryRules.of(policy("retriable-headers", retriable_headers=listed))
+    rules = rules_of(policy("retriable-headers", retriable_headers=listed))
     assert rules.wants_response(200, [("x-again", "")])
     assert not rules.wants_response(200, [("x-other", "")])
-    assert not RetryRules.of(policy("reset", retriable_headers=listed)).wants_response(200, [("x-again", "")])
+    assert not rules_of(policy("reset", retriable_headers=listed)).wants_response(200, [("x-again", "")])
 
 
 @pytest.mark.parametrize("condition", [*BY_STATUS, "retriable-headers", "unavailable"])
 def test_ratelimited_blocks_every_other_condition(condition: str) -> None:
-    rules = RetryRules.of(
+    rules = rules_of(
         policy(
             condition,
             retriable_status_codes=LISTED,
@@ -123,7 +123,7 @@ def test_ratelimited_blocks_every_other_condition(condition: str) -> None:
 
 
 def test_overloaded_blocks_nothing() -> None:
-    assert RetryRules.of(policy("5xx")).wants_response(503, [("x-envoy-overloaded", "true")])
+    assert rules_of(policy("5xx")).wants_response(503, [("x-envoy-overloaded", "true")])
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_whether_a_success_needs_a_look(made: RetryPolicy, expected: bool) -> No
 
 def test_rules_are_compiled_once_and_forgotten_safely() -> None:
     mine = policy("5xx")
-    assert RetryRules.of(mine) is RetryRules.of(mine)
+    assert rules_of(mine) is rules_of(mine)
     for number in range(5000):
         made = RetryPolicy(retry_on=frozenset({"5xx"} if number % 2 else {"reset"}), num_retries=number)
-        assert RetryRules.of(made).policy is made
-    assert RetryRules.of(mine).policy is mine
+        assert rules_of(made).policy is made
+    assert rules_of(mine).policy is mine
 
 
 class Highest(Random):
@@ -356,7 +356,7 @@ def test_trusted_headers_add_to_the_routes_policy() -> None:
     assert found.retry_on == {"retriable-status-codes", "retriable-headers"}
     assert found.num_retries == 2
     assert found.retriable_status_codes == {418, 419, 420}
-    rules = RetryRules.of(found)
+    rules = rules_of(found)
     assert rules.wants_response(419, ())
     assert rules.wants_response(200, [("x-foo", "1")])
     assert rules.wants_response(200, [("x-bar", "1")])
@@ -408,7 +408,7 @@ def test_a_state_answers_by_its_rules() -> None:
 
 
 def test_safe_retries_never_repeat_what_was_sent() -> None:
-    rules = RetryRules.of(SAFE)
+    rules = rules_of(SAFE)
     sent = {kind for kind in FailureKind if rules.wants_reset(kind, bytes_sent=True)}
     assert sent == {K.CONNECT_FAILED, K.CONNECT_TIMEOUT, K.REFUSED_STREAM}
     assert not any(rules.wants_response(status, ()) for status in STATUSES)

@@ -92,18 +92,12 @@ GRPC = Dialect(
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({each.name: each for each in (ENVOY, GRPC)})
 
 
-_plans: dict[int, tuple[ForwardPlan, ForwardPlan]] = {}
-
-
 def as_grpc_reads(plan: ForwardPlan) -> ForwardPlan:
     """The plan with the timeouts and retries that gRPC takes from the same route. Made once for each plan."""
-    known = _plans.get(id(plan))
-    if known is None:
-        if len(_plans) >= 4096:
-            _plans.clear()
-        # The entry keeps the plan alive, so that its id is not given to another one while it stands here.
-        known = _plans[id(plan)] = (plan, _converted(plan))
-    return known[1]
+    own = plan.grpc_plan
+    if own is None:
+        own = plan.grpc_plan = _converted(plan)
+    return own
 
 
 def _converted(plan: ForwardPlan) -> ForwardPlan:

@@ -9,7 +9,6 @@ aborted.
 from __future__ import annotations
 
 from random import Random
-from typing import ClassVar
 
 from meshlib.engine.replies import Endings, told
 from meshlib.engine.steps import GO_ON, Answer, FilterContext, FilterScope, Step, WaitUntil
@@ -19,9 +18,10 @@ from meshlib.resources.matching import FractionalPercent
 from meshlib.routing.matchers.header import compile_headers
 from meshlib.routing.numbers import parse_unsigned
 from meshlib.routing.request import RequestView
+from meshlib.runtime.memo import Memo
 from meshlib.state import ActiveFault
 
-__all__ = ["FaultFilter", "FaultRules", "describe"]
+__all__ = ["FaultFilter", "FaultRules", "describe", "rules_of"]
 
 ABORT = "x-envoy-fault-abort-request"
 ABORT_GRPC = "x-envoy-fault-abort-grpc-request"
@@ -51,7 +51,7 @@ class FaultFilter:
 
     def on_request(self, context: FilterContext, now: float) -> Step:
         """Delay the request, abort it, or neither."""
-        rules = FaultRules.of(context.config)
+        rules = rules_of(context.config)
         if not rules.concerns(context.request, context.cluster):
             return GO_ON
         delay = rules.delay(context.request)
@@ -72,7 +72,7 @@ class FaultFilter:
         self, context: FilterContext, result: object, _error: BaseException | None, _now: float
     ) -> Step:
         """The delay is over."""
-        status = _abort(FaultRules.of(context.config), context)
+        status = _abort(rules_of(context.config), context)
         if status is not None:
             return self._abort(context, status)
         assert isinstance(result, ActiveFault)
@@ -112,24 +112,11 @@ def _abort(rules: FaultRules, context: FilterContext) -> Status | None:
 class FaultRules:
     """A fault configuration made ready to decide about requests."""
 
-    _cache: ClassVar[dict[int, FaultRules]] = {}
-
     __slots__ = ("_headers", "config")
 
     def __init__(self, config: HttpFault) -> None:
         self.config = config
         self._headers = compile_headers(config.headers)
-
-    @classmethod
-    def of(cls, config: HttpFault) -> FaultRules:
-        """The rules of this configuration object, compiled once."""
-        rules = cls._cache.get(id(config))
-        if rules is None:
-            if len(cls._cache) >= 4096:
-                cls._cache.clear()
-            # The rules keep the configuration alive, so that its id is not given to another one while it stands here.
-            rules = cls._cache[id(config)] = cls(config)
-        return rules
 
     def concerns(self, request: RequestView, cluster: str | None) -> bool:
         """Whether the request is one of those that are meant. cluster: where the route sends it."""
@@ -167,9 +154,13 @@ class FaultRules:
         return share, None if grpc_status is None else (200, grpc_status & 0xFFFFFFFF)
 
 
+rules_of: Memo[HttpFault, FaultRules] = Memo(FaultRules)
+"""The rules of a configuration object, compiled once."""
+
+
 def describe(config: HttpFault, request: RequestView, cluster: str | None) -> list[str]:
     """What may happen to this request, for people: `delay 0.2 s (50 %)`, `abort with HTTP status 503 (1 %)`."""
-    rules = FaultRules.of(config)
+    rules = rules_of(config)
     if not rules.concerns(request, cluster):
         return []
     found = []

@@ -17,8 +17,17 @@ from meshlib.resources.route import BackOff, RateLimitedBackOff, RetryPolicy
 from meshlib.routing.matchers.header import HeaderPredicate, compile_header
 from meshlib.routing.numbers import parse_unsigned
 from meshlib.routing.request import ResponseView
+from meshlib.runtime.memo import Memo
 
-__all__ = ["SAFE", "RetryRules", "RetryState", "exponential_wait", "push_back", "rate_limited_wait"]
+__all__ = [
+    "SAFE",
+    "RetryRules",
+    "RetryState",
+    "exponential_wait",
+    "push_back",
+    "rate_limited_wait",
+    "rules_of",
+]
 
 ResponseHeaders = Sequence[tuple[str, str]]
 
@@ -48,10 +57,7 @@ _RESETS: dict[str, frozenset[FailureKind]] = {
 
 
 class RetryRules:
-    """What a RetryPolicy asks for. Get one with `of`.
-
-    enabled: whether anything can ever be retried.
-    """
+    """What a RetryPolicy asks for. Get one with `rules_of`."""
 
     __slots__ = (
         "_before_request",
@@ -60,16 +66,12 @@ class RetryRules:
         "_rate_limited",
         "_resets",
         "_statuses",
-        "enabled",
         "policy",
     )
-
-    _cache: dict[int, RetryRules] = {}  # noqa: RUF012 - of the process; a policy is immutable
 
     def __init__(self, policy: RetryPolicy) -> None:
         on = policy.retry_on
         self.policy = policy
-        self.enabled = bool(on)
         self._statuses = frozenset().union(*(_STATUSES[name] for name in on if name in _STATUSES))
         if "retriable-status-codes" in on:
             self._statuses |= policy.retriable_status_codes
@@ -80,17 +82,6 @@ class RetryRules:
         self._rate_limited = "envoy-ratelimited" in on
         self._resets = frozenset().union(*(_RESETS[name] for name in on if name in _RESETS))
         self._before_request = "reset-before-request" in on
-
-    @classmethod
-    def of(cls, policy: RetryPolicy) -> RetryRules:
-        """The rules of this policy object, compiled once."""
-        rules = cls._cache.get(id(policy))
-        if rules is None:
-            if len(cls._cache) >= 4096:
-                cls._cache.clear()
-            # The rules keep the policy alive, so that its id is not given to another one while it stands here.
-            rules = cls._cache[id(policy)] = cls(policy)
-        return rules
 
     def wants_response(self, status: int, headers: ResponseHeaders) -> bool:
         """Whether response headers ask for a retry. headers: lower-case names; a gRPC status counts only here.
@@ -121,6 +112,10 @@ class RetryRules:
         return self._before_request and not bytes_sent and kind is not FailureKind.OVERFLOW
 
 
+rules_of: Memo[RetryPolicy, RetryRules] = Memo(RetryRules)
+"""The rules of a policy object, compiled once."""
+
+
 class RetryState:
     """The retries of one call.
 
@@ -133,7 +128,7 @@ class RetryState:
     def __init__(
         self, policy: RetryPolicy, *, retries: int | None = None, schedule: Schedule | None = None
     ) -> None:
-        self.rules = RetryRules.of(policy)
+        self.rules = rules_of(policy)
         self.remaining: float = policy.num_retries
         if retries is not None:
             self.remaining = retries

@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
 
 
 class ForwardPlan:
-    """Where the request goes and what is done to it on the way. Immutable once made.
+    """Where the request goes and what is done to it on the way. Immutable once made, but for what the engine keeps here.
 
     cluster: may be empty or unknown, which the engine answers with not_found_code and NC. weighted: the chosen entry. retry:
     the policy in force (the route's, else the virtual host's); looks_at_success: it may retry a response below 500,
@@ -71,7 +71,7 @@ class ForwardPlan:
     for use where nothing overrides them. plain: nothing is done to the request, the application's own headers may be sent;
     response_plain: nothing is done to the response; edits: an attempt's headers differ from the application's, on the way there
     or back. reads_grpc_timeout: the timeouts depend on the request's grpc-timeout. hash_of: the route's hash policy, None when
-    it has none. mirrors: its request_mirror_policies.
+    it has none. mirrors: its request_mirror_policies. grpc_plan: the engine's, of calls that follow the gRFCs.
     """
 
     __slots__ = (
@@ -86,6 +86,7 @@ class ForwardPlan:
         "cluster",
         "config",
         "edits",
+        "grpc_plan",
         "grpc_timeout_offset",
         "hash_of",
         "hedges",
@@ -119,6 +120,7 @@ class ForwardPlan:
         hash_of: HashOf | None = None,
     ) -> None:
         self.cluster = cluster
+        self.grpc_plan: ForwardPlan | None = None
         self.hash_of = hash_of
         self.route = route
         self.virtual_host = virtual_host
