@@ -6,6 +6,7 @@ import gc
 
 import pytest
 
+from meshlib.engine.events import NeedConnection
 from meshlib.errors import CircuitFull
 from meshlib.policy.failure import FailureKind
 from meshlib.resources.route import Priority
@@ -58,6 +59,23 @@ def test_max_connections_and_pending() -> None:
 def test_a_limit_of_zero_fails_the_first_request(limit: str) -> None:
     mesh = FakeMesh(cluster(circuit_breakers=thresholds(**{limit: 0})))
     assert overflown(mesh.call())
+    assert mesh.held() == {}
+
+
+def test_the_connection_that_it_was_given_is_used_up() -> None:
+    mesh = FakeMesh(cluster())
+    mesh.slow = True
+    call = mesh.call()
+    given = call.live[1].connection
+    assert given is not None
+    given.close()
+    call.handle(NeedConnection(1, call.pool))
+    assert call.log == ["Start(1)", "Connect(1)", "Connect(1)"]
+    assert mesh.state().default.pending == 1
+    call.connected()
+    assert mesh.state().default.pending == 0
+    call.answer(200)
+    assert call.status == 200
     assert mesh.held() == {}
 
 

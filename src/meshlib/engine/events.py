@@ -36,7 +36,7 @@ class Begin:
 
 
 class NeedConnection:
-    """The pool has no free connection for this attempt."""
+    """The pool has no free connection for this attempt, or the one that it was given takes no more requests."""
 
     __slots__ = ("attempt", "owner")
 

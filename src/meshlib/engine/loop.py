@@ -183,6 +183,10 @@ class AttemptLoop(RetryingCall):
         if attempt.holding is Holding.REQUEST:
             attempt.holding = Holding.NOTHING
             attempt.cluster.state.return_request(attempt.endpoint, attempt.permits)
+        elif attempt.holding is Holding.PENDING:  # the connection that it got was used up by others
+            attempt.holding = Holding.NOTHING
+            attempt.cluster.state.end_pending(attempt.permits)
+            attempt.connecting = False
         attempt.per_try_at = attempt.stream_until = None
         waiter = Waiter(self._wake, event.owner)
         admission = attempt.cluster.state.admit(attempt.endpoint, attempt.permits, waiter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from meshlib.engine.actions import Start
 from meshlib.engine.events import Failed, FailureKind
-from meshlib.resources.cluster import Cluster, DiscoveryType
+from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, Thresholds
 from meshlib.resources.route import Priority
 from meshlib.state import Admission, StateStore, Waiter
 from meshlib.stats import Registry
@@ -24,6 +25,7 @@ from meshlib.transport.grpc.endpoint import (
 )
 
 CLUSTER = Cluster(name="echo", discovery=DiscoveryType.STATIC, connect_timeout=1.0)
+ONE_CONNECTION = CircuitBreakers(default=Thresholds(max_connections=1))
 
 
 class FakeCore:
@@ -203,7 +205,9 @@ def test_a_grpcio_that_does_not_tell_its_state(home: Home) -> None:
         def close(self) -> None:
             raise AssertionError
 
-    inner = InnerChannel(home.endpoint, CLUSTER, home.state, "echo:80", Closed(), lambda: home.now)
+    inner = InnerChannel(
+        home.channels, home.endpoint, CLUSTER, home.state, "echo:80", Closed(), lambda: home.now
+    )
     assert inner.ready
     assert inner.look()
 
@@ -217,9 +221,39 @@ def test_a_channel_takes_so_many_requests(home: Home) -> None:
     for _ in range(2):
         assert home.ready() is inner
         assert inner.enter()
-        inner.leave()
     assert home.ready() is None
+    assert not inner.enter()
+    inner.leave()
+    assert home.permits.connections == 1  # as long as calls run on it
+    assert not home.made[0].gone.is_set()
+    inner.leave()
+    assert home.permits.connections == 0
     assert home.made[0].gone.is_set()
+
+
+def test_a_used_up_channel_is_handed_to_nobody(home: Home) -> None:
+    inner = home.connect()
+    inner.quota = 1
+    waiter = Waiter(lambda: None, home.channels)
+    home.state.limit(ONE_CONNECTION)
+    assert home.state.admit(home.endpoint, home.permits, waiter) is Admission.WAIT
+    home.to(READY)
+    assert inner.look()
+    assert inner.enter()
+    home.channels.connected(inner)
+    assert not waiter.served
+    inner.leave()
+    assert waiter.served  # and may open a connection
+    assert waiter.connection is None
+
+
+def test_a_channel_that_is_dropped_is_counted_out(home: Home) -> None:
+    home.connect()
+    assert home.permits.connections == 1
+    del home.channels
+    gc.collect()
+    home.state.drain_abandoned()
+    assert home.permits.connections == 0
 
 
 def test_closing_is_for_ever(home: Home) -> None:

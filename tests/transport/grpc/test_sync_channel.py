@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 import tracemalloc
 import types
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,36 @@ def test_accepts_and_never_speaks(server: Backend, silent: str) -> None:
         assert (first.endpoint, first.failure) == (silent, "connection timeout")
         assert 0.2 <= first.duration < 1.0
         assert second.endpoint == server.address
+
+
+@pytest.mark.parametrize("future", [False, True])
+def test_calls_beyond_the_requests_of_a_connection_get_another(server: Backend, future: bool) -> None:
+    cluster = {
+        "max_requests_per_connection": 2,
+        "circuit_breakers": {"thresholds": [{"max_connections": 1}]},
+    }
+    with mesh_for(config(server.address, cluster=cluster)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        echo = chan.unary_unary("/test.Echo/echo")
+
+        def call(number: int) -> Any:
+            request = b"%d" % number
+            return echo.future(request, timeout=20).result() if future else echo(request, timeout=20)
+
+        with futures.ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(call, range(40))) == [b"%d" % number for number in range(40)]
+        permits = mesh.engine.store.cluster("echo").default
+        assert (permits.connections, permits.pending, permits.requests) == (0, 0, 0)
+
+
+def test_a_channel_that_is_dropped_counts_no_more(server: Backend) -> None:
+    cluster = {"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}
+    with mesh_for(config(server.address, cluster=cluster)) as mesh:
+        for _ in range(3):
+            assert channel("echo:80", mesh=mesh).unary_unary("/test.Echo/echo")(b"x") == b"x"
+            gc.collect()
+            state = mesh.engine.store.cluster("echo")
+            state.drain_abandoned()
+            assert state.default.connections == 0
 
 
 def test_a_revived_endpoint_is_used_at_once(server: Backend) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -105,6 +106,7 @@ class InnerChannel:
     not. connect_by: when the attempt to connect that is under way has taken too long (monotonic seconds). failure: why
     connecting failed; the channel is of no use then. counted: where its connection is counted, None when it is not. quota:
     how many more requests it takes (max_requests_per_connection), None without limit. retired: no new call may take it.
+    owner: is told when it has taken them all, and when it is closed.
     """
 
     __slots__ = (
@@ -125,6 +127,7 @@ class InnerChannel:
         "counted",
         "endpoint",
         "failure",
+        "owner",
         "quota",
         "retired",
         "state",
@@ -132,6 +135,7 @@ class InnerChannel:
 
     def __init__(
         self,
+        owner: EndpointChannels,
         endpoint: EndpointState,
         cluster: Cluster,
         state: ClusterState,
@@ -139,6 +143,7 @@ class InnerChannel:
         channel: Any,
         monotonic: Callable[[], float],
     ) -> None:
+        self.owner = owner
         self.endpoint = endpoint
         self.cluster = cluster
         self.state = state
@@ -169,13 +174,21 @@ class InnerChannel:
             return False
 
     def enter(self) -> bool:
-        """A call is about to use it. False: it was retired in the meantime. `leave` comes after it."""
+        """A call is about to use it. False: it takes no more calls. `leave` comes after True."""
         self.calls.append(None)
-        if self.retired:
+        if self.retired or (self.quota is not None and not self._take_one()):
             self.leave()
             return False
-        if self.quota is not None:
+        return True
+
+    def _take_one(self) -> bool:
+        with self._lock:
+            if not self.quota:
+                return False
             self.quota -= 1
+            used_up = not self.quota
+        if used_up:
+            self.owner.retire(self)
         return True
 
     def leave(self) -> None:
@@ -253,6 +266,7 @@ class InnerChannel:
             if self.closed:
                 return
             self.closed = True
+        self.owner.uncount(self)
         if grpc_thread.here:
             timers().later(0.0, self.channel.close)
         else:
@@ -319,12 +333,9 @@ class EndpointChannels:
         except ValueError:  # closed in the meantime
             ready = False
         if ready:
-            if inner.quota is None or inner.quota > 0:
-                return inner
-            self.give_up(inner)
-            return None
+            return inner
         if inner.connect_by is None:
-            self._uncount(inner)
+            self.uncount(inner)
         elif inner.look() is False:
             self.give_up(inner)
         return None
@@ -349,6 +360,7 @@ class EndpointChannels:
             surplus = inner.counted is not None
             if not surplus:
                 inner.counted = start.permits
+                inner.state.stats.upstream_cx_total.value += 1
             inner.connecting.append(None)
         if surplus:
             start.state.connection_closed(start.endpoint, start.permits)
@@ -377,7 +389,7 @@ class EndpointChannels:
         endpoint, authority = start.endpoint, start.authority
         options = inner_options(start.cluster, authority, self._options)
         channel = self._make(target_of(endpoint), options)
-        inner = InnerChannel(endpoint, start.cluster, start.state, authority, channel, self._monotonic)
+        inner = InnerChannel(self, endpoint, start.cluster, start.state, authority, channel, self._monotonic)
         if authority == self._authority:
             self._by_endpoint[endpoint] = inner
         else:
@@ -387,7 +399,7 @@ class EndpointChannels:
     def serve(self, inner: InnerChannel) -> None:
         """Hand the connection to all calls of this owner at the head of the endpoint's queue."""
         endpoint = inner.endpoint
-        while endpoint.waiters:
+        while endpoint.waiters and not inner.retired:
             waiter = inner.state.next_waiter(endpoint, self, inner)
             if waiter is None:
                 return
@@ -401,10 +413,14 @@ class EndpointChannels:
 
     def give_up(self, inner: InnerChannel) -> None:
         """It is of no use any more: no new call takes it, and it is closed when those that it has are over. Idempotent."""
+        self.retire(inner)
+        self.uncount(inner)
+        inner.dispose()
+
+    def retire(self, inner: InnerChannel) -> None:
+        """No new call takes it; its connection counts until the last one is over. Idempotent."""
         with self._lock:
             self._forget(inner)
-        self._uncount(inner)
-        inner.dispose()
 
     def told(self, inner: InnerChannel, event: Event) -> None:
         """This is how one of its calls ended. C-core may call a connection that was lost READY for a moment longer."""
@@ -422,7 +438,8 @@ class EndpointChannels:
         elif self._others.get((inner.endpoint, inner.authority)) is inner:
             del self._others[inner.endpoint, inner.authority]
 
-    def _uncount(self, inner: InnerChannel) -> None:
+    def uncount(self, inner: InnerChannel) -> None:
+        """Its connection is gone. Idempotent."""
         with self._lock:
             permits, inner.counted = inner.counted, None
         if permits is not None:
@@ -445,10 +462,16 @@ class EndpointChannels:
         with self._lock:
             self._closed = True
         for inner in [*self._all(), *self._retired]:
-            with self._lock:
-                self._forget(inner)
-            self._uncount(inner)
+            self.retire(inner)
             inner.close()
+
+    def __del__(self) -> None:
+        """The mesh channel was dropped without `close`. A finalizer must not take a lock, so the next call counts them out."""
+        for inner in [*self._by_endpoint.values(), *self._others.values(), *self._retired]:
+            permits, inner.counted = inner.counted, None
+            if permits is not None:
+                give_back = partial(inner.state.connection_closed, inner.endpoint, permits)
+                inner.state.abandoned.append(give_back)
 
     def drop(self) -> list[InnerChannel]:
         """In a forked child: forget everything without calling into grpc. The caller keeps what is returned alive."""

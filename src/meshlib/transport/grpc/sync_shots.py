@@ -299,8 +299,7 @@ class Shots:
 
     def _use(self, shot: Shot, inner: InnerChannel) -> Event:
         if not inner.enter():
-            del self._live[shot.number]
-            return Failed(shot.number, FailureKind.CONNECT_FAILED, False)
+            return NeedConnection(shot.number, self._channels)
         shot.inner = inner
         return self._entered(shot)
 

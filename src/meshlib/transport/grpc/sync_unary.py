@@ -311,8 +311,9 @@ class BlockingCall:
     def _use(self, ahead: Ahead, inner: InnerChannel) -> Event:
         """The channel is READY, or was a moment ago."""
         if not inner.enter():
-            self._ahead = None
-            return Failed(ahead.number, FailureKind.CONNECT_FAILED, False)
+            ahead.inner = None
+            ahead.stage = Stage.PARKED
+            return NeedConnection(ahead.number, self._channels)
         ahead.inner = inner
         ahead.stage = Stage.READY
         return Connected(ahead.number)
