@@ -9,14 +9,18 @@ import socket
 import threading
 from typing import Any
 
+import httpx
 import pytest
 
 import meshlib
+import meshlib.httpx
 from meshlib import errors
 from meshlib.resources.headers import HeaderEdits
 from meshlib.resources.route import RetryPolicy
 from meshlib.runtime.clock import FakeClock
-from tests.transport.http.drivers import AsyncDriver, Driver
+from meshlib.transport.http.message import OutgoingRequest
+from meshlib.transport.http.sync_connection import SyncConnection
+from tests.transport.http.drivers import AsyncDriver, Driver, SyncDriver
 from tests.transport.http.support import OK, info, mesh_for, read_request, response, serve
 
 
@@ -58,6 +62,25 @@ def test_a_response_can_be_pickled_and_read_twice(driver: Driver) -> None:
         answer = pickle.loads(pickle.dumps(driver.get()))
         assert answer.text == "hello"
         assert answer.read() == b"hello"
+
+
+def test_a_wait_that_ends_early_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection waits by the system's time, the engine by its clock's: they need not agree to the microsecond."""
+    limits: list[float] = []
+
+    def early(connection: SyncConnection, request: OutgoingRequest, limit: float) -> None:
+        limits.append(limit)
+        connection.begin(request, None)
+        raise TimeoutError
+
+    driver = SyncDriver(httpx, meshlib.httpx)
+    with serve(OK) as server:
+        driver.open(mesh_for([server.port]), timeout=None)
+        driver.get()
+        monkeypatch.setattr(SyncConnection, "round_trip", early)
+        assert driver.get().text == "hello"
+        assert len(limits) == 1
+        driver.close()
 
 
 def test_encoded_bodies_are_decoded(driver: Driver) -> None:

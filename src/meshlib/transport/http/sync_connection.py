@@ -4,8 +4,9 @@ One `send` and one `recv` in the common case. While there is more to send, both 
 begins before the request is complete is read at once, so that neither side can block the other for ever.
 
 Time limits are the caller's: `advance(limit)` waits at most that many seconds and raises TimeoutError. Sends never block.
-`round_trip` waits in `recv` itself, which costs one system call and gives the interpreter away once, not twice: the kernel
-ends it after SO_RCVTIMEO, which is set anew only when the limit has become a quite different one. All other waits poll first.
+`round_trip` waits in `recv` itself at first, which costs one system call and gives the interpreter away once, not twice: the
+kernel ends it after SO_RCVTIMEO. That time is short, since Python begins such a `recv` again, with all of its time, after each
+signal: a timer that ticks more often would make it wait for ever. All other waits poll, with a moment that stays.
 """
 
 from __future__ import annotations
@@ -36,8 +37,13 @@ RECEIVE = 64 * 1024
 DONTWAIT = socket.MSG_DONTWAIT
 
 
+KERNEL_WAIT = 0.005
+"""Seconds that a blocking `recv` waits at most; the kernel rounds them up to its tick."""
+
 LONGEST = 86_400.0
 """Seconds: nothing waits longer than a day at a time."""
+
+_RECEIVE_TIMEOUT = struct.pack("@ll", 0, int(KERNEL_WAIT * 1e6))
 
 
 def _milliseconds(limit: float) -> int:
@@ -68,7 +74,6 @@ class SyncConnection(PooledConnection):
     """connecting: the TCP handshake is not over. sent: a byte of the current request has left."""
 
     __slots__ = (
-        "_armed",
         "_broken",
         "_pending",
         "_poller",
@@ -94,7 +99,6 @@ class SyncConnection(PooledConnection):
         self._pending: memoryview | None = None
         self._source: BodySource | None = None
         self._broken = False
-        self._armed = 0.0
         family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._poller = select.poll()
@@ -140,36 +144,29 @@ class SyncConnection(PooledConnection):
         self.begin(request, None)
         if self._pending is not None or self._source is not None:
             return
-        armed = self._armed
-        if not armed <= limit <= 2 * armed:
-            armed = self._arm(limit)
-        try:
-            data = self._socket.recv(RECEIVE)
-        except BlockingIOError:
-            if not self._poller.poll(_milliseconds(max(limit - armed, 0.0))):
-                raise TimeoutError from None
-            self._receive()
-        except OSError as error:
-            raise self._reset() from error
-        else:
-            self._take(data)
+        if limit > KERNEL_WAIT:
+            try:
+                data = self._socket.recv(RECEIVE)
+            except BlockingIOError:
+                limit -= KERNEL_WAIT
+            except OSError as error:
+                raise self._reset() from error
+            else:
+                self._take(data)
+                return
+        self._await_bytes(limit)
 
-    def _arm(self, limit: float) -> float:
-        """Let a blocking `recv` end after three quarters of the limit, so that limits a little shorter need nothing new."""
-        self._armed = armed = max(0.75 * min(limit, LONGEST), 0.001)
-        seconds = int(armed)
-        value = struct.pack("@ll", seconds, int((armed - seconds) * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        return armed
+    def _await_bytes(self, limit: float) -> None:
+        if not self._poller.poll(_milliseconds(max(limit, 0.0))):
+            raise TimeoutError
+        self._receive()
 
     def advance(self, limit: float) -> None:
         """Wait until something has arrived or could be sent. Raises TimeoutError or TransportFailure."""
         if self.connecting:
             self._finish_connecting(limit)
         elif self._pending is None and self._source is None:
-            if not self._poller.poll(_milliseconds(limit)):
-                raise TimeoutError
-            self._receive()
+            self._await_bytes(limit)
         else:
             self._exchange(limit)
 
@@ -272,6 +269,7 @@ class SyncConnection(PooledConnection):
     def _opened(self) -> None:
         self.connecting = False
         self._socket.setblocking(True)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)
 
     def healthy(self) -> bool:
         if not self._poller.poll(0):

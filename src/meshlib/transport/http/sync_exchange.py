@@ -98,9 +98,9 @@ class SyncExchange(SeveralAttempts):
                 return call.handle(self._failed(attempt, error), monotonic())
             if not isinstance(error, TimeoutError):
                 raise
-            if (now := monotonic()) >= call.wake_at:
-                return call.handle(TIMER, now)
-            raise ImpatienceError(Phase.READ, limit, call.info) from None
+            if limit == read:
+                raise ImpatienceError(Phase.READ, limit, call.info) from None
+            return ()
         response = connection.codec.response
         if not response.complete:
             self._enlist(start, connection)
