@@ -64,9 +64,17 @@ class Lane:
         """A call on this connection is over."""
 
     def discard(self) -> None:
-        """Close it; calls that still run on it are cut. Idempotent."""
+        """Close it. No call may run on it any more. Idempotent.
+
+        The layer below grpc.aio's own `close`, which looks for calls in all tasks of the loop up to grpcio 1.82.
+        """
         self._multicallables.clear()
-        result_of(self.channel.close())
+        core = getattr(self.channel, "_channel", None)
+        if core is None:
+            result_of(self.channel.close())
+        elif not core.closed():
+            core.closing()
+            core.close()
 
 
 class InnerChannel(Lane):
@@ -113,6 +121,11 @@ class InnerChannel(Lane):
     def endpoint(self) -> EndpointState:
         return self.key[0]
 
+    @property
+    def idle(self) -> bool:
+        """Whether no call uses it or waits until it is open."""
+        return not self.calls and self._opening is None
+
     # --- opening -----------------------------------------------------------------------------------------------------
 
     def connect(self, start: Start, opened: Opened) -> None:
@@ -129,7 +142,9 @@ class InnerChannel(Lane):
         """Be told when the connection is open; open it if nobody does."""
         self._joined.append(opened)
         if self._opening is None:
-            self._opening = self._owner.loop.create_task(self._open(start.cluster.connect_timeout))
+            opening = self._owner.loop.create_task(self._open(start.cluster.connect_timeout))
+            if not opening.done():  # an eager task may be
+                self._opening = opening
 
     async def _open(self, limit: float) -> None:
         kind: FailureKind | None = None
@@ -156,10 +171,11 @@ class InnerChannel(Lane):
             self.discard()
         for opened in joined:
             opened(kind, reason)
+        self._close_unless_needed()
 
     def hand_over(self) -> None:
         """Serve all calls of this loop at the head of the endpoint's queue: the connection is shared."""
-        while self.endpoint.waiters:
+        while self.endpoint.waiters and not self.leaving:
             waiter = self._state.next_waiter(self.endpoint, self._owner, self)
             if waiter is None:
                 return
@@ -189,7 +205,13 @@ class InnerChannel(Lane):
 
     def released(self) -> None:
         self.calls -= 1
-        if not self.calls and (self.leaving or self.endpoint.departed):
+        if not self.calls:
+            self._close_unless_needed()
+
+    def _close_unless_needed(self) -> None:
+        """Close it when it is idle and takes no more calls, or when calls of others wait for its permit."""
+        endpoint = self.endpoint
+        if self.idle and (self.leaving or endpoint.departed or endpoint.waiters):
             self.discard()
 
     def _retire(self) -> None:
@@ -198,7 +220,7 @@ class InnerChannel(Lane):
 
     def discard(self) -> None:
         self._retire()
-        if self._opening is not None:
+        if self._opening is not None and not self._owner.loop.is_closed():
             self._opening.cancel()
         self.lost()
         super().discard()

@@ -150,14 +150,15 @@ class Outbox:
         """An attempt begins. The only one, which has nothing to catch up with, is written to directly."""
         sending = Sending(inner)
         self._check_limit()
-        if not self._live and not self._count and not self.closed:
+        alone = not self._live
+        self._live.append(sending)
+        if alone and not self._count and not self.closed:
             self._direct = sending
         else:
             direct, self._direct = self._direct, None
             if direct is not None:
                 self._start(direct)
             self._start(sending)
-        self._live.append(sending)
         return sending
 
     def detach(self, sending: Sending) -> None:
