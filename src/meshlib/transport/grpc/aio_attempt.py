@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from meshlib.engine.actions import Start
-from meshlib.engine.events import Connected, Failed
+from meshlib.engine.events import Failed
 from meshlib.policy.failure import FailureKind
 from meshlib.transport.grpc.aio_endpoint import Lane
 from meshlib.transport.grpc.aio_inner import result_of
@@ -67,8 +67,7 @@ class Attempt:
         if driver is None:
             return
         if kind is None:
-            self.stage = Stage.PARKED
-            driver.run(Connected(self.number))
+            driver.run(driver.connected(self))
         else:
             driver.detach(self)
             driver.run(Failed(self.number, kind, False, reason))

@@ -262,14 +262,23 @@ class Driver:
         given = action.connection
         if isinstance(given, InnerChannel):
             attempt.lane = given
-            if given.ready():
-                attempt.stage = Stage.PARKED
-                return Connected(attempt.number)
+            if given.leaving or given.ready():
+                return self.connected(attempt)
             given.join(attempt.start, attempt.opened)
         else:
             attempt.lane = lane = self.home.inner(attempt.start)
             lane.connect(attempt.start, attempt.opened)
         return None
+
+    def connected(self, attempt: Attempt) -> Event:
+        """Its inner channel is open. It gets in line for another one if others have used that up meanwhile."""
+        attempt.stage = Stage.PARKED
+        lane = attempt.lane
+        assert attempt.start is not None and isinstance(lane, InnerChannel)
+        if not lane.leaving:
+            return Connected(attempt.number)
+        attempt.lane = self.home.inner(attempt.start)
+        return NeedConnection(attempt.number, self.home)
 
     def _send(self, attempt: Attempt) -> Event | None:
         lane = attempt.lane
@@ -347,6 +356,14 @@ class Driver:
             if isinstance(action, CancelAttempt):
                 self._cancel_attempt(action.attempt)
         self._finish(error)
+
+    def lose(self) -> None:
+        """Its event loop was closed, so nobody waits: give back what it holds."""
+        self.call.handle(CANCELLED, self.home.monotonic())
+        self.error = asyncio.CancelledError()
+        self.over = self.settled = True
+        self._wake.driver = None
+        self.home.active.discard(self)
 
     def abandon(self) -> None:
         """Nobody holds the call any more. From a finalizer, so in any thread."""

@@ -131,7 +131,7 @@ def aio_error(error: MeshError, info: CallInfo | None) -> AioMeshRpcError:
     )
     del translated.details  # grpc's method of that name; Envoy's response code details are in `.meshlib`
     code, translated._details, translated._headers = local_status(error)
-    translated._code = CODES[code]
+    translated._code = CODES.get(code, grpc.StatusCode.UNKNOWN)
     translated._debug_error_string = error.message
     translated._plain = error
     if info is not None:

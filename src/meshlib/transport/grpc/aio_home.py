@@ -8,7 +8,9 @@ either: its home is closed when the mesh channel is used on another loop, closed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 import weakref
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
@@ -76,7 +78,8 @@ class Home:
         self._channels: dict[tuple[EndpointState, str], InnerChannel] = {}
         self._end = _until_the_end(weakref.ref(self))
         result_of(anext(self._end))
-        _homes.add(self)
+        with _homes_lock:
+            _homes.add(self)
         engine.adopt(self)
 
     def inner(self, start: Start) -> InnerChannel:
@@ -100,37 +103,35 @@ class Home:
 
     def sweep(self) -> None:
         """After a push, on the publishing thread: endpoints may have left."""
-        if not self.loop.is_closed():
-            try:
-                self.loop.call_soon_threadsafe(self._sweep)
-            except RuntimeError:
-                return  # closed in the meantime
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self.loop.call_soon_threadsafe(self._sweep)
 
     def _sweep(self) -> None:
         """Close the channels of endpoints that have left; those with calls close with the last of them."""
         for inner in list(self._channels.values()):
-            if inner.endpoint.departed and not inner.calls:
+            if inner.endpoint.departed and inner.idle:
                 inner.discard()
 
     def spare(self, endpoint: EndpointState) -> None:
         """A call of this home is parked: let others close an idle connection to its endpoint."""
-        for home in list(_homes):
-            if home is not self and home.engine is self.engine and not home.loop.is_closed():
-                home.loop.call_soon_threadsafe(home.close_idle, endpoint)
+        with _homes_lock:
+            homes = list(_homes)
+        for home in homes:
+            if home is not self and home.engine is self.engine:
+                with contextlib.suppress(RuntimeError):  # its loop is closed
+                    home.loop.call_soon_threadsafe(home.close_idle, endpoint)
 
     def close_idle(self, endpoint: EndpointState) -> None:
         for inner in list(self._channels.values()):
-            if inner.endpoint is endpoint and not inner.calls:
+            if inner.endpoint is endpoint and inner.idle:
                 inner.discard()
 
     def close(self) -> None:
         """Close every connection; calls that run are cancelled first. From any thread. Idempotent."""
-        if not self.loop.is_closed() and self.loop is not running_loop():
-            try:
+        if self.loop is not running_loop():
+            with contextlib.suppress(RuntimeError):  # its loop is closed
                 self.loop.call_soon_threadsafe(self._close)
                 return
-            except RuntimeError:
-                pass  # closed in the meantime
         self._close()
 
     async def end(self) -> None:
@@ -141,8 +142,12 @@ class Home:
             await asyncio.wait(ending, timeout=PATIENCE)
 
     def _close(self) -> None:
+        lost = self.loop.is_closed()
         for driver in list(self.active):
-            driver.give_up()
+            if lost:
+                driver.lose()
+            else:
+                driver.give_up()
         for inner in list(self._channels.values()):
             inner.discard()
         self.deadlines.close()
@@ -181,10 +186,13 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 _homes: weakref.WeakSet[Home] = weakref.WeakSet()
+_homes_lock = threading.Lock()
 _inherited: list[object] = []
 
 
 def _after_fork() -> None:
+    global _homes_lock
+    _homes_lock = threading.Lock()
     for home in list(_homes):
         home.forget()
 

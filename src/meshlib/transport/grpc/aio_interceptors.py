@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -28,26 +29,65 @@ KINDS: dict[str, type[Any]] = {
 
 
 class _OverMesh:
-    """Mixed into grpc.aio's intercepted calls."""
+    """Mixed into grpc.aio's intercepted calls, which run `_invoke` in a task."""
 
     _method: Method
     _compression: grpc.Compression | None
+    _last_returned_call_from_interceptors: Any = None
 
-    async def _run_interceptor(self, interceptors: Sequence[Any], *rest: Any) -> Any:
+    async def _invoke(
+        self,
+        interceptors: Sequence[Any],
+        method: bytes,
+        limit: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        request: Any,
+        *_serializers: Any,
+    ) -> Any:
+        details = grpc.aio.ClientCallDetails(method, limit, metadata, credentials, wait_for_ready)
+        return await self._run(list(interceptors), details, request)
+
+    async def _run(self, interceptors: list[Any], details: Any, request: Any) -> Any:
+        """What the interceptors that are left make of the call."""
+        arity = self._method.arity
         if interceptors:
-            return await super()._run_interceptor(interceptors, *rest)  # type: ignore[misc]
-        *_, details, request = rest
-        call = self._method.called(details.method).call(
-            request,
-            details.timeout,
-            details.metadata,
-            details.credentials,
-            details.wait_for_ready,
-            self._compression,
-        )
-        if hasattr(self, "_last_returned_call_from_interceptors"):
-            self._last_returned_call_from_interceptors = call
+            intercept = getattr(interceptors[0], f"intercept_{arity}")
+            answer = await intercept(partial(self._run, interceptors[1:]), details, request)
+            call = self._as_call(answer)
+        else:
+            call = self._method.called(details.method).call(
+                request,
+                details.timeout,
+                details.metadata,
+                details.credentials,
+                details.wait_for_ready,
+                self._compression,
+            )
+        if arity.endswith("stream"):
+            self._last_returned_call_from_interceptors = call  # grpc.aio's responses come from it
         return call
+
+    def _as_call(self, answer: Any) -> Any:
+        """An interceptor may give the response, or an iterator over its messages, instead of a call."""
+        arity = self._method.arity
+        if arity == "stream_unary" or isinstance(answer, _BASES[arity]):
+            return answer
+        if arity == "unary_unary":
+            return machinery.UnaryUnaryCallResponse(answer)
+        return _ITERATORS[arity](self._last_returned_call_from_interceptors, answer)
+
+
+_BASES: dict[str, type[Any]] = {
+    "unary_unary": grpc.aio.UnaryUnaryCall,
+    "unary_stream": grpc.aio.UnaryStreamCall,
+    "stream_stream": grpc.aio.StreamStreamCall,
+}
+_ITERATORS: dict[str, type[Any]] = {
+    "unary_stream": machinery.UnaryStreamCallResponseIterator,
+    "stream_stream": machinery.StreamStreamCallResponseIterator,
+}
 
 
 class _UnaryUnary(_OverMesh, machinery.InterceptedUnaryUnaryCall):  # type: ignore[misc]

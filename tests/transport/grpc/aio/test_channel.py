@@ -17,7 +17,8 @@ import meshlib
 import meshlib.grpc
 from meshlib import testing
 from meshlib.controlplane import ControlPlane, ResourceStore
-from meshlib.errors import ConfigError, ConnectTimedOut, MeshClosed, UnknownHost
+from meshlib.errors import ConfigError, ConnectTimedOut, MeshClosed, NoHealthyEndpoint, UnknownHost
+from meshlib.transport.grpc.aio_channel import AioMeshChannel
 from tests.transport.grpc.aio.support import (
     LIMIT,
     Backend,
@@ -107,6 +108,29 @@ def test_a_channel_that_is_dropped_leaves_nothing() -> None:
         state = mesh.engine.store.cluster("echo")
         state.drain_abandoned()
         assert state.default.connections == 0
+
+
+def test_a_loop_that_is_closed_with_a_call_that_waits() -> None:
+    with mesh_for(config()) as mesh:
+        channel = meshlib.grpc.aio_channel("echo:80", mesh=mesh)
+        kept: list[Any] = []
+
+        async def leave() -> None:
+            kept.append(channel.unary_unary(name_of("echo"))(b"", wait_for_ready=True))
+            kept.append(channel.unary_stream(name_of("repeat"))(b"", wait_for_ready=True))
+
+        async def use() -> None:
+            with pytest.raises(NoHealthyEndpoint):
+                await channel.unary_unary(name_of("echo"))(b"")
+            assert all(call.cancelled() for call in kept)
+            await channel.close()
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave())
+        assert not any(call.done() for call in kept)
+        loop.close()
+        asyncio.run(use())
+        assert held(mesh) == 0
 
 
 def test_a_loop_that_ends_with_calls_under_way(caplog: pytest.LogCaptureFixture) -> None:
@@ -237,6 +261,49 @@ def test_a_connection_serves_as_many_calls_as_it_may() -> None:
             for number in range(6):
                 assert await echo(b"%d" % number) == b"%d" % number
             assert mesh.engine.store.cluster("echo").stats.upstream_cx_total.value == 3
+            answers = await asyncio.gather(*(echo(b"%d" % number) for number in range(10)))
+            assert answers == [b"%d" % number for number in range(10)]
+            assert mesh.engine.store.cluster("echo").stats.upstream_cx_total.value == 8
+            assert held(mesh) == 0
+
+    run(main())
+
+
+def test_loops_take_turns_with_one_permit() -> None:
+    cluster = {"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}
+    with threaded_backend() as server, mesh_for(config(server.address, cluster=cluster)) as mesh:
+        channel = meshlib.grpc.aio_channel("echo:80", mesh=mesh)
+        answers: list[bytes] = []
+
+        async def calls() -> None:
+            echo = channel.unary_unary(name_of("echo"))
+            answers.extend([await echo(b"x", timeout=LIMIT) for _ in range(20)])
+
+        threads = [threading.Thread(target=lambda: asyncio.run(calls())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT)
+        assert answers == [b"x"] * 80
+        asyncio.run(channel.close())
+        assert held(mesh) == 0
+
+
+def test_a_connection_that_opens_is_not_idle() -> None:
+    """Others who wait for a permit close idle connections only."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            async with channel_to(address, cluster={"connect_timeout": "30s"}) as (channel, mesh):
+                assert isinstance(channel, AioMeshChannel)
+                call = channel.unary_unary(name_of("echo"))(b"x")
+                (endpoint,) = mesh.engine.store.cluster("echo").endpoints.values()
+                channel.home().close_idle(endpoint)
+                await asyncio.sleep(0)
+                assert not call.done()
+                assert mesh.engine.store.cluster("echo").default.connections == 1
+                call.cancel()
 
     run(main())
 
