@@ -1,7 +1,7 @@
 """Thousands of calls with random events, without a socket: nothing is lost, nothing is taken twice, nothing raises.
 
-Each script is a random configuration (limits, retries, hedging, timeouts, mirrors, outlier detection, two pools) and a random
-sequence of what a network and an application can do, late and doubled events among it. After each step the counts are in their
+Each script is a random configuration (limits, retries, hedging, timeouts, mirrors, faults, hashing, outlier detection, two
+pools), HTTP and gRPC calls in both dialects, and a random sequence of what a network and an application can do, late and doubled events among it. After each step the counts are in their
 limits; at the end everything has been given back.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from math import inf
 from random import Random
+from typing import Any
 
 import pytest
 
 from meshlib.engine import events as ev
+from meshlib.engine.dialect import ENVOY, GRPC
 from meshlib.engine.options import CallOptions
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
 from meshlib.policy.failure import FailureKind
@@ -21,16 +23,46 @@ from meshlib.resources.cluster import (
     Cluster,
     HttpProtocol,
     LeastRequestConfig,
+    MaglevConfig,
     RandomConfig,
     RetryBudget,
+    RingHashConfig,
     RoundRobinConfig,
 )
+from meshlib.resources.fault import FaultAbort, FaultDelay, HttpFault
+from meshlib.resources.filters import FAULT
+from meshlib.resources.hash_policy import CookieHash, HashPolicy
+from meshlib.resources.listener import HttpFilter
+from meshlib.resources.matching import FractionalPercent
 from meshlib.resources.route import MirrorPolicy, Priority, RouteAction
-from tests.engine.builders import HEDGING, cluster, forward, outlier, retry, thresholds
+from tests.engine.builders import (
+    HEDGING,
+    ROUTER,
+    cluster,
+    forward,
+    listener,
+    outlier,
+    retry,
+    route_config,
+    thresholds,
+)
+from tests.engine.grpc_calls import rpc
 from tests.engine.wire import FakeCall, FakeMesh, FakePool
 
 KINDS = [kind for kind in FailureKind if kind not in (FailureKind.LOCAL_RESET, FailureKind.OVERFLOW)]
 CONNECT_KINDS = (FailureKind.CONNECT_FAILED, FailureKind.CONNECT_TIMEOUT)
+POLICIES = (
+    RoundRobinConfig(),
+    LeastRequestConfig(),
+    RandomConfig(),
+    RingHashConfig(minimum_ring_size=16, maximum_ring_size=64),
+    MaglevConfig(table_size=31, hash_balance_factor=120),
+)
+FAULTS = HttpFault(
+    delay=FaultDelay(percentage=FractionalPercent(numerator=30), milliseconds=200),
+    abort=FaultAbort(percentage=FractionalPercent(numerator=20), http_status=503),
+    max_active_faults=3,
+)
 
 
 class Script:
@@ -41,7 +73,11 @@ class Script:
             BreakerSet({"a": BreakerConfig(fail_max=5, reset_timeout=0.2)}) if chance.random() < 0.3 else None
         )
         self.mesh = FakeMesh(
-            self.cluster("a"), self.cluster("b"), action=self.action(), breakers=breakers, seed=seed
+            self.cluster("a"),
+            self.cluster("b"),
+            listen=listener(route_config(self.action()), self.filters(), stat_prefix="s"),
+            breakers=breakers,
+            seed=seed,
         )
         self.mesh.slow = True
         self.pools = [self.mesh.pool, FakePool()]
@@ -66,13 +102,17 @@ class Script:
             outlier_detection=chance.choice((None, detection)),
             max_stream_duration=chance.choice((None, None, 1.5)),
             protocol=chance.choice((HttpProtocol.HTTP1, HttpProtocol.HTTP2)),
-            lb_policy=chance.choice((RoundRobinConfig(), LeastRequestConfig(), RandomConfig())),
+            lb_policy=chance.choice(POLICIES),
         )
+
+    def filters(self) -> list[HttpFilter]:
+        fault = HttpFilter(name="fault", type_url=FAULT, config=FAULTS)
+        return [fault, ROUTER] if self.random.random() < 0.3 else [ROUTER]
 
     def action(self) -> RouteAction:
         chance = self.random
         policy = retry(
-            chance.choice(("5xx", "5xx,retriable-4xx", "connect-failure", "reset")),
+            chance.choice(("5xx", "5xx,retriable-4xx", "connect-failure", "reset", "unavailable")),
             times=chance.randrange(4),
             per_try_timeout=chance.choice((None, 0.3)),
         )
@@ -82,6 +122,7 @@ class Script:
             hedge_policy=HEDGING if chance.random() < 0.4 else None,
             mirrors=(MirrorPolicy(cluster="b"),) if chance.random() < 0.3 else (),
             priority=chance.choice((Priority.DEFAULT, Priority.HIGH)),
+            hash_policy=(HashPolicy(by=CookieHash(name="c", ttl=0)),) if chance.random() < 0.5 else (),
         )
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -123,9 +164,21 @@ class Script:
             options=chance.choice((None, options)),
             replayable=chance.choice((None, lambda: chance.random() < 0.5)),
             pool=chance.choice(self.pools),
+            **(self.rpc() if chance.random() < 0.4 else {}),
         )
         self.calls.append(call)
         self.done["call"] += 1
+
+    def rpc(self) -> dict[str, Any]:
+        chance = self.random
+        deadline = self.mesh.clock.monotonic() + chance.choice((0.1, 0.5, 2.0))
+        self.done["rpc"] += 1
+        return {
+            "view": rpc(),
+            "deadline": chance.choice((None, deadline)),
+            "wait_for_ready": chance.random() < 0.4,
+            "dialect": chance.choice((ENVOY, GRPC)),
+        }
 
     def tell_timers(self) -> None:
         for call in list(self.calls):
@@ -178,9 +231,9 @@ class Script:
             call.fail(chance.choice(KINDS), attempt=number, sent=chance.random() < 0.7)
             self.done["fail"] += 1
         else:
-            call.answer(
-                chance.choice((200, 200, 404, 409, 500, 503)), attempt=number, end=chance.random() < 0.5
-            )
+            status = chance.choice((200, 200, 404, 409, 500, 503))
+            headers = [("grpc-status", chance.choice("014"))] if chance.random() < 0.3 else []
+            call.answer(status, headers, attempt=number, end=chance.random() < 0.5)
             self.done["answer"] += 1
 
     def late(self, call: FakeCall) -> None:
@@ -221,7 +274,8 @@ class Script:
         for call in self.calls:
             assert not (call.over and call.core.wake_at < inf and call.error is not None)
             if not call.over:
-                assert call.live or call.woken or call.core.wake_at < inf, (
+                parked = call.wake in self.mesh.engine._waiting
+                assert call.live or call.woken or parked or call.core.wake_at < inf, (
                     "nothing will ever happen to this call"
                 )
 
@@ -235,9 +289,11 @@ class Script:
         self.calls.clear()
         for state in self.mesh.store:
             state.drain_abandoned()
+        self.mesh.engine.drain_abandoned()
         for pool in self.pools:
             pool.close_idle()
         assert self.mesh.held() == {}
+        assert self.mesh.registry.gauge("http.s.fault.active_faults").value == 0
         for state in self.mesh.store:
             assert state.default.connections == state.high.connections == 0
             for endpoint in state.endpoints.values():
@@ -254,5 +310,5 @@ def test_random_scripts(block: int) -> None:
             script.check()
         script.finish()
         total += script.done
-    for what in ("call", "answer", "end", "fail", "late", "cancel", "push", "drop"):
+    for what in ("call", "rpc", "answer", "end", "fail", "late", "cancel", "push", "drop"):
         assert total[what] > 10, f"the scripts hardly ever {what}"

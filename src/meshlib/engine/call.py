@@ -194,7 +194,8 @@ class Call(TimedLoop):
         return (act.SideCall(self._filter, step.service, step.request),)
 
     def _side_result(self, event: ev.SideResult, now: float) -> Actions:
-        if self._stage is not Stage.FILTERS or event.side != self._filter:
+        asked = self._stage is Stage.FILTERS and self._filter_wait is None
+        if not asked or event.side != self._filter:
             return NOTHING
         return self._resume_filter(event.result, event.error, now)
 
