@@ -1,8 +1,8 @@
 """Thousands of calls with random events, without a socket: nothing is lost, nothing is taken twice, nothing raises.
 
 Each script is a random configuration (limits, retries, hedging, timeouts, mirrors, faults, hashing, outlier detection, two
-pools), HTTP and gRPC calls in both dialects, and a random sequence of what a network and an application can do, late and doubled events among it. After each step the counts are in their
-limits; at the end everything has been given back.
+pools), HTTP and gRPC calls in both dialects, and a random sequence of what a network and an application can do, late and
+doubled events among it. After each step the counts are in their limits; at the end everything has been given back.
 """
 
 from __future__ import annotations
