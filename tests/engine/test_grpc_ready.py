@@ -267,6 +267,16 @@ class TestConnections:
         assert status(call)[0] == "14"
         assert call.flags == "UC"
 
+    @pytest.mark.parametrize("kind", [FailureKind.CONNECT_FAILED, FailureKind.CONNECT_TIMEOUT])
+    def test_a_response_that_began_is_never_begun_again(self, kind: FailureKind) -> None:
+        mesh = FakeMesh(cluster(hosts=2))
+        call = mesh.call(rpc(), wait_for_ready=True)
+        call.answer(200, end=False)
+        call.fail(kind)
+        assert call.error is not None
+        assert len(call.starts) == 1
+        assert mesh.held() == {}
+
     def test_the_deadline_ends_it(self) -> None:
         mesh = FakeMesh(cluster())
         mesh.slow = True

@@ -163,6 +163,7 @@ class RpcCall(Call):
         attempt = self._live(event.attempt)
         if (
             attempt is None
+            or self.accepted is not None
             or event.kind not in _NO_CONNECTION
             or not (self.wait_for_ready or self._has_others(attempt))
             or attempt is not self._attempts[-1]
