@@ -15,6 +15,7 @@ import meshlib
 from meshlib.engine.dialect import Dialect
 from meshlib.engine.options import deadline_of
 from meshlib.routing.request import RequestView
+from meshlib.runtime import fork
 from meshlib.transport.grpc.aio_calls import (
     StreamStreamCall,
     StreamUnaryCall,
@@ -235,6 +236,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         self._last: Home | None = None
         self._closed = False
         self._watchers: set[Callable[[], None]] = set()
+        fork.register(self)
 
     def home(self) -> Home:
         """What the calls of the running loop share. Raises grpc.aio.UsageError when the channel is closed."""
@@ -343,6 +345,17 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
     def __del__(self) -> None:
         for home in getattr(self, "_homes", {}).values():
             home.drop()
+
+    # --- around a fork -----------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Nothing has to be closed."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing has changed."""
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
 
     # --- connectivity ------------------------------------------------------------------------------------------------
 

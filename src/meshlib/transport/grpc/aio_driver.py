@@ -46,6 +46,7 @@ from meshlib.transport.grpc.judge import end_of_stream, judge
 from meshlib.transport.grpc.metadata import LazyHeaders
 from meshlib.transport.grpc.request import outgoing_metadata
 from meshlib.transport.grpc.status import UnsupportedActionError
+from meshlib.transport.grpc.turns import ask_others
 
 __all__ = ["BEGIN", "Driver"]
 
@@ -253,7 +254,7 @@ class Driver:
         if attempt.lane.ready():
             attempt.lane.hand_over()
         if not action.waiter.served:
-            self.home.spare(attempt.lane.endpoint)
+            ask_others(self.home, attempt.lane.endpoint)
 
     def _connect(self, action: Connect) -> Event | None:
         attempt = self._find(action.attempt)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import threading
 import weakref
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
@@ -19,11 +17,13 @@ import grpc
 
 from meshlib.engine.actions import Start
 from meshlib.engine.dialect import Dialect
+from meshlib.runtime import fork
 from meshlib.state import EndpointState
 from meshlib.transport.grpc.aio_deadlines import Deadlines
 from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
 from meshlib.transport.grpc.aio_inner import result_of
 from meshlib.transport.grpc.endpoint import Options
+from meshlib.transport.grpc.turns import take_part
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.aio_driver import Driver
@@ -78,8 +78,8 @@ class Home:
         self._channels: dict[tuple[EndpointState, str], InnerChannel] = {}
         self._end = _until_the_end(weakref.ref(self))
         result_of(anext(self._end))
-        with _homes_lock:
-            _homes.add(self)
+        fork.register(self)
+        take_part(self)
         engine.adopt(self)
 
     def inner(self, start: Start) -> InnerChannel:
@@ -113,13 +113,9 @@ class Home:
                 inner.discard()
 
     def spare(self, endpoint: EndpointState) -> None:
-        """A call of this home is parked: let others close an idle connection to its endpoint."""
-        with _homes_lock:
-            homes = list(_homes)
-        for home in homes:
-            if home is not self and home.engine is self.engine:
-                with contextlib.suppress(RuntimeError):  # its loop is closed
-                    home.loop.call_soon_threadsafe(home.close_idle, endpoint)
+        """A call of others waits for a connection to this endpoint. From any thread."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self.loop.call_soon_threadsafe(self.close_idle, endpoint)
 
     def close_idle(self, endpoint: EndpointState) -> None:
         for inner in list(self._channels.values()):
@@ -161,8 +157,14 @@ class Home:
         for inner in channels.values():
             inner.drop()
 
-    def forget(self) -> None:
-        """In a forked child: let go without a call into grpc, whose connections are the parent's."""
+    def before_fork(self) -> None:
+        """Nothing has to be closed: a child opens its own connections."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing has changed."""
+
+    def after_fork_in_child(self) -> None:
+        """Let go without a call into grpc, whose connections are the parent's."""
         _inherited.append((self._channels, self._plain, self.active))
         self._plain = None
         self._channels = {}
@@ -185,16 +187,4 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-_homes: weakref.WeakSet[Home] = weakref.WeakSet()
-_homes_lock = threading.Lock()
 _inherited: list[object] = []
-
-
-def _after_fork() -> None:
-    global _homes_lock
-    _homes_lock = threading.Lock()
-    for home in list(_homes):
-        home.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -27,6 +27,7 @@ from meshlib.resources.cluster import Cluster
 from meshlib.runtime.clock import SystemClock
 from meshlib.state import ClusterState, EndpointState, Permits
 from meshlib.transport.grpc.timers import timers
+from meshlib.transport.grpc.turns import ask_others, take_part
 
 __all__ = ["CONNECTING", "IDLE", "READY", "EndpointChannels", "InnerChannel", "inner_options", "target_of"]
 
@@ -193,11 +194,19 @@ class InnerChannel:
 
     def leave(self) -> None:
         self.calls.pop()
-        self.dispose()
+        if self.endpoint.waiters and not self.retired and self.idle:
+            self.owner.give_up(self)
+        else:
+            self.dispose()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call uses it or waits for it."""
+        return not self.calls and not self.connecting
 
     def dispose(self) -> None:
         """Close it when it is retired and nobody needs it."""
-        if self.retired and not self.calls and not self.connecting:
+        if self.retired and self.idle:
             self.close()
 
     def begin_connecting(self) -> None:
@@ -312,6 +321,7 @@ class EndpointChannels:
         self._others: dict[tuple[EndpointState, str], InnerChannel] = {}
         self._retired: list[InnerChannel] = []
         self._closed = False
+        take_part(self)
 
     def find(self, endpoint: EndpointState, authority: str) -> InnerChannel | None:
         """The channel of the endpoint if there is one."""
@@ -410,6 +420,14 @@ class EndpointChannels:
         inner = self.ready(start.endpoint, start.authority)
         if inner is not None:
             self.serve(inner)
+        if start.endpoint.waiters:
+            ask_others(self, start.endpoint)
+
+    def spare(self, endpoint: EndpointState) -> None:
+        """A call of others waits for a connection to this endpoint: close those that are idle."""
+        for inner in self._all():
+            if inner.endpoint is endpoint and inner.idle:
+                self.give_up(inner)
 
     def give_up(self, inner: InnerChannel) -> None:
         """It is of no use any more: no new call takes it, and it is closed when those that it has are over. Idempotent."""
@@ -454,7 +472,7 @@ class EndpointChannels:
     def close_idle(self) -> None:
         """Close the channels that no call uses."""
         for inner in self._all():
-            if not inner.calls and not inner.connecting:
+            if inner.idle:
                 self.give_up(inner)
 
     def close(self) -> None:

@@ -216,6 +216,10 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         return opened if opened is not None else self._open()
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def used(self) -> bool:
         """Whether something has been asked of it."""
         return self._opened is not None

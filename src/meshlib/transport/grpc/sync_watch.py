@@ -108,7 +108,7 @@ class Watch:
 
     def _state(self, connect: bool) -> grpc.ChannelConnectivity:
         channel = self._channel
-        if not connect and not channel.used:
+        if not connect and not channel.used and not channel.closed:
             return States.IDLE
         try:
             engine, channels = channel.opened()
