@@ -234,6 +234,14 @@ class TestLater:
         hashed.deferred.pop()()
         assert hashed.pick(HASHES[0]) is None
 
+    def test_weights_far_apart_make_a_ring_large(self, built: list[int]) -> None:
+        """Its least host has one entry, so the others have thousands, whatever minimum_ring_size says."""
+        hashed = Hashed([locality(1, 3, weights=(1, 10_000, 10_000))], RingHashConfig(), deferred=[])
+        hashed.eject(2)
+        assert hashed.deferred is not None
+        assert len(hashed.deferred) == 1
+        assert built == [3]
+
     def test_a_small_table_at_once(self, built: list[int]) -> None:
         hashed = self.hashed(RingHashConfig())
         hashed.eject(2)

@@ -38,7 +38,7 @@ KEPT = 4
 """How many tables of a cluster are kept for when the same hosts are back."""
 
 SMALL = 8192
-"""A table of so many entries is made at once (3 ms), by whoever needs it."""
+"""Where the tables had so many entries, the next one is made at once (3 ms), by whoever needs it."""
 
 TRIES = 16
 """How many other places are looked at for a host that is not ejected."""
@@ -106,7 +106,7 @@ class HashingLoadBalancer(LoadBalancer):
         return endpoint
 
     def refresh(self, pause: Callable[[], None] = no_pause) -> None:
-        if self._defer is None or self._size() <= SMALL:
+        if self._defer is None or all(len(made.table.owners) <= SMALL for made in self._made):
             super().refresh(pause)
         elif self._stale_in != os.getpid():  # a task that a fork left behind runs nowhere
             self._stale_in = os.getpid()
@@ -115,14 +115,6 @@ class HashingLoadBalancer(LoadBalancer):
     def _catch_up(self) -> None:
         self._stale_in = 0
         super().refresh(Slicer().pause)
-
-    def _size(self) -> int:
-        """About how many entries a table has."""
-        policy = self._policy
-        if isinstance(policy, RingHashConfig):
-            return min(max(policy.minimum_ring_size, self.size), policy.maximum_ring_size)
-        assert isinstance(policy, MaglevConfig)
-        return policy.table_size
 
     def _adopt(self, loads: Loads, pause: Callable[[], None]) -> None:
         places = [
