@@ -438,6 +438,16 @@ class TestCounting:
             "web.aborts_injected": 1,
         }
 
+    def test_names_that_requests_make_up_do_not_fill_the_memory(self) -> None:
+        mesh = faulty(HttpFault(abort=abort()))
+        for number in range(1010):
+            send(mesh, ("x-envoy-downstream-service-cluster", f"c{number}"))
+        send(mesh, ("x-envoy-downstream-service-cluster", "c0"))
+        found = stats(mesh)
+        assert found["aborts_injected"] == 1011
+        assert found["c0.aborts_injected"] == 2
+        assert len(found) == 1001
+
     def test_not_when_it_is_switched_off(self) -> None:
         mesh = faulty(HttpFault(abort=abort(), downstream_cluster_stats=False))
         send(mesh, ("x-envoy-downstream-service-cluster", "web"))

@@ -30,6 +30,9 @@ PERCENTAGE = "-percentage"
 NODE = "x-envoy-downstream-service-node"
 CLUSTER = "x-envoy-downstream-service-cluster"
 
+CALLERS = 1000
+"""How many callers are counted by their names at most: the names come with the requests."""
+
 Status = tuple[int, int | None]
 """HTTP status and, where the abort has one, gRPC status."""
 
@@ -43,6 +46,7 @@ class FaultFilter:
         registry = scope.store.registry
         prefix = f"http.{scope.stat_prefix}.fault."
         self._prefix = prefix
+        self._callers: set[str] = set()
         self._registry = registry
         self._active = scope.store.active_faults(prefix + "active_faults")
         self._delays = registry.counter(prefix + "delays_injected")
@@ -96,8 +100,13 @@ class FaultFilter:
     def _count_caller(self, context: FilterContext, name: str) -> None:
         """The same for the caller that the request names."""
         caller = context.request.first(CLUSTER)
-        if caller and context.config.downstream_cluster_stats:
-            self._registry.counter(f"{self._prefix}{caller}.{name}").value += 1
+        if not caller or not context.config.downstream_cluster_stats:
+            return
+        if caller not in self._callers:
+            if len(self._callers) >= CALLERS:
+                return
+            self._callers.add(caller)
+        self._registry.counter(f"{self._prefix}{caller}.{name}").value += 1
 
 
 def _abort(rules: FaultRules, context: FilterContext) -> Status | None:
