@@ -13,13 +13,10 @@ import grpc.aio
 from meshlib import errors
 from meshlib.engine.call import CallInfo
 from meshlib.errors import LocalReply, MeshError
-from meshlib.transport.grpc.errors import CODES, details_of, local_status, reply_failed
+from meshlib.transport.grpc.errors import CODES, STATUS_KEY, details_of, local_status, reply_failed
 from meshlib.transport.grpc.metadata import to_metadata
 
 __all__ = ["AioRpcFailed", "aio_error", "aio_reply"]
-
-
-STATUS_KEY = "grpc-status-details-bin"
 
 
 class AioRpcFailed(grpc.aio.AioRpcError):  # type: ignore[misc]

@@ -21,9 +21,11 @@ from meshlib import errors
 from meshlib.engine.call import CallInfo
 from meshlib.errors import LocalReply, MeshError
 from meshlib.transport.grpc.metadata import Metadata, decode_message, to_metadata
+from meshlib.transport.grpc.over import OverCall
 
 __all__ = [
     "CODES",
+    "STATUS_KEY",
     "Details",
     "FinishedRpc",
     "RpcFailed",
@@ -45,10 +47,10 @@ RETRY_DELAYS: dict[type[MeshError], float] = {
 }
 """Seconds of RetryInfo: nothing of these calls reached an endpoint, and the cause may pass."""
 
-_STATUS_KEY = "grpc-status-details-bin"
+STATUS_KEY = "grpc-status-details-bin"
 
 
-class FinishedRpc(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class FinishedRpc(grpc.RpcError, OverCall):  # type: ignore[misc]
     """An RPC that is over, as an exception: the methods of grpc.Call and grpc.Future, none of which waits.
 
     meshlib: what the mesh did with the call, None on a copy that was pickled.
@@ -75,27 +77,6 @@ class FinishedRpc(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def trailing_metadata(self) -> Metadata:
         return self._trailing
-
-    def is_active(self) -> bool:
-        return False
-
-    def time_remaining(self) -> float | None:
-        return None
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        return False
-
-    def cancel(self) -> bool:
-        return False
-
-    def cancelled(self) -> bool:
-        return False
-
-    def running(self) -> bool:
-        return False
-
-    def done(self) -> bool:
-        return True
 
     def result(self, timeout: float | None = None) -> Any:
         raise self
@@ -188,7 +169,7 @@ class MeshRpcError(FinishedRpc):
     def trailing_metadata(self) -> Metadata:
         if self._built is None:
             status = details_of(self._plain, self._code, self._details, self._place)
-            self._built = (*to_metadata(self._headers), (_STATUS_KEY, status))
+            self._built = (*to_metadata(self._headers), (STATUS_KEY, status))
         return self._built
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import grpc
 
 from meshlib.engine.call import CallInfo
 from meshlib.transport.grpc.metadata import Metadata
+from meshlib.transport.grpc.over import OverCall
 
 __all__ = ["SucceededCall", "Waker"]
 
@@ -54,7 +55,7 @@ class Waker:
         return True
 
 
-class SucceededCall(grpc.Call, grpc.Future):  # type: ignore[misc]
+class SucceededCall(OverCall):
     """The call object of `with_call`: over, and OK. meshlib: what the mesh did with it."""
 
     __slots__ = ("_initial", "_inner", "meshlib")
@@ -79,27 +80,6 @@ class SucceededCall(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def debug_error_string(self) -> str:
         return self._inner.debug_error_string()  # type: ignore[no-any-return]
-
-    def is_active(self) -> bool:
-        return False
-
-    def time_remaining(self) -> float | None:
-        return None
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        return False
-
-    def cancel(self) -> bool:
-        return False
-
-    def cancelled(self) -> bool:
-        return False
-
-    def running(self) -> bool:
-        return False
-
-    def done(self) -> bool:
-        return True
 
     def result(self, timeout: float | None = None) -> Any:
         return self._inner.result(timeout)
