@@ -549,23 +549,30 @@ def test_options_are_checked(driver: Driver) -> None:
 
 def test_a_stream_that_goes_on_is_not_idle_and_one_that_stops_is(driver: Driver) -> None:
     """stream_idle_timeout counts from the last piece."""
-    stop, done = threading.Event(), threading.Event()
+    taken, done, clock = threading.Semaphore(0), threading.Event(), FakeClock()
 
     def script(sock: socket.socket, _number: int) -> None:
         read_request(sock)
         sock.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         for _ in range(20):
             sock.sendall(b"1\r\nx\r\n")
-            stop.wait(0.01)
+            taken.acquire(timeout=10)
         done.wait(10)
 
     with serve(script) as server:
-        mesh = mesh_for([server.port], timeout=0.0, stream_idle_timeout=0.15)
+        mesh = mesh_for([server.port], timeout=0.0, stream_idle_timeout=0.15, clock=clock)
         driver.open(mesh, timeout=None)
         seen: list[bytes] = []
+
+        def read() -> None:
+            for piece in driver.pieces("/"):
+                seen.append(piece)
+                clock.advance(0.1 if len(seen) < 20 else 0.2)
+                taken.release()
+
         with pytest.raises(errors.DeadlineExceeded) as caught:
-            seen.extend(driver.pieces("/"))
-        assert b"".join(seen) == b"x" * 20
+            read()
+        assert seen == [b"x"] * 20
         assert caught.value.details == "stream_idle_timeout"
         done.set()
 
