@@ -13,6 +13,7 @@ from meshlib.resources.cluster import (
     Cluster,
     DiscoveryType,
     HttpProtocol,
+    Keepalive,
     LeastRequestConfig,
     LocalityLbConfig,
     OutlierDetection,
@@ -224,6 +225,20 @@ def test_legacy_http_options() -> None:
     )
     assert cluster.protocol is HttpProtocol.HTTP2
     assert (cluster.max_requests_per_connection, cluster.idle_timeout) == (3, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"interval": "30s", "timeout": "2.5s"}, Keepalive(interval=30.0, timeout=2.5)),
+        ({"timeout": "2s"}, None),
+    ],
+)
+def test_connection_keepalive(settings: dict[str, Any], expected: Keepalive | None) -> None:
+    http2 = {"http2_protocol_options": {"connection_keepalive": settings}}
+    assert decode_cluster(**http2).keepalive == expected
+    explicit = http_options(explicit_http_config=http2)
+    assert decode_cluster(typed_extension_protocol_options=explicit).keepalive == expected
 
 
 def test_automatic_protocols_are_reported() -> None:

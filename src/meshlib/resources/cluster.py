@@ -15,6 +15,7 @@ __all__ = [
     "HashFunction",
     "HashingConfig",
     "HttpProtocol",
+    "Keepalive",
     "LbPolicy",
     "LeastRequestConfig",
     "LocalityLbConfig",
@@ -168,13 +169,21 @@ class OutlierDetection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keepalive:
+    """http2_protocol_options.connection_keepalive: a ping each `interval` seconds; without an answer in `timeout` it is lost."""
+
+    interval: float
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """config.cluster.v3.Cluster.
 
     eds_service_name: the ClusterLoadAssignment to ask for, the cluster's own name when not given; empty unless EDS.
     load_assignment: the endpoints of STATIC, STRICT_DNS (hostnames to resolve) and LOGICAL_DNS (exactly one hostname).
     outlier_detection: None means that no endpoint is ever ejected. idle_timeout: of a pooled connection, None for never.
-    max_requests_per_connection: 0 is no limit.
+    max_requests_per_connection: 0 is no limit. keepalive: pings over HTTP/2, None for none.
     """
 
     name: str
@@ -185,6 +194,7 @@ class Cluster:
     locality: LocalityLbConfig = LocalityLbConfig()
     connect_timeout: float = 5.0
     protocol: HttpProtocol = HttpProtocol.HTTP1
+    keepalive: Keepalive | None = None
     circuit_breakers: CircuitBreakers = CircuitBreakers()
     outlier_detection: OutlierDetection | None = None
     idle_timeout: float | None = 3600.0

@@ -9,6 +9,7 @@ from meshlib.resources.cluster import (
     Cluster,
     DiscoveryType,
     HttpProtocol,
+    Keepalive,
     OutlierDetection,
     RetryBudget,
     Thresholds,
@@ -207,7 +208,7 @@ def _outlier_detection(reader: Reader | None) -> OutlierDetection | None:
 
 
 def _http_options(reader: Reader) -> dict[str, Any]:
-    """protocol, idle_timeout, max_requests_per_connection and max_stream_duration of the Cluster."""
+    """protocol, keepalive, idle_timeout, max_requests_per_connection and max_stream_duration of the Cluster."""
     for key, entry in reader.entries("typed_extension_protocol_options"):
         if entry.message.type_url.rpartition("/")[2] == _HTTP_OPTIONS:
             reader.leave("common_http_protocol_options", "http_protocol_options", "http2_protocol_options")
@@ -219,34 +220,46 @@ def _http_options(reader: Reader) -> dict[str, Any]:
         reader.unsupported(f'typed_extension_protocol_options["{key}"]')
     requests = reader.boxed("max_requests_per_connection")
     reader.child("http_protocol_options")
-    http2 = reader.child("http2_protocol_options") is not None
+    http2 = reader.child("http2_protocol_options")
     common = _common(reader.child("common_http_protocol_options"))
     return {
         **common,
-        "protocol": HttpProtocol.HTTP2 if http2 else HttpProtocol.HTTP1,
+        "protocol": HttpProtocol.HTTP1 if http2 is None else HttpProtocol.HTTP2,
+        "keepalive": _keepalive(http2),
         "max_requests_per_connection": requests or common["max_requests_per_connection"],
     }
 
 
 def _explicit(options: Reader) -> dict[str, Any]:
-    protocol = HttpProtocol.HTTP1
+    protocol, keepalive = HttpProtocol.HTTP1, None
     kind = options.which("upstream_protocol_options")
     if kind == "explicit_http_config":
         explicit = options.required(kind)
         chosen = explicit.which("protocol_config")
         if chosen == "http3_protocol_options":
             raise explicit.fail(chosen, "HTTP/3 is not implemented")
-        if chosen is not None:
-            explicit.child(chosen)
+        spoken = None if chosen is None else explicit.child(chosen)
         if chosen == "http2_protocol_options":
-            protocol = HttpProtocol.HTTP2
+            protocol, keepalive = HttpProtocol.HTTP2, _keepalive(spoken)
     elif kind is not None:
         options.unsupported(kind)
     for index, entry in enumerate(options.items("http_filters")):
         entry.leave("name", "typed_config", "disabled", "is_optional", "config_discovery")
         if entry.message.typed_config.type_url.rpartition("/")[2] != _UPSTREAM_CODEC:
             raise options.fail(f"http_filters[{index}]", "HTTP filters of a cluster are not implemented")
-    return {"protocol": protocol, **_common(options.child("common_http_protocol_options"))}
+    common = _common(options.child("common_http_protocol_options"))
+    return {"protocol": protocol, "keepalive": keepalive, **common}
+
+
+def _keepalive(http2: Reader | None) -> Keepalive | None:
+    """core.v3.KeepaliveSettings; without an interval Envoy pings only where connection_idle_interval says so."""
+    settings = None if http2 is None else http2.child("connection_keepalive")
+    if settings is None:
+        return None
+    interval, timeout = settings.duration("interval"), settings.duration("timeout")
+    if timeout is None:
+        raise settings.fail("timeout", "is required")
+    return None if not interval else Keepalive(interval=interval, timeout=timeout)
 
 
 def _common(options: Reader | None) -> dict[str, Any]:

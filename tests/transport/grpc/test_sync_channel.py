@@ -23,6 +23,7 @@ import pytest
 import meshlib
 from meshlib import testing
 from meshlib.grpc import channel
+from meshlib.resources.cluster import Cluster, DiscoveryType, Keepalive
 from meshlib.transport.grpc.endpoint import inner_options, target_of
 from tests.transport.grpc.support import Backend, backend, config, mesh_for
 
@@ -347,17 +348,19 @@ def test_compression(server: Backend) -> None:
 
 
 def test_options_of_the_application() -> None:
-    class Cluster:
-        connect_timeout = 0.25
-        idle_timeout = None
-
-    options = dict(
-        inner_options(
-            Cluster,  # type: ignore[arg-type]
-            "echo:80",
-            [("grpc.max_receive_message_length", 1), ("grpc.enable_retries", 1)],
-        )
+    cluster = Cluster(
+        name="echo",
+        discovery=DiscoveryType.STATIC,
+        connect_timeout=0.25,
+        keepalive=Keepalive(interval=30.0, timeout=2.5),
     )
+    own = [
+        ("grpc.max_receive_message_length", 1),
+        ("grpc.enable_retries", 1),
+        ("grpc.keepalive_timeout_ms", 9),
+    ]
+    options = dict(inner_options(cluster, "echo:80", own))
+    assert (options["grpc.keepalive_time_ms"], options["grpc.keepalive_timeout_ms"]) == (30_000, 9)
     assert options["grpc.max_receive_message_length"] == 1
     assert options["grpc.enable_retries"] == 0
     assert options["grpc.default_authority"] == "echo:80"

@@ -76,6 +76,13 @@ def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[
     ]
     if cluster.idle_timeout:
         defaults.append(("grpc.client_idle_timeout_ms", min(round(cluster.idle_timeout * 1000), 2**31 - 1)))
+    keepalive = cluster.keepalive
+    if keepalive is not None:
+        defaults += [
+            ("grpc.keepalive_time_ms", round(keepalive.interval * 1000)),
+            ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
     return [
         *defaults,
         *own,
