@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.resources.cluster import HttpProtocol
 from meshlib.resources.route import BackOff, HedgePolicy, RetryPolicy
+from meshlib.runtime.clock import FakeClock
 from meshlib.transport.http.attempts import CallAttempts
 from meshlib.transport.http.sync_bell import Bell
 from tests.transport.http.drivers import AsyncDriver, Driver
@@ -236,15 +238,17 @@ def test_all_that_break_end_the_call(driver: Driver) -> None:
 
 
 def test_the_routes_timeout_ends_them_all(driver: Driver) -> None:
-    cues = Cues()
+    cues, clock = Cues(), FakeClock()
+    at_once = replace(late(), back_off=BackOff(base_interval=0.0, max_interval=0.0))
 
     def script(sock: socket.socket, number: int) -> None:
         assert read_request(sock)
+        clock.advance(0.05 if number == 0 else 1.0)
         assert closed_by_peer(sock)
         cues.give(f"closed {number}")
 
     with serve(script) as server:
-        mesh = hedged(server.port, timeout=0.15)
+        mesh = hedged(server.port, retry=at_once, timeout=0.15, clock=clock)
         driver.open(mesh, local_reply="response")
         answer = driver.get()
         assert answer.status_code == 504
