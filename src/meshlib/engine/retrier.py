@@ -22,16 +22,24 @@ __all__ = ["Retrier", "retry_state"]
 
 
 def retry_state(
-    plan: ForwardPlan, request: RequestView, options: CallOptions | None, *, trust: bool
+    plan: ForwardPlan,
+    request: RequestView,
+    options: CallOptions | None,
+    *,
+    trust: bool,
+    kind: type[RetryState] = RetryState,
 ) -> RetryState | None:
-    """The retries of this call: the plan's policy with what the request's headers and the application say; None for none."""
+    """The retries of this call: the plan's policy with what the request's headers and the application say; None for none.
+
+    kind: whose rules they follow.
+    """
     policy = retry_policy(plan.retry, request, options, trust=trust)
     if policy is None:
         return None
     if options is None:
-        return RetryState(policy)
+        return kind(policy)
     schedule = Schedule(stop=options.stop, wait=options.wait) if options.stop or options.wait else None
-    return RetryState(policy, retries=options.retries, schedule=schedule)
+    return kind(policy, retries=options.retries, schedule=schedule)
 
 
 class Retrier:

@@ -8,6 +8,7 @@ from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.base import CallBase
 from meshlib.engine.headers import HEDGE
 from meshlib.engine.retrier import Retrier, retry_state
+from meshlib.policy.retry import RetryState
 from meshlib.resources.cluster import HttpProtocol
 
 __all__ = ["RetryingCall"]
@@ -16,13 +17,21 @@ __all__ = ["RetryingCall"]
 class RetryingCall(CallBase):
     """The retries of a call, whose state is made when its first attempt goes wrong."""
 
+    _retry_rules: type[RetryState] = RetryState
+
     def _retries(self) -> Retrier | None:
         """The call's retrier; None when neither the route nor the application wants retries."""
         if self._retrier is None:
             plan = self.plan
             assert plan is not None
             engine = self._engine
-            state = retry_state(plan, self.request, self._options, trust=engine.trust_request_headers)
+            state = retry_state(
+                plan,
+                self.request,
+                self._options,
+                trust=engine.trust_request_headers,
+                kind=self._retry_rules,
+            )
             if state is not None:
                 self._retrier = Retrier(engine, state, self._replayable, self._started)
         return self._retrier

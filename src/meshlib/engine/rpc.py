@@ -32,12 +32,9 @@ from meshlib.engine.call import HANDLERS, Call
 from meshlib.engine.dialect import GrpcRetryState, as_grpc_reads
 from meshlib.engine.loop import GRPC_SOUND
 from meshlib.engine.replies import Ending
-from meshlib.engine.retrier import Retrier
 from meshlib.errors import AttemptRecord, MeshClosed
 from meshlib.policy.failure import FailureKind
-from meshlib.policy.override import retry_policy
 from meshlib.policy.retry import exponential_wait
-from meshlib.policy.schedule import Schedule
 from meshlib.resources.route import BackOff
 
 if TYPE_CHECKING:
@@ -83,6 +80,8 @@ class RpcCall(Call):
     ) -> None:
         super().__init__(engine, request, wake=wake, options=options, replayable=replayable)
         self._dialect = dialect
+        if dialect.grpc:
+            self._retry_rules = GrpcRetryState
         self._user_deadline = self._deadline = deadline
         if wait_for_ready:
             self.wait_for_ready = True
@@ -207,22 +206,6 @@ class RpcCall(Call):
     def _judge(self, attempt: Attempt, ok: bool, now: float) -> None:
         if not (ok and self._undecided):
             super()._judge(attempt, ok, now)
-
-    def _retries(self) -> Retrier | None:
-        if not self._dialect.grpc or self._retrier is not None:
-            return super()._retries()
-        plan, options, engine = self.plan, self._options, self._engine
-        assert plan is not None
-        policy = retry_policy(plan.retry, self.request, options, trust=engine.trust_request_headers)
-        if policy is None:
-            return None
-        schedule = None
-        if options is not None and (options.stop or options.wait):
-            schedule = Schedule(stop=options.stop, wait=options.wait)
-        retries = None if options is None else options.retries
-        state = GrpcRetryState(policy, retries=retries, schedule=schedule)
-        self._retrier = Retrier(engine, state, self._replayable, self._started)
-        return self._retrier
 
     def _end(self, ending: Ending, now: float) -> Actions:
         return super()._end(self._dialect.ending(ending), now)
