@@ -154,6 +154,7 @@ class Driver:
         if isinstance(event, Cancelled):
             self.give_up()
             return
+        attempt.lane.told(event)
         self.run(event, at)
         if attempt is self.accepted:
             if isinstance(event, Headers) and event.end:
@@ -169,6 +170,7 @@ class Driver:
         if isinstance(event, Cancelled):
             self.give_up()
             return
+        attempt.lane.told(event)
         self.run(event, at)
         if not self.over:
             if not isinstance(event, End):  # a timer that did not end the call

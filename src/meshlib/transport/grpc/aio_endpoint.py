@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from meshlib.engine.actions import Start
-from meshlib.policy.failure import FailureKind
+from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.state import ClusterState, EndpointState, Permits
 from meshlib.transport.grpc.aio_inner import result_of
 from meshlib.transport.grpc.endpoint import inner_options, target_of
@@ -62,6 +62,9 @@ class Lane:
 
     def released(self) -> None:
         """A call on this connection is over."""
+
+    def told(self, event: Event) -> None:
+        """This is how a call on this connection ended."""
 
     def discard(self) -> None:
         """Close it. No call may run on it any more. Idempotent.
@@ -206,6 +209,13 @@ class InnerChannel(Lane):
     def released(self) -> None:
         self.calls -= 1
         if not self.calls:
+            self._close_unless_needed()
+
+    def told(self, event: Event) -> None:
+        """C-core may call a connection that was lost READY for a moment longer."""
+        if isinstance(event, Failed) and event.kind is FailureKind.TERMINATED:
+            self._retire()
+            self.lost()
             self._close_unless_needed()
 
     def _close_unless_needed(self) -> None:

@@ -17,6 +17,7 @@ import meshlib
 import meshlib.grpc
 from meshlib import testing
 from meshlib.controlplane import ControlPlane, ResourceStore
+from meshlib.engine.events import Failed, FailureKind
 from meshlib.errors import ConfigError, ConnectTimedOut, MeshClosed, NoHealthyEndpoint, UnknownHost
 from meshlib.transport.grpc.aio_channel import AioMeshChannel
 from tests.transport.grpc.aio.support import (
@@ -304,6 +305,27 @@ def test_a_connection_that_opens_is_not_idle() -> None:
                 assert not call.done()
                 assert mesh.engine.store.cluster("echo").default.connections == 1
                 call.cancel()
+
+    run(main())
+
+
+def test_a_connection_that_was_lost_takes_no_more_calls() -> None:
+    """C-core says READY for some milliseconds more."""
+
+    async def main() -> None:
+        async with backend() as server, channel_to(server.address) as (channel, mesh):
+            assert isinstance(channel, AioMeshChannel)
+            echo = channel.unary_unary(name_of("echo"))
+            permits = mesh.engine.store.cluster("echo").default
+            assert await echo(b"x", timeout=LIMIT) == b"x"
+            (lane,) = channel.home()._channels.values()
+            lane.told(Failed(1, FailureKind.REMOTE_RESET, True))
+            assert list(channel.home()._channels.values()) == [lane]
+            lane.told(Failed(1, FailureKind.TERMINATED, True))
+            assert list(channel.home()._channels.values()) == []
+            assert permits.connections == 0
+            assert await echo(b"y", timeout=LIMIT) == b"y"
+            assert permits.connections == 1
 
     run(main())
 
