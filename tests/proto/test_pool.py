@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import threading
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf import message_factory
 
 from meshlib import proto
-from meshlib.proto.pool import descriptor_set
+from meshlib.proto.pool import descriptor_set, pool
 
 LISTENER = "envoy.config.listener.v3.Listener"
 CLA = "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -202,3 +207,26 @@ def test_use_from_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert done == [50] * 4
+
+
+def _classes(descriptors: Iterable[Any]) -> Iterator[type]:
+    for descriptor in descriptors:
+        yield message_factory.GetMessageClass(descriptor)
+        yield from _classes(descriptor.nested_types)
+
+
+def test_no_class_is_ever_collected() -> None:
+    """A thread that meets one while it is collected crashes the process."""
+    files = [pool().FindFileByName(file.name) for file in descriptor_set().file]
+    files += [
+        pool().FindFileByName(f"google/protobuf/{name}.proto") for name in ("any", "struct", "wrappers")
+    ]
+    made = [
+        (found.__name__, weakref.ref(found))
+        for file in files
+        for found in _classes(file.message_types_by_name.values())
+    ]
+    del files
+    gc.collect()
+    assert len(made) > 1000
+    assert [name for name, reference in made if reference() is None] == []

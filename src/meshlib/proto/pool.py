@@ -2,13 +2,18 @@
 
 The classes of an installed xds-protos, googleapis-common-protos or opentelemetry-proto live in protobuf's default pool
 and are never touched, so none of them can conflict with ours, whatever is installed and in whatever order. The pool is
-built at first use (about 7 ms). There is no lock, which a fork could leave locked: two threads that come first at the
+built at first use (about 8 ms). There is no lock, which a fork could leave locked: two threads that come first at the
 same time both build a pool, and one of the two is published.
+
+protobuf keeps the Python class of a message by a weak reference and makes it anew after it was collected. While the
+collector takes it apart, a thread that finds it there crashes the process. So no class of ours is ever collected: every
+message's descriptor is held, and each holds its class once there is one (1 ms and 130 kB for all 1,200).
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any, TypeAlias
 
@@ -48,7 +53,9 @@ _WELL_KNOWN = (
     wrappers_pb2,
 )
 
-_pools: dict[str, Any] = {}
+_pools: dict[str, tuple[Any, list[Any]]] = {}
+"""The pool, and the descriptors of all its messages."""
+
 _classes: dict[str, MessageClass] = {}
 
 
@@ -76,16 +83,29 @@ def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
 def pool() -> Any:
     """The private DescriptorPool, built at the first call."""
     built = _pools.get("")
-    return built if built is not None else _pools.setdefault("", _build())
+    return (built if built is not None else _pools.setdefault("", _build()))[0]
 
 
-def _build() -> Any:
+def _build() -> tuple[Any, list[Any]]:
     built = descriptor_pool.DescriptorPool()
+    names = []
     for module in _WELL_KNOWN:
         built.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+        names.append(module.DESCRIPTOR.name)
     for file in descriptor_set().file:
         built.AddSerializedFile(file.SerializeToString())
-    return built
+        names.append(file.name)
+    return built, [
+        descriptor
+        for name in names
+        for descriptor in _with_nested(built.FindFileByName(name).message_types_by_name.values())
+    ]
+
+
+def _with_nested(descriptors: Iterable[Any]) -> Iterator[Any]:
+    for descriptor in descriptors:
+        yield descriptor
+        yield from _with_nested(descriptor.nested_types)
 
 
 def message_class(full_name: str) -> MessageClass:
