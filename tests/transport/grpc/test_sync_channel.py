@@ -24,7 +24,7 @@ import meshlib
 from meshlib import testing
 from meshlib.grpc import channel
 from meshlib.resources.cluster import Cluster, DiscoveryType, Keepalive
-from meshlib.transport.grpc.endpoint import inner_options, target_of
+from meshlib.transport.grpc.endpoint import InnerChannel, inner_options, target_of
 from tests.transport.grpc.support import Backend, backend, config, mesh_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -490,3 +490,46 @@ def test_a_subscriber_that_is_collected_anywhere() -> None:
         future = grpc.channel_ready_future(chan)
         del future
         chan.close()
+
+
+@pytest.mark.parametrize("how", ["blocking", "with_call", "future", "stream"])
+def test_a_channel_that_is_closed_before_a_method_is_first_called_on_it(
+    server: Backend, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """grpcio crashes the process when a method of a generated stub is made on a channel that another thread has closed."""
+    with mesh_for(config(server.address)) as mesh, channel("echo:80", mesh=mesh) as chan:
+        chan.unary_unary("/test.Echo/echo")(b"")
+        enter = InnerChannel.enter
+
+        def enter_and_lose(inner: InnerChannel) -> bool:
+            entered = enter(inner)
+            inner.channel.close()
+            inner.closed = True
+            return entered
+
+        monkeypatch.setattr(InnerChannel, "enter", enter_and_lose)
+        kind = "unary_stream" if how == "stream" else "unary_unary"
+        method = getattr(chan, kind)("/test.Echo/other", _registered_method=True)
+        begin = getattr(method, how) if how in ("with_call", "future") else method
+        with pytest.raises((ValueError, grpc.RpcError)):
+            list(begin(b"")) if how == "stream" else begin(b"").result() if how == "future" else begin(b"")
+        permits = mesh.engine.store.cluster("echo").default
+        assert permits.requests == 0
+
+
+def test_a_plain_channel_is_not_closed_while_a_method_is_made_on_it(server: Backend) -> None:
+    """The same without the mesh."""
+    with meshlib.Mesh(config=[], unknown_hosts="passthrough") as mesh:
+        chan = channel(server.address, mesh=mesh)
+        closing = threading.Thread(target=chan.close)
+
+        def maker(plain: grpc.Channel) -> bool:
+            closing.start()
+            closing.join(0.05)
+            return plain.unary_unary("/test.Echo/echo", _registered_method=True) is not None
+
+        assert chan.plain(maker)
+        closing.join(10)
+        assert not closing.is_alive()
+        with pytest.raises(ValueError, match="closed channel"):
+            chan.plain(maker)

@@ -189,6 +189,16 @@ class InnerChannel:
             return False
         return True
 
+    def make(self, maker: Callable[[Any], Any]) -> Any:
+        """What the maker makes of the channel, which is not closed meanwhile. Raises ValueError when it is closed.
+
+        grpcio registers the methods of generated stubs, and crashes the process when the channel is closed.
+        """
+        with self._lock:
+            if self.closed:
+                raise ValueError("Cannot invoke RPC on closed channel!")
+            return maker(self.channel)
+
     def _take_one(self) -> bool:
         with self._lock:
             if not self.quota:

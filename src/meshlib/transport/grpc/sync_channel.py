@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -49,7 +50,7 @@ class Method:
     already, since they may be sent more than once.
     """
 
-    __slots__ = ("_arguments", "_kind", "_known", "_lean", "channel", "path", "serializer")
+    __slots__ = ("_arguments", "_kind", "_known", "_lean", "_registered", "channel", "path", "serializer")
 
     def __init__(
         self,
@@ -68,8 +69,9 @@ class Method:
             "request_serializer": None if kind.startswith("stream") else serializer,
             "response_deserializer": deserializer,
         }
+        self._registered = self._arguments
         if registered and _takes_registered(kind):
-            self._arguments["_registered_method"] = True
+            self._registered = {**self._arguments, "_registered_method": True}
         self._known: dict[InnerChannel, Any] = {}
         self._lean: dict[InnerChannel, LeanUnary | None] = {}
 
@@ -87,22 +89,23 @@ class Method:
     def on(self, inner: InnerChannel, path: str) -> Any:
         """The multicallable of the inner channel. path: as the route has rewritten it."""
         if path != self.path:
-            return self._make(inner.channel, path)
+            return inner.make(partial(self._make, path=path, registered=False))
         known = self._known.get(inner)
         if known is None:
             for other in list(self._known):
                 if other.closed:
                     self._known.pop(other, None)
-            known = self._known[inner] = self._make(inner.channel, path)
+            known = self._known[inner] = inner.make(self._make)
         return known
 
     def without_mesh(self) -> Any:
         """The multicallable of a plain channel to the target; None unless such targets are let through."""
-        plain = self.channel.plain()
-        return None if plain is None else self._make(plain, self.path)
+        return self.channel.plain(self._make)
 
-    def _make(self, channel: grpc.Channel, path: str) -> Any:
-        return getattr(channel, self._kind)(path, **self._arguments)
+    def _make(self, channel: grpc.Channel, path: str | None = None, registered: bool = True) -> Any:
+        """registered: as the application says. A path that a route has made is not: grpcio never forgets one."""
+        arguments = self._registered if registered else self._arguments
+        return getattr(channel, self._kind)(self.path if path is None else path, **arguments)
 
 
 def _takes_registered(kind: str) -> bool:
@@ -244,8 +247,11 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
     def _inner(self, target: str, options: list[tuple[str, Any]]) -> grpc.Channel:
         return grpc.insecure_channel(target, options, self._compression)
 
-    def plain(self) -> grpc.Channel | None:
-        """A channel to the target without the mesh; None unless the Mesh lets hosts through that no Listener knows."""
+    def plain(self, maker: Callable[[grpc.Channel], Any]) -> Any:
+        """What the maker makes of a channel to the target without the mesh, which is not closed meanwhile.
+
+        None unless the Mesh lets hosts through that no Listener knows. Raises ValueError when the mesh channel is closed.
+        """
         if self._mesh is None or not self._mesh.passthrough:
             return None
         with self._lock:
@@ -253,7 +259,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
                 raise ValueError(CLOSED)
             if self._plain is None:
                 self._plain = self._inner(self.target, list(self._options))
-            return self._plain
+            return maker(self._plain)
 
     @contextlib.contextmanager
     def parked(self, waker: Waker) -> Iterator[None]:

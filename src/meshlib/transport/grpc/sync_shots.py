@@ -366,8 +366,8 @@ class Shots:
         requests = self._requests
         if requests is not None:
             requests.limit = min(requests.limit, self._call.buffer_limit)
-        multicallable = self._method.on(inner, start.path)
         try:
+            multicallable = self._method.on(inner, start.path)
             self._send(shot, multicallable, outgoing_metadata(start, self._metadata))
         except BaseException:
             inner.leave()

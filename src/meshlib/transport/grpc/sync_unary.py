@@ -209,9 +209,9 @@ class BlockingCall:
         alone = self._deadline is None  # no timer is the caller's: no deadline is sent
         metadata = outgoing_metadata(start, self._metadata)
         method, compression = self._method, self._compression
-        lean = method.lean(inner, start.path) if compression is None else None
         receipt = None
         try:
+            lean = method.lean(inner, start.path) if compression is None else None
             if lean is not None:
                 limit, until = (None, wake_at) if alone else (timeout, inf)
                 receipt = lean(self._request, limit, metadata, self._credentials, until)
