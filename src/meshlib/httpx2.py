@@ -176,7 +176,7 @@ class _WholeResponse(httpx2.Response):
     own: _WholeBody
 
     def read(self) -> bytes:
-        if self.is_stream_consumed or self.is_closed or hasattr(self, "_content"):
+        if self.is_stream_consumed or self.is_closed:
             return super().read()
         own, stream = self.own, self.stream
         mine = _is_around(stream, own)
@@ -189,7 +189,7 @@ class _WholeResponse(httpx2.Response):
         return content
 
     async def aread(self) -> bytes:
-        if self.is_stream_consumed or self.is_closed or hasattr(self, "_content"):
+        if self.is_stream_consumed or self.is_closed:
             return await super().aread()
         own, stream = self.own, self.stream
         mine = _is_around(stream, own)

@@ -242,6 +242,20 @@ class AttemptLoop(RetryingCall):
     # --- outcomes ----------------------------------------------------------------------------------------------------
 
     def _response(self, event: ev.Headers, now: float) -> Actions:
+        plan = self.plan
+        if (
+            event.end
+            and 200 <= event.status < 300
+            and self.request.method != "POST"  # which may be gRPC over HTTP, with its status in the headers
+            and plan is not None
+            and not plan.looks_at_success
+            and self._plain(event)
+        ):
+            return self._take(event, now)
+        return self._decide(event, now)
+
+    def _decide(self, event: ev.Headers, now: float) -> Actions:
+        """What the response headers mean: another attempt, or the answer."""
         attempt = self._live(event.attempt)
         if attempt is None or self.accepted is not None:
             if event.end:
@@ -278,29 +292,34 @@ class AttemptLoop(RetryingCall):
         return self._accept(attempt, event, now)
 
     def _succeeded(self, event: ev.Succeeded, now: float) -> Actions:
-        """As `_response`, in one piece where there is nothing to decide: the only attempt, and nothing edits what comes back."""
-        attempts = self._attempts
+        """As `_response`, in one piece where there is nothing to decide."""
         plan = self.plan
-        if (
-            plan is None
-            or len(attempts) != 1
-            or self.accepted is not None
-            or self._retrier is not None
-            or self._heads is not None
-            or self._affinity is not None
-            or self._breaker is not None
-            or self._options is not None
-            or plan.looks_at_ok
-            or self._engine.trust_request_headers
-            or self._stage is not Stage.FORWARDING
-            or event.attempt != 1
-        ):
-            return self._response(event, now)
-        attempt = attempts[0]
+        if plan is None or plan.looks_at_ok or not self._plain(event):
+            return self._decide(event, now)
+        return self._take(event, now)
+
+    def _plain(self, event: ev.Headers) -> bool:
+        """Whether this is the only attempt, and nothing looks at what comes back or edits it."""
+        return (
+            len(self._attempts) == 1
+            and event.attempt == 1
+            and self.accepted is None
+            and self._stage is Stage.FORWARDING
+            and self._retrier is None
+            and self._heads is None
+            and self._affinity is None
+            and self._breaker is None
+            and self._options is None
+            and not self._engine.trust_request_headers
+        )
+
+    def _take(self, event: ev.Headers, now: float) -> Actions:
+        """A plain attempt has succeeded, and its response is complete."""
+        attempt = self._attempts[0]
         if attempt.endpoint.consecutive_5xx:
             self._judge(attempt, True, now)
         attempt.over_at = now
-        attempt.status = 200
+        attempt.status = event.status
         self.accepted = 1
         self.details = "via_upstream"
         attempt.cluster.state.stats.rq_2xx.value += 1

@@ -27,6 +27,7 @@ __all__ = ["H1Codec"]
 
 _HOST = b"Host"
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+").fullmatch
 
 
@@ -78,7 +79,7 @@ class H1Codec:
         Nothing that the application supplies can add a line: each part is checked for line ends.
         """
         method, path, body = request.method, request.path, request.body
-        if not _METHOD(method):
+        if method not in _METHODS and not _METHOD(method):
             raise InvalidRequest(f"not a method: {method!r}")
         if not _TARGET(path):
             raise InvalidRequest(f"the request target has characters that are not allowed: {path!r}")

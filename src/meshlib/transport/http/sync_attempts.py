@@ -125,14 +125,11 @@ class SyncAttempts(CallAttempts):
         assert attempt is not None
         response = attempt.connection.codec.response
         if response.complete:
-            self._answer = self._whole(action, response)
+            self._answer = self._answered(action, response, response.take(), None)
             self._release(attempt)
         else:
             self._answer = self._answered(action, response, None, self)
             self._accepted = attempt
-
-    def _whole(self, accept: Accept, response: Response) -> Answer:
-        return self._answered(accept, response, response.take(), None)
 
     def _answered(self, accept: Accept, response: Response, content: bytes | None, stream: object) -> Answer:
         return Answer(

@@ -110,7 +110,7 @@ class SyncExchange(SeveralAttempts):
         if len(actions) != 1 or type(accept := actions[0]) is not Accept:
             self._enlist(start, connection).stage = Stage.ANSWERED
             return actions
-        self._answer = self._whole(accept, response)
+        self._answer = self._answered(accept, response, response.take(), None)
         connection.give_back()
         return ()
 
