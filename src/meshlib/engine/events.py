@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from meshlib.policy.failure import FailureKind
 
 __all__ = [
+    "BEGIN",
+    "BEGIN_STREAMED",
+    "CANCELLED",
+    "TIMER",
+    "WOKEN",
     "Begin",
     "Cancelled",
     "Connected",
@@ -172,3 +177,10 @@ Event = (
     | SideResult
     | Cancelled
 )
+
+# Events that say nothing but that they happened: one object for all calls.
+BEGIN = Begin(complete=True)
+BEGIN_STREAMED = Begin(complete=False)
+CANCELLED = Cancelled()
+TIMER = Timer()
+WOKEN = Woken()

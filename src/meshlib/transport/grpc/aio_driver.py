@@ -21,7 +21,10 @@ import grpc.aio
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call, CallInfo
 from meshlib.engine.events import (
-    Begin,
+    BEGIN,
+    CANCELLED,
+    TIMER,
+    WOKEN,
     Cancelled,
     Connected,
     End,
@@ -29,8 +32,6 @@ from meshlib.engine.events import (
     Failed,
     Headers,
     NeedConnection,
-    Timer,
-    Woken,
 )
 from meshlib.errors import MeshError, UnknownHost
 from meshlib.policy.failure import FailureKind
@@ -49,11 +50,6 @@ from meshlib.transport.grpc.status import UnsupportedActionError
 from meshlib.transport.grpc.turns import ask_others
 
 __all__ = ["BEGIN", "Driver"]
-
-BEGIN = Begin(complete=True)
-CANCELLED = Cancelled()
-TIMER = Timer()
-WOKEN = Woken()
 
 
 class Driver:

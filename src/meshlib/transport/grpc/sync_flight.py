@@ -23,7 +23,18 @@ from typing import Any
 import grpc
 
 from meshlib.engine.actions import Accept, Action
-from meshlib.engine.events import Begin, Cancelled, End, Event, Failed, FailureKind, Headers, Message, Timer
+from meshlib.engine.events import (
+    TIMER,
+    Begin,
+    Cancelled,
+    End,
+    Event,
+    Failed,
+    FailureKind,
+    Headers,
+    Message,
+    Timer,
+)
 from meshlib.errors import MeshError, UnknownHost
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, rpc_error
 from meshlib.transport.grpc.judge import Ended, end_of_stream, judge
@@ -33,8 +44,6 @@ from meshlib.transport.grpc.sync_shots import CANCELLED, Shot, Shots
 from meshlib.transport.grpc.timers import Alarm, timers
 
 __all__ = ["Flight"]
-
-TIMER = Timer()
 
 
 class Flight(Shots):

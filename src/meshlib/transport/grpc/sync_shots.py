@@ -17,14 +17,14 @@ import grpc
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call, CallInfo
 from meshlib.engine.events import (
-    Cancelled,
+    CANCELLED,
+    WOKEN,
     Connected,
     Event,
     Failed,
     FailureKind,
     NeedConnection,
     RequestComplete,
-    Woken,
 )
 from meshlib.engine.options import deadline_of
 from meshlib.errors import MeshError
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CANCELLED", "Shot", "Shots"]
 
-CANCELLED = Cancelled()
 COMPLETE = RequestComplete()
-WOKEN = Woken()
 
 _COMPRESSION_KEY = "grpc-internal-encoding-request"
 _ENCODINGS = {

@@ -20,7 +20,10 @@ import grpc
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call, CallInfo
 from meshlib.engine.events import (
-    Begin,
+    BEGIN,
+    CANCELLED,
+    TIMER,
+    WOKEN,
     Cancelled,
     Connected,
     Event,
@@ -29,8 +32,6 @@ from meshlib.engine.events import (
     Headers,
     NeedConnection,
     Succeeded,
-    Timer,
-    Woken,
 )
 from meshlib.engine.loop import ACCEPTED
 from meshlib.engine.options import deadline_of
@@ -50,11 +51,6 @@ if TYPE_CHECKING:
     from meshlib.transport.grpc.sync_channel import Method
 
 __all__ = ["BlockingCall"]
-
-BEGIN = Begin(complete=True)
-CANCELLED = Cancelled()
-TIMER = Timer()
-WOKEN = Woken()
 
 
 class Stage(Enum):

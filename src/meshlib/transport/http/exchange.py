@@ -23,7 +23,13 @@ from typing import Any, overload
 
 from meshlib.engine.actions import Start
 from meshlib.engine.call import Call, CallInfo
-from meshlib.engine.events import Begin, Cancelled, Timer, Woken
+from meshlib.engine.events import (
+    BEGIN,
+    BEGIN_STREAMED,
+    CANCELLED,
+    TIMER,
+    WOKEN,
+)
 from meshlib.errors import LocalReply, MeshError
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.routing.request import RequestView
@@ -54,12 +60,6 @@ __all__ = [
     "encode_headers",
     "give_up",
 ]
-
-BEGIN = Begin(complete=True)
-BEGIN_STREAMED = Begin(complete=False)
-CANCELLED = Cancelled()
-TIMER = Timer()
-WOKEN = Woken()
 
 
 class Stage(Enum):
