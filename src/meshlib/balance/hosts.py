@@ -47,6 +47,8 @@ class HostTable:
         for index, locality in enumerate(self.localities):
             first = self.range_of(index).start
             for offset, state in find(locality.endpoints, states):
+                if locality.has_metadata or state.metadata:
+                    state.metadata = locality.endpoints[offset].transport_socket_metadata
                 self._know(first + offset, state)
 
     def present(self, states: Iterable[EndpointState], pause: Callable[[], None]) -> set[str]:
@@ -106,6 +108,7 @@ class HostTable:
         index = bisect_right(self._ends, position)
         endpoint = self.localities[index].endpoints[position - self.range_of(index).start]
         state = self._state.endpoint(endpoint.key, endpoint.address, endpoint.port, endpoint.hostname)
+        state.metadata = endpoint.transport_socket_metadata
         self._know(position, state)
         return state
 

@@ -7,6 +7,7 @@ from enum import Enum
 
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.hash_policy import HashPolicy
+from meshlib.resources.tls import TransportSocketMatch, UpstreamTls
 
 __all__ = [
     "CircuitBreakers",
@@ -184,6 +185,7 @@ class Cluster:
     load_assignment: the endpoints of STATIC, STRICT_DNS (hostnames to resolve) and LOGICAL_DNS (exactly one hostname).
     outlier_detection: None means that no endpoint is ever ejected. idle_timeout: of a pooled connection, None for never.
     max_requests_per_connection: 0 is no limit. keepalive: pings over HTTP/2, None for none.
+    tls, transport_socket_matches: how endpoints are connected to, see `tls.select_tls`; tls None is plaintext.
     """
 
     name: str
@@ -204,3 +206,5 @@ class Cluster:
     respect_dns_ttl: bool = False
     dns_ipv4_only: bool = False
     dns_ipv6_only: bool = False
+    tls: UpstreamTls | None = None
+    transport_socket_matches: tuple[TransportSocketMatch, ...] = ()

@@ -25,6 +25,7 @@ from meshlib.resources.endpoint_wire import (
     have_keys,
     is_canonical,
     keys_of,
+    socket_metadata,
     split,
 )
 from meshlib.resources.reader import Reading
@@ -131,6 +132,7 @@ class _Scan:
         degraded: list[int] = []
         draining: list[int] = []
         weights: set[int] = set()
+        labelled = False
         source = shadow.lb_endpoints
         for start in range(0, len(source), SLICE):
             if start:
@@ -143,6 +145,7 @@ class _Scan:
                 weights.add(1)
             healths = {tail: self._tails[tail].health for tail in set(tails.values())}
             weights.update(self._tails[tail].weight or 1 for tail in healths)
+            labelled = labelled or any(self._tails[tail].metadata for tail in healths)
             present = set(healths.values())
             for kinds, found in (
                 (OUT, unhealthy),
@@ -156,16 +159,18 @@ class _Scan:
         shadow.ClearField("lb_endpoints")
         reader = self._reading.root(_parse("LocalityLbEndpoints", shadow, path), path)
         locality = reader.child("locality")
+        metadata = socket_metadata(reader.message.metadata)
         names = ("region", "zone", "sub_zone")
         return LocalityEndpoints(
             locality=Locality() if locality is None else Locality(**{n: locality.text(n) for n in names}),
             priority=reader.number("priority"),
             weight=reader.boxed("load_balancing_weight"),
-            endpoints=LazyEndpoints(items, self._tails, self._read),
+            endpoints=LazyEndpoints(items, self._tails, self._read, metadata),
             unhealthy=tuple(unhealthy),
             degraded=tuple(degraded),
             draining=tuple(draining),
             weights=self._weights(slices) if len(weights) > 1 else None,
+            has_metadata=labelled or bool(metadata),
         )
 
     def _weights(self, slices: list[tuple[int, dict[int, bytes]]]) -> tuple[int, ...]:

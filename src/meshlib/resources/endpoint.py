@@ -6,9 +6,11 @@ into flat sequences. An `Endpoint` object is made the first time that somebody a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+
+from meshlib.resources.metadata import NO_METADATA, Scalar
 
 __all__ = ["OUT", "ClusterLoadAssignment", "Endpoint", "Health", "Locality", "LocalityEndpoints"]
 
@@ -34,7 +36,8 @@ class Endpoint:
     """One endpoint. address is an IP address (a hostname only in the load assignment of a DNS cluster); weight >= 1.
 
     hostname: for auto_host_rewrite; empty when not given. hash_key: what the policies that balance by hash know it by
-    (metadata `envoy.lb`, key `hash_key`); empty when not given.
+    (metadata `envoy.lb`, key `hash_key`); empty when not given. transport_socket_metadata: what `tls.select_tls` looks at, that
+    of the locality included; the shared `NO_METADATA` when there is none.
     """
 
     address: str
@@ -43,6 +46,7 @@ class Endpoint:
     health: Health = Health.HEALTHY
     hostname: str = ""
     hash_key: str = ""
+    transport_socket_metadata: Mapping[str, Scalar] = field(default_factory=lambda: NO_METADATA, hash=False)
 
     @property
     def key(self) -> str:
@@ -63,7 +67,8 @@ class LocalityEndpoints:
 
     endpoints: materialised on access, `endpoints[i]` is an Endpoint. unhealthy, degraded: ascending indexes into endpoints,
     all others are healthy. draining: those of the unhealthy ones that are not counted. weights: one for each
-    endpoint, None when all are equal. weight: the locality's, None when not given.
+    endpoint, None when all are equal. weight: the locality's, None when not given. has_metadata: whether an endpoint may have
+    transport_socket_metadata.
     """
 
     locality: Locality = Locality()
@@ -74,6 +79,7 @@ class LocalityEndpoints:
     degraded: Sequence[int] = ()
     draining: Sequence[int] = ()
     weights: Sequence[int] | None = None
+    has_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

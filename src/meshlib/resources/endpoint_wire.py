@@ -9,13 +9,14 @@ of keys is checked by one match in C. Whatever looks different is parsed as a me
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources.endpoint import Endpoint, Health
+from meshlib.resources.metadata import NO_METADATA, TRANSPORT_SOCKET, Scalar, SocketMetadata, scalars
 
 __all__ = [
     "BAD",
@@ -28,6 +29,7 @@ __all__ = [
     "is_canonical",
     "keys_of",
     "parse",
+    "socket_metadata",
     "split",
 ]
 
@@ -125,13 +127,14 @@ def split(item: bytes) -> tuple[bytes, bytes]:
 class Tail:
     """What follows the key. weight is 0 when it is not given; known: whether the health status is one of Envoy's.
 
-    hash_key: of the metadata, empty when not given.
+    hash_key: of the metadata, empty when not given. metadata: for the choice of a transport socket.
     """
 
     health: Health
     weight: int
     known: bool
     hash_key: str
+    metadata: Mapping[str, Scalar]
 
 
 class Tails(dict[bytes, Tail]):
@@ -150,22 +153,31 @@ class Tails(dict[bytes, Tail]):
         if message.HasField("load_balancing_weight") and not weight:
             raise ResourceError("load_balancing_weight", "must be at least 1")
         health = _HEALTH.get(number, Health.HEALTHY)
-        self[tail] = parsed = Tail(health, weight, number in _HEALTH, _hash_key(message.metadata))
+        metadata = message.metadata
+        parsed = Tail(health, weight, number in _HEALTH, _hash_key(metadata), socket_metadata(metadata))
+        self[tail] = parsed
         return parsed
 
 
 class LazyEndpoints(Sequence[Endpoint]):
-    """The endpoints of one locality; each is made the first time that it is asked for, and kept.
+    """The endpoints of one locality; each is made the first time that it is asked for, and kept. metadata: the locality's.
 
     An endpoint whose bytes are wrong is BAD (only possible above the number up to which all are checked beforehand).
     """
 
-    __slots__ = ("_made", "_read", "_tails", "items")
+    __slots__ = ("_made", "_metadata", "_read", "_tails", "items")
 
-    def __init__(self, items: list[bytes], tails: Tails, read: ReadMessage) -> None:
+    def __init__(
+        self,
+        items: list[bytes],
+        tails: Tails,
+        read: ReadMessage,
+        metadata: Mapping[str, Scalar] = NO_METADATA,
+    ) -> None:
         self.items = items
         self._tails = tails
         self._read = read
+        self._metadata = metadata
         self._made: dict[int, Endpoint] = {}
 
     def __len__(self) -> int:
@@ -192,9 +204,10 @@ class LazyEndpoints(Sequence[Endpoint]):
         item = self.items[index]
         key, rest = split(item)
         tail = self._tails[rest]
+        metadata = tail.metadata if not self._metadata else SocketMetadata(tail.metadata, self._metadata)
         if not is_canonical(key):
             address, port, hostname = self._read(item)
-            return Endpoint(address, port, tail.weight or 1, tail.health, hostname, tail.hash_key)
+            return Endpoint(address, port, tail.weight or 1, tail.health, hostname, tail.hash_key, metadata)
         length = key[7]
         return Endpoint(
             key[8 : 8 + length].decode("ascii"),
@@ -202,6 +215,7 @@ class LazyEndpoints(Sequence[Endpoint]):
             tail.weight or 1,
             tail.health,
             hash_key=tail.hash_key,
+            transport_socket_metadata=metadata,
         )
 
     def names(self, start: int, stop: int, *, hostnames: bool) -> list[str]:
@@ -224,7 +238,9 @@ class LazyEndpoints(Sequence[Endpoint]):
 
     def only(self, indexes: Sequence[int]) -> LazyEndpoints:
         """The endpoints at these indexes."""
-        return LazyEndpoints([self.items[index] for index in indexes], self._tails, self._read)
+        return LazyEndpoints(
+            [self.items[index] for index in indexes], self._tails, self._read, self._metadata
+        )
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, LazyEndpoints):
@@ -258,6 +274,13 @@ def _hash_key(metadata: Any) -> str:
         return ""
     fields = metadata.filter_metadata["envoy.lb"].fields
     return str(fields["hash_key"].string_value) if "hash_key" in fields else ""
+
+
+def socket_metadata(metadata: Any) -> Mapping[str, Scalar]:
+    """What `core.v3.Metadata` says about the transport socket."""
+    if TRANSPORT_SOCKET not in metadata.filter_metadata:
+        return NO_METADATA
+    return scalars(metadata.filter_metadata[TRANSPORT_SOCKET])
 
 
 def parse(item: bytes) -> Any:

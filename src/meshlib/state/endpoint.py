@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
+from meshlib.resources.metadata import NO_METADATA, Scalar
 from meshlib.state.waiter import Waiter
 
 __all__ = ["EndpointState"]
@@ -15,6 +17,7 @@ class EndpointState:
     key: `ip:port`. active: requests in flight, of every transport of the process. connections: open ones, idle ones
     included. waiters: calls that wait for one of them, first come first served.
     consecutive_5xx, ejected, ejected_at (monotonic seconds), ejection_multiplier belong to outlier detection.
+    metadata: of the transport socket (`tls.select_tls`), as the latest assignment gives it.
     departed: the endpoint has left the assignment; its idle connections are to be closed.
     """
 
@@ -30,6 +33,7 @@ class EndpointState:
         "ejection_multiplier",
         "hostname",
         "key",
+        "metadata",
         "port",
         "waiters",
     )
@@ -48,6 +52,7 @@ class EndpointState:
         self.ejection_jitter = 0.0
         self.ejection_multiplier = 0
         self.departed = False
+        self.metadata: Mapping[str, Scalar] = NO_METADATA
 
     @property
     def in_use(self) -> bool:

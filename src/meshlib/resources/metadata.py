@@ -1,0 +1,82 @@
+"""Metadata that decides how an endpoint is connected to: `envoy.transport_socket_match` of an endpoint and of its locality."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+__all__ = [
+    "NO_METADATA",
+    "TRANSPORT_SOCKET",
+    "Other",
+    "Scalar",
+    "SocketMetadata",
+    "contains",
+    "scalars",
+    "value_of",
+]
+
+TRANSPORT_SOCKET = "envoy.transport_socket_match"
+"""The key of filter_metadata."""
+
+
+class Other(str):
+    """A null, a list or a struct, as canonical JSON."""
+
+    __slots__ = ()
+
+
+Scalar: TypeAlias = str | float | bool | Other
+"""A google.protobuf.Value. Two are equal when their types and their values are (1 is not true)."""
+
+NO_METADATA: Mapping[str, Scalar] = MappingProxyType({})
+"""The shared mapping of whatever has no metadata."""
+
+
+class SocketMetadata(dict[str, Scalar]):
+    """The metadata of an endpoint, and in `locality` that of its locality, which counts when the endpoint's matches nothing."""
+
+    __slots__ = ("locality",)
+
+    def __init__(self, own: Mapping[str, Scalar], locality: Mapping[str, Scalar] = NO_METADATA) -> None:
+        super().__init__(own)
+        self.locality = locality
+
+
+def contains(metadata: Mapping[str, Scalar], labels: Mapping[str, Scalar]) -> bool:
+    """Whether metadata has all labels with equal values; always when there are no labels, as in Envoy."""
+    for key, value in labels.items():
+        found = metadata.get(key)
+        if type(found) is not type(value) or found != value:
+            return False
+    return True
+
+
+def scalars(struct: Any) -> Mapping[str, Scalar]:
+    """The fields of a google.protobuf.Struct."""
+    if not struct.fields:
+        return NO_METADATA
+    return MappingProxyType({key: value_of(struct.fields[key]) for key in sorted(struct.fields)})
+
+
+def value_of(value: Any) -> Scalar:
+    """A google.protobuf.Value."""
+    kind = value.WhichOneof("kind")
+    if kind == "string_value":
+        return str(value.string_value)
+    if kind == "number_value":
+        return float(value.number_value)
+    if kind == "bool_value":
+        return bool(value.bool_value)
+    return Other(json.dumps(_plain(value), sort_keys=True))
+
+
+def _plain(value: Any) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return {key: _plain(item) for key, item in value.struct_value.fields.items()}
+    if kind == "list_value":
+        return [_plain(item) for item in value.list_value.values]
+    return None if kind in (None, "null_value") else getattr(value, kind)
