@@ -20,6 +20,7 @@ __all__ = [
     "ControlPlaneError",
     "DeadlineExceeded",
     "FaultInjected",
+    "IdentityError",
     "LimitError",
     "LocalReply",
     "MeshClosed",
@@ -158,6 +159,34 @@ class ConnectFailed(UpstreamError):
 
 class ConnectTimedOut(ConnectFailed):
     """The cluster's connect_timeout passed before the connection was open (UF, 503)."""
+
+
+class IdentityError(ConnectFailed):
+    """TLS to, or from, a peer can't be trusted: its certificate is refused, or there is none of our own to show (UF, 503).
+
+    No byte of a request was sent, nor one of a response. expected: what would have been accepted, in words. got: what was
+    there instead. trust_domain: the one that the decision was about. not_after: the end of the certificate's life, seconds
+    since the epoch. Each is None when it plays no part.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        trust_domain: str | None = None,
+        not_after: float | None = None,
+        flags: str = "UF",
+        details: str = "",
+        attempts: tuple[AttemptRecord, ...] = (),
+        local_reply: LocalReply | None = None,
+    ) -> None:
+        super().__init__(message, flags=flags, details=details, attempts=attempts, local_reply=local_reply)
+        self.expected = expected
+        self.got = got
+        self.trust_domain = trust_domain
+        self.not_after = not_after
 
 
 class StreamReset(UpstreamError):
