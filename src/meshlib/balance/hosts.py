@@ -48,7 +48,7 @@ class HostTable:
             first = self.range_of(index).start
             for offset, state in find(locality.endpoints, states):
                 if locality.has_metadata or state.metadata:
-                    state.metadata = locality.endpoints[offset].transport_socket_metadata
+                    self._state.describe(state, locality.endpoints[offset].transport_socket_metadata)
                 self._know(first + offset, state)
 
     def present(self, states: Iterable[EndpointState], pause: Callable[[], None]) -> set[str]:
@@ -107,8 +107,13 @@ class HostTable:
     def _make(self, position: int) -> EndpointState:
         index = bisect_right(self._ends, position)
         endpoint = self.localities[index].endpoints[position - self.range_of(index).start]
-        state = self._state.endpoint(endpoint.key, endpoint.address, endpoint.port, endpoint.hostname)
-        state.metadata = endpoint.transport_socket_metadata
+        state = self._state.endpoint(
+            endpoint.key,
+            endpoint.address,
+            endpoint.port,
+            endpoint.hostname,
+            endpoint.transport_socket_metadata,
+        )
         self._know(position, state)
         return state
 

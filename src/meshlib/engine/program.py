@@ -24,7 +24,7 @@ from meshlib.routing.authority import compile_authority
 from meshlib.routing.table import RouteTable
 from meshlib.runtime.threads import Slicer
 from meshlib.snapshot import Kind, Snapshot
-from meshlib.state import ClusterState, StateStore
+from meshlib.state import ClusterState, Secure, StateStore
 
 if TYPE_CHECKING:
     from meshlib.policy.breaker import Breaker, BreakerSet
@@ -77,10 +77,17 @@ class Program:
 
 
 class Compiler:
-    """Makes Programs. Used by one thread at a time."""
+    """Makes Programs. Used by one thread at a time. secure: makes of a TLS configuration what connections use; None: none may come."""
 
-    def __init__(self, store: StateStore, random: Random, breakers: BreakerSet | None = None) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        random: Random,
+        breakers: BreakerSet | None = None,
+        secure: Secure | None = None,
+    ) -> None:
         self._store = store
+        self._secure = secure
         self._random = random
         self._breakers = breakers
         self._slicer = Slicer()
@@ -159,7 +166,7 @@ class Compiler:
             return known
         state = self._store.cluster(cluster.name)
         if not same:
-            state.configure(cluster)
+            state.configure(cluster, self._secure)
         outlier = known.outlier if known is not None else None
         if cluster.outlier_detection is None:
             if outlier is not None:

@@ -8,6 +8,7 @@ from meshlib.state.faults import ActiveFault, ActiveFaults
 from meshlib.state.permits import Permits
 from meshlib.state.store import StateStore
 from meshlib.state.waiter import Waiter
+from meshlib.state.way import Handshake, Secure, Security, Way
 
 __all__ = [
     "ActiveFault",
@@ -15,7 +16,11 @@ __all__ = [
     "Admission",
     "ClusterState",
     "EndpointState",
+    "Handshake",
     "Permits",
+    "Secure",
+    "Security",
     "StateStore",
     "Waiter",
+    "Way",
 ]

@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from meshlib.resources.cluster import CircuitBreakers, Cluster
+from meshlib.resources.metadata import NO_METADATA, Scalar
 from meshlib.resources.route import Priority
 from meshlib.state.endpoint import EndpointState
 from meshlib.state.permits import Permits, publish_limits
 from meshlib.state.waiter import Waiter
+from meshlib.state.way import Secure, Ways
 from meshlib.stats import Gauge, Registry
 
 __all__ = ["Admission", "ClusterState"]
@@ -118,7 +120,7 @@ class ClusterStats:
 class ClusterState:
     """Everything about a cluster that configuration pushes do not reset."""
 
-    __slots__ = ("_registry", "abandoned", "default", "endpoints", "high", "lock", "name", "stats")
+    __slots__ = ("_registry", "_ways", "abandoned", "default", "endpoints", "high", "lock", "name", "stats")
 
     def __init__(self, name: str, registry: Registry) -> None:
         self.name = name
@@ -129,10 +131,36 @@ class ClusterState:
         self.endpoints: dict[str, EndpointState] = {}
         self.stats = ClusterStats(name, registry)
         self.abandoned: deque[Callable[[], None]] = deque()
+        self._ways: Ways | None = None
 
-    def configure(self, cluster: Cluster) -> None:
-        """Take over the limits of a new version of the cluster."""
+    def configure(self, cluster: Cluster, secure: Secure | None = None) -> None:
+        """Take over the limits of a new version of the cluster, and how its endpoints are connected to.
+
+        secure: makes of the cluster's TLS configuration what connections use. Raises ValueError when it is None and needed.
+        """
         self.limit(cluster.circuit_breakers)
+        self._lead(Ways.of(cluster, secure, self._ways))
+
+    def rotated(self) -> bool:
+        """A certificate or a bundle may have been exchanged. True when connections are made in another way now."""
+        ways = self._ways
+        if ways is None or not ways.outdated:
+            return False
+        with self.lock:
+            if self._ways is ways:
+                self._set_ways(ways.renewed())
+        return True
+
+    def _lead(self, ways: Ways) -> None:
+        with self.lock:
+            self._set_ways(ways)
+        self.rotated()  # by another thread, after `ways` were made and before they were in force
+
+    def _set_ways(self, ways: Ways) -> None:
+        """The caller holds the lock."""
+        self._ways = ways
+        for endpoint in self.endpoints.values():
+            endpoint.way = ways.to(endpoint.metadata)
 
     def limit(self, breakers: CircuitBreakers) -> None:
         with self.lock:
@@ -149,16 +177,39 @@ class ClusterState:
     def permits(self, priority: Priority) -> Permits:
         return self.high if priority is Priority.HIGH else self.default
 
-    def endpoint(self, key: str, address: str, port: int, hostname: str = "") -> EndpointState:
-        """The state of the endpoint, made at its first use; a known one keeps all but its hostname."""
+    def endpoint(
+        self,
+        key: str,
+        address: str,
+        port: int,
+        hostname: str = "",
+        metadata: Mapping[str, Scalar] = NO_METADATA,
+    ) -> EndpointState:
+        """The state of the endpoint, made at its first use; a known one keeps all but its hostname and its metadata."""
         known = self.endpoints.get(key)
         if known is None:
+            made = EndpointState(key, address, port, hostname)
             with self.lock:
-                known = self.endpoints.setdefault(key, EndpointState(key, address, port, hostname))
+                known = self.endpoints.setdefault(key, made)
+                if known is made:
+                    self._describe(known, metadata)
+        if known.metadata != metadata:
+            self.describe(known, metadata)
         if known.hostname != hostname:
             known.hostname = hostname
         known.departed = False
         return known
+
+    def describe(self, endpoint: EndpointState, metadata: Mapping[str, Scalar]) -> None:
+        """The endpoint's metadata may have changed, and with it how it is connected to."""
+        with self.lock:
+            self._describe(endpoint, metadata)
+
+    def _describe(self, endpoint: EndpointState, metadata: Mapping[str, Scalar]) -> None:
+        """The caller holds the lock."""
+        endpoint.metadata = metadata
+        if self._ways is not None:
+            endpoint.way = self._ways.to(metadata)
 
     def depart(self, known: Iterable[EndpointState], present: AbstractSet[str]) -> None:
         """Of the endpoints `known`, the assignment has those with the keys in `present`; the others have left it.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from meshlib.resources.metadata import NO_METADATA, Scalar
 from meshlib.state.waiter import Waiter
+from meshlib.state.way import HTTP1, Way
 
 __all__ = ["EndpointState"]
 
@@ -17,7 +18,8 @@ class EndpointState:
     key: `ip:port`. active: requests in flight, of every transport of the process. connections: open ones, idle ones
     included. waiters: calls that wait for one of them, first come first served.
     consecutive_5xx, ejected, ejected_at (monotonic seconds), ejection_multiplier belong to outlier detection.
-    metadata: of the transport socket (`tls.select_tls`), as the latest assignment gives it.
+    metadata: of the transport socket (`tls.select_tls`), as the latest assignment gives it. way: how a connection to it is made
+    now.
     departed: the endpoint has left the assignment; its idle connections are to be closed.
     """
 
@@ -36,6 +38,7 @@ class EndpointState:
         "metadata",
         "port",
         "waiters",
+        "way",
     )
 
     def __init__(self, key: str, address: str, port: int, hostname: str = "") -> None:
@@ -53,6 +56,7 @@ class EndpointState:
         self.ejection_multiplier = 0
         self.departed = False
         self.metadata: Mapping[str, Scalar] = NO_METADATA
+        self.way: Way = HTTP1
 
     @property
     def in_use(self) -> bool:

@@ -28,6 +28,11 @@ class StateStore:
                 state = self._clusters.setdefault(name, ClusterState(name, self.registry))
         return state
 
+    def rotated(self) -> bool:
+        """A certificate or a bundle was exchanged. True when connections to some cluster are made in another way now."""
+        changed = [state.rotated() for state in self]
+        return any(changed)
+
     def active_faults(self, gauge: str) -> ActiveFaults:
         """What is counted by the gauge of this name."""
         with self._lock:

@@ -8,11 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, Thresholds
+from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, HttpProtocol, Thresholds
 from meshlib.runtime.clock import FakeClock
-from meshlib.state import Admission, ClusterState, EndpointState, Waiter
+from meshlib.state import Admission, ClusterState, EndpointState, Waiter, Way
 from meshlib.stats import Registry
-from meshlib.transport.http.pool import SWEEP_INTERVAL, Pool, PooledConnection
+from meshlib.transport.http.pool import SWEEP_INTERVAL, Pool, PooledConnection, Shelf
 
 
 class Fake(PooledConnection):
@@ -44,14 +44,23 @@ class World:
         self.state = ClusterState("c", Registry())
         self.state.configure(self.cluster)
         self.endpoint = self.state.endpoint("127.0.0.1:1", "127.0.0.1", 1)
-        self.pool = Pool(self.clock.monotonic)
+        self.pool = Pool(self.clock)
 
     def connect(self, pool: Pool | None = None, endpoint: EndpointState | None = None) -> Fake:
         endpoint = endpoint or self.endpoint
         waiter = Waiter(lambda: None)
         assert self.state.admit(endpoint, self.state.default, waiter) is Admission.CONNECT
         self.state.end_pending(self.state.default)
-        return Fake(pool or self.pool, endpoint, self.cluster, self.state, self.state.default)
+        return self.made(pool, endpoint)
+
+    def made(
+        self, pool: Pool | None = None, endpoint: EndpointState | None = None, shelf: Shelf | None = None
+    ) -> Fake:
+        """A connection that is counted already."""
+        endpoint = endpoint or self.endpoint
+        return Fake(
+            pool or self.pool, endpoint, self.cluster, self.state, self.state.default, endpoint.way, shelf
+        )
 
     def park(self, pool: Pool | None = None) -> tuple[Waiter, list[str]]:
         woken: list[str] = []
@@ -73,9 +82,9 @@ def test_last_in_first_out() -> None:
     first, second = world.connect(), world.connect()
     world.pool.release(first)
     world.pool.release(second)
-    assert world.pool.pop_idle(world.endpoint) is second
-    assert world.pool.pop_idle(world.endpoint) is first
-    assert world.pool.pop_idle(world.endpoint) is None
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is second
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is first
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is None
 
 
 def test_a_dead_connection_is_closed_on_the_way() -> None:
@@ -84,7 +93,7 @@ def test_a_dead_connection_is_closed_on_the_way() -> None:
     world.pool.release(first)
     world.pool.release(second)
     second.broken = True
-    assert world.pool.pop_idle(world.endpoint) is first
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is first
     assert second.disconnected
     assert world.connections == 1
 
@@ -94,7 +103,7 @@ def test_expiry() -> None:
     connection = world.connect()
     world.pool.release(connection)
     world.clock.advance(10.0)
-    assert world.pool.pop_idle(world.endpoint) is None
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is None
     assert (connection.disconnected, world.connections) == (True, 0)
 
 
@@ -129,7 +138,7 @@ def test_a_free_connection_goes_to_the_head_of_the_queue() -> None:
 def test_a_queue_of_another_owner_gets_the_right_to_connect() -> None:
     world = limited()
     connection = world.connect()
-    waiter, woken = world.park(Pool(world.clock.monotonic))
+    waiter, woken = world.park(Pool(world.clock))
     world.pool.release(connection)
     assert (waiter.connection, waiter.served, woken) == (None, True, ["woken"])
     assert connection.disconnected
@@ -147,7 +156,7 @@ def test_a_call_that_parked_a_moment_too_late_is_rescued() -> None:
 
 def test_another_owner_spares_an_idle_connection() -> None:
     world = limited()
-    other = Pool(world.clock.monotonic)
+    other = Pool(world.clock)
     connection = world.connect(other)
     other.release(connection)
     waiter, woken = world.park()
@@ -167,6 +176,60 @@ def test_after_a_fork_nothing_is_shared_and_nothing_is_counted() -> None:
     assert world.connections == 2
 
 
+def test_a_connection_that_was_made_in_another_way_is_used_no_more() -> None:
+    world = World()
+    busy, idle = world.connect(), world.connect()
+    world.pool.release(idle)
+    world.endpoint.way = Way(HttpProtocol.HTTP1)
+    world.pool.release(busy)
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is None
+    assert (busy.disconnected, idle.disconnected, world.connections) == (True, True, 0)
+
+
+def test_a_connection_that_was_made_in_another_way_is_not_handed_over() -> None:
+    world = limited()
+    connection = world.connect()
+    waiter, woken = world.park()
+    world.endpoint.way = Way(HttpProtocol.HTTP1)
+    world.pool.release(connection)
+    assert (waiter.connection, woken, world.connections) == (None, ["woken"], 1)
+    assert connection.disconnected
+
+
+def test_the_sweep_closes_what_was_made_in_another_way() -> None:
+    world = World()
+    connection = world.connect()
+    world.pool.release(connection)
+    world.endpoint.way = Way(HttpProtocol.HTTP1)
+    world.pool.sweep(world.clock.monotonic())
+    assert (connection.disconnected, world.pool.idle_connections()) == (True, 0)
+
+
+def test_a_connection_with_a_name_serves_that_name_only() -> None:
+    world = limited()
+    world.endpoint.way = way = Way(HttpProtocol.HTTP1, named=True)
+    connection = world.made(shelf=(world.endpoint, "a.example"))
+    world.state.default.connections = world.endpoint.connections = 1
+    world.pool.release(connection)
+    assert world.pool.pop_idle(world.endpoint, way) is None
+    assert world.pool.pop_idle((world.endpoint, "b.example"), way) is None
+    assert world.pool.pop_idle((world.endpoint, "a.example"), way) is connection
+    waiter, woken = world.park()
+    world.pool.release(connection)
+    assert (waiter.connection, woken, connection.disconnected) == (None, ["woken"], True)
+
+
+def test_a_call_that_waits_gets_the_place_of_an_idle_connection_with_another_name() -> None:
+    world = limited()
+    world.endpoint.way = Way(HttpProtocol.HTTP1, named=True)
+    connection = world.made(shelf=(world.endpoint, "a.example"))
+    world.state.default.connections = world.endpoint.connections = 1
+    world.pool.release(connection)
+    waiter, woken = world.park()
+    world.pool.rescue(world.endpoint)
+    assert (waiter.served, woken, connection.disconnected) == (True, ["woken"], True)
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Calls come and go; no connection is lost, none is used twice, and nobody waits beside an idle one."""
 
@@ -179,7 +242,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def call(self) -> None:
         world = self.world
-        connection = world.pool.pop_idle(world.endpoint)
+        connection = world.pool.pop_idle(world.endpoint, world.endpoint.way)
         if connection is None:
             waiter = Waiter(lambda: None, world.pool)
             admission = world.state.admit(world.endpoint, world.state.default, waiter)
@@ -188,9 +251,14 @@ class PoolMachine(RuleBasedStateMachine):
                 self.parked.append(waiter)
                 world.pool.rescue(world.endpoint)
                 return
-            connection = Fake(world.pool, world.endpoint, world.cluster, world.state, world.state.default)
+            connection = world.made()
         assert isinstance(connection, Fake)
+        assert connection.way is world.endpoint.way
         self.busy.append(connection)
+
+    @rule()
+    def rotate(self) -> None:
+        self.world.endpoint.way = Way(HttpProtocol.HTTP1)
 
     @precondition(lambda self: self.busy)
     @rule(index=st.integers(0, 9), usable=st.booleans())
@@ -216,7 +284,7 @@ class PoolMachine(RuleBasedStateMachine):
             connection = waiter.connection
             if connection is None:
                 world = self.world
-                connection = Fake(world.pool, world.endpoint, world.cluster, world.state, world.state.default)
+                connection = world.made()
             assert isinstance(connection, Fake)
             self.busy.append(connection)
 

@@ -10,6 +10,7 @@ from math import inf
 import pytest
 
 from meshlib.resources.cluster import Cluster, DiscoveryType
+from meshlib.runtime.clock import FakeClock
 from meshlib.state import StateStore
 from meshlib.stats import Registry
 from meshlib.transport.http.h1 import H1Codec
@@ -28,12 +29,14 @@ class Opened:
         with socket.create_server(("127.0.0.1", 0)) as server:
             state = StateStore(Registry()).cluster("c")
             port = server.getsockname()[1]
+            endpoint = state.endpoint("e", "127.0.0.1", port)
             self.connection = SyncConnection(
-                Pool(lambda: 0.0),
-                state.endpoint("e", "127.0.0.1", port),
+                Pool(FakeClock()),
+                endpoint,
                 Cluster(name="c", discovery=DiscoveryType.STATIC),
                 state,
                 state.default,
+                endpoint.way,
                 H1Codec(),
             )
             self.connection.connect()

@@ -62,7 +62,9 @@ class AsyncAttempts(CallAttempts):
     def _start(self, action: Start) -> Event | None:
         attempt = Attempt(action)
         self._attempts.append(attempt)
-        lane = self._pool.acquire(action.endpoint, action.cluster.protocol)
+        endpoint = action.endpoint
+        way = endpoint.way
+        lane = self._pool.acquire(self._shelf(action) if way.named else endpoint, way)
         if lane is None:
             attempt.stage = Stage.PARKED
             return NeedConnection(action.attempt, self._pool)
@@ -87,14 +89,19 @@ class AsyncAttempts(CallAttempts):
         attempt = self._find(action.attempt)
         assert attempt is not None
         attempt.waiter = None
+        start = attempt.start
         lane = action.connection
         if isinstance(lane, AsyncConnection | H2Lane):
+            if lane.way is not start.endpoint.way:
+                lane.close()
+                return NeedConnection(attempt.number, self._pool)
             self._use(attempt, lane)
             return Connected(attempt.number)
-        start = attempt.start
         limit = min(start.cluster.connect_timeout, self._request.patience.connect)
         try:
-            lane = self._pool.connect(start.endpoint, start.cluster, start.state, start.permits, limit)
+            lane = self._pool.connect(
+                start.endpoint, start.cluster, start.state, start.permits, self._authority(start), limit
+            )
         except OSError as error:
             start.state.connection_closed(start.endpoint, start.permits)
             return self._failed(attempt, connect_failure(error))

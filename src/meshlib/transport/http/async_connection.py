@@ -16,19 +16,31 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from typing import Protocol
 
 from meshlib.engine.events import FailureKind
 from meshlib.resources.cluster import Cluster
-from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.message import OutgoingRequest, Response
-from meshlib.transport.http.pool import Pool, PooledConnection
+from meshlib.transport.http.pool import Pool, PooledConnection, Shelf
 
 __all__ = ["HIGH_WATER", "AsyncConnection", "AsyncSocket"]
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
+
+
+class Outlet(Protocol):
+    """What is asked of the event loop's transport."""
+
+    def write(self, data: bytes, /) -> None: ...
+    def is_closing(self) -> bool: ...
+    def get_write_buffer_size(self) -> int: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 class AsyncSocket(PooledConnection, asyncio.Protocol):
@@ -40,11 +52,18 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
     __slots__ = ("_connecting", "_drained", "_socket", "failure", "loop", "opened", "transport")
 
     def __init__(
-        self, pool: Pool, endpoint: EndpointState, cluster: Cluster, state: ClusterState, permits: Permits
+        self,
+        pool: Pool,
+        endpoint: EndpointState,
+        cluster: Cluster,
+        state: ClusterState,
+        permits: Permits,
+        way: Way,
+        shelf: Shelf,
     ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits)
+        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
         self.loop = asyncio.get_running_loop()
-        self.transport: asyncio.Transport | None = None
+        self.transport: Outlet | None = None
         self.failure: TransportFailure | None = None
         self.opened = False
         self._connecting: asyncio.Task[None] | None = None
@@ -52,18 +71,20 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
-    def connect(self, limit: float) -> None:
-        """Begin to connect, for at most `limit` seconds; `notify` is called when it is over."""
-        self._connecting = self.loop.create_task(self._connect(limit))
+    def connect(self, limit: float, authority: str) -> None:
+        """Begin to connect, for at most `limit` seconds; `notify` is called when it is over.
 
-    async def _connect(self, limit: float) -> None:
-        sock = self._socket
+        authority: what a request is for.
+        """
+        self._connecting = self.loop.create_task(self._connect(limit, authority))
+
+    async def _connect(self, limit: float, authority: str) -> None:
         timer = self.loop.call_later(limit, self._give_up) if limit < inf else None
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self.loop.sock_connect(sock, (self.endpoint.address, self.endpoint.port))
-            await self.loop.create_connection(lambda: self, sock=sock)
+            await self._open(authority)
             self.opened = True
+        except TransportFailure as failure:
+            self.failure = self.failure or failure
         except OSError as error:
             self.failure = self.failure or connect_failure(error)
         except asyncio.CancelledError:
@@ -76,6 +97,13 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
             if not self.opened:
                 self._shut()
         self.notify()
+
+    async def _open(self, authority: str) -> None:
+        """Raises OSError, TransportFailure."""
+        sock = self._socket
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await self.loop.sock_connect(sock, (self.endpoint.address, self.endpoint.port))
+        await self.loop.create_connection(lambda: self, sock=sock)
 
     def _give_up(self) -> None:
         if self._connecting is not None:
@@ -167,9 +195,16 @@ class AsyncConnection(AsyncSocket):
     )
 
     def __init__(
-        self, pool: Pool, endpoint: EndpointState, cluster: Cluster, state: ClusterState, permits: Permits
+        self,
+        pool: Pool,
+        endpoint: EndpointState,
+        cluster: Cluster,
+        state: ClusterState,
+        permits: Permits,
+        way: Way,
+        shelf: Shelf,
     ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits)
+        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
         self.codec = H1Codec()
         self.listener: Callable[[], None] | None = None
         self.sent = False

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from math import inf
 
 from meshlib.resources.cluster import Cluster
-from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.async_connection import AsyncSocket
 from meshlib.transport.http.failure import TransportFailure, terminated
 from meshlib.transport.http.h2 import INITIAL_CREDIT, H2Codec, H2Stream
 from meshlib.transport.http.message import OutgoingRequest, Response
-from meshlib.transport.http.pool import Pool
+from meshlib.transport.http.pool import Pool, Shelf
 
 __all__ = ["AsyncH2Connection", "H2Lane"]
 
@@ -35,9 +35,11 @@ class AsyncH2Connection(AsyncSocket):
         cluster: Cluster,
         state: ClusterState,
         permits: Permits,
+        way: Way,
+        shelf: Shelf,
         on_free: Callable[[AsyncH2Connection], None],
     ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits)
+        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
         self.codec = H2Codec()
         self.lanes: set[H2Lane] = set()
         self.on_free = on_free
@@ -128,6 +130,10 @@ class H2Lane:
         return self._connection.opened
 
     @property
+    def way(self) -> Way:
+        return self._connection.way
+
+    @property
     def response(self) -> Response:
         return _NOTHING if self._stream is None else self._stream.response
 
@@ -143,8 +149,8 @@ class H2Lane:
     def congested(self) -> bool:
         return self._connection.congested or (self._stream is not None and self._stream.blocked)
 
-    def connect(self, limit: float) -> None:
-        self._connection.connect(limit)
+    def connect(self, limit: float, authority: str) -> None:
+        self._connection.connect(limit, authority)
 
     def begin(self, request: OutgoingRequest) -> None:
         self._stream = self._connection.open_stream(self, request)

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call
 from meshlib.engine.events import Event
-from meshlib.transport.http.exchange import CANCELLED, Answer, Attempt, UnsupportedActionError
+from meshlib.transport.http.exchange import (
+    CANCELLED,
+    Answer,
+    Attempt,
+    OriginalRequest,
+    UnsupportedActionError,
+)
+from meshlib.transport.http.pool import Shelf
 
 __all__ = ["CallAttempts"]
 
@@ -17,6 +24,7 @@ class CallAttempts:
 
     # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
     call: Call
+    _request: OriginalRequest
     _attempts: list[Attempt]
     _monotonic: Callable[[], float]
     _later: list[Event] | None = None
@@ -68,6 +76,20 @@ class CallAttempts:
                 self._cancel(action.attempt)
         for attempt in list(self._attempts):
             self._release(attempt)
+
+    def _shelf(self, start: Start) -> Shelf:
+        """Where a connection for it may wait."""
+        endpoint = start.endpoint
+        return (endpoint, self._authority(start)) if endpoint.way.named else endpoint
+
+    def _authority(self, start: Start) -> str:
+        """Whom TLS takes the request to be for."""
+        header = start.endpoint.way.name_header
+        if header:
+            for name, value in self._request.view.headers if start.headers is None else start.headers:
+                if name == header:
+                    return value
+        return start.authority
 
     def _find(self, number: int | None) -> Attempt | None:
         for attempt in self._attempts:

@@ -5,27 +5,35 @@ The pool decides only which idle connection is used next. How many may exist, an
 
 No wake-up is lost: `release` looks at the queue again after it has put the connection away, and a parked call looks at the
 pool again after it has joined the queue (`rescue`); whichever comes second sees the other.
+
+A connection that was made in another way than one would be made now (`EndpointState.way`) is given to no call, neither out of
+the pool nor from one call to the next. One that TLS has tied to a name (its SNI comes from the request's authority) waits on
+a shelf of its own, where only calls with that name look.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from math import inf
 
-from meshlib.resources.cluster import Cluster, HttpProtocol
-from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.resources.cluster import Cluster
+from meshlib.runtime.clock import Clock
+from meshlib.state import ClusterState, EndpointState, Permits, Way
 
-__all__ = ["Pool", "PooledConnection"]
+__all__ = ["Pool", "PooledConnection", "Shelf"]
 
 SWEEP_INTERVAL = 5.0
 """Seconds between two looks for idle connections that nobody asked for and whose time is over."""
 
 
+Shelf = EndpointState | tuple[EndpointState, str]
+"""Where a connection waits: with all others to its endpoint, or with those of the same name."""
+
+
 class PooledConnection:
     """What the pool knows of a connection. Subclasses move the bytes.
 
-    served: requests so far. idle_until: monotonic seconds. protocol: what is spoken, which the cluster may have changed since.
+    served: requests so far. idle_until: monotonic seconds. way: how it was made, which may have changed for its endpoint since.
     """
 
     __slots__ = (
@@ -37,21 +45,30 @@ class PooledConnection:
         "max_requests",
         "permits",
         "pool",
-        "protocol",
         "served",
+        "shelf",
         "state",
+        "way",
     )
 
     def __init__(
-        self, pool: Pool, endpoint: EndpointState, cluster: Cluster, state: ClusterState, permits: Permits
+        self,
+        pool: Pool,
+        endpoint: EndpointState,
+        cluster: Cluster,
+        state: ClusterState,
+        permits: Permits,
+        way: Way,
+        shelf: Shelf | None = None,
     ) -> None:
         self.pool = pool
         self.endpoint = endpoint
+        self.way = way
+        self.shelf: Shelf = shelf or endpoint
         self.state = state
         self.permits = permits
         self.idle_timeout = inf if cluster.idle_timeout is None else cluster.idle_timeout
         self.idle_until = inf
-        self.protocol = cluster.protocol
         self.max_requests = cluster.max_requests_per_connection or inf
         self.served = 0
         self.closed = False
@@ -84,33 +101,32 @@ class Pool:
     members: all that are open, in use or idle. They are held here so that the garbage collector never meets an open socket.
     """
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._idle: dict[EndpointState, deque[PooledConnection]] = {}
+    def __init__(self, clock: Clock) -> None:
+        self.monotonic = clock.monotonic
+        self._time = clock.time
+        self._idle: dict[Shelf, deque[PooledConnection]] = {}
         self._sweep_at = 0.0
         self.members: set[PooledConnection] = set()
 
-    def pop_idle(
-        self, endpoint: EndpointState, protocol: HttpProtocol | None = None
-    ) -> PooledConnection | None:
+    def pop_idle(self, shelf: Shelf, way: Way) -> PooledConnection | None:
         """The connection that was used last, if it still works; others found dead on the way are closed.
 
-        protocol: what it has to speak, since the cluster may have changed; None: whatever it speaks.
+        way: how it has to have been made; those that were not are closed too.
         """
-        idle = self._idle.get(endpoint)
+        idle = self._idle.get(shelf)
         while idle:
             try:
                 connection = idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if (
-                connection.idle_until > self._monotonic()
-                and (protocol is None or connection.protocol is protocol)
-                and connection.healthy()
-            ):
+            if connection.idle_until > self.monotonic() and connection.way is way and connection.healthy():
                 return connection
             connection.close()
         return None
+
+    def moment(self, wall: float) -> float:
+        """The monotonic time of a moment of the wall clock."""
+        return inf if wall == inf else self.monotonic() + (wall - self._time())
 
     def release(self, connection: PooledConnection) -> None:
         """A connection that may be used again: to the head of its endpoint's queue, else to the idle ones."""
@@ -120,11 +136,12 @@ class Pool:
             return
         if endpoint.waiters and self._hand_over(connection):
             return
-        now = self._monotonic()
+        now = self.monotonic()
         connection.idle_until = now + connection.idle_timeout
-        idle = self._idle.get(endpoint)
+        shelf = connection.shelf
+        idle = self._idle.get(shelf)
         if idle is None:
-            idle = self._idle.setdefault(endpoint, deque())
+            idle = self._idle.setdefault(shelf, deque())
         idle.append(connection)
         if endpoint.waiters:
             self.rescue(endpoint)
@@ -133,24 +150,37 @@ class Pool:
 
     def rescue(self, endpoint: EndpointState) -> None:
         """Somebody waits for this endpoint: give away a connection that became idle in the meantime."""
-        connection = self.pop_idle(endpoint)
+        connection = self._any_idle(endpoint)
         if connection is not None:
             self.release(connection)
 
+    def _any_idle(self, endpoint: EndpointState) -> PooledConnection | None:
+        """One connection to the endpoint that is idle, whatever its name."""
+        way = endpoint.way
+        if way.named:
+            for shelf in list(self._idle):
+                if isinstance(shelf, tuple) and shelf[0] is endpoint:
+                    connection = self.pop_idle(shelf, way)
+                    if connection is not None:
+                        return connection
+        return self.pop_idle(endpoint, way)
+
     def _hand_over(self, connection: PooledConnection) -> bool:
-        """To the head of the queue. When that belongs to another owner, closing lets it open a connection of its own."""
-        waiter = connection.state.next_waiter(connection.endpoint, self, connection)
-        if waiter is not None:
-            waiter.wake()
-            return True
-        if connection.endpoint.waiters:
-            connection.close()
-            return True
-        return False
+        """To the head of the queue, when that can use it; otherwise closing lets it open a connection of its own."""
+        endpoint = connection.endpoint
+        if connection.way is endpoint.way and connection.shelf is endpoint:
+            waiter = connection.state.next_waiter(endpoint, self, connection)
+            if waiter is not None:
+                waiter.wake()
+                return True
+            if not endpoint.waiters:
+                return False
+        connection.close()
+        return True
 
     def discard(self, connection: PooledConnection) -> None:
         """An idle connection ended by itself."""
-        idle = self._idle.get(connection.endpoint)
+        idle = self._idle.get(connection.shelf)
         if idle is not None:
             try:
                 idle.remove(connection)
@@ -159,21 +189,19 @@ class Pool:
             connection.close()
 
     def sweep(self, now: float) -> None:
-        """Close idle connections whose time is over or whose endpoint has left."""
+        """Close idle connections whose time is over, whose endpoint has left or is connected to in another way now."""
         self._sweep_at = now + SWEEP_INTERVAL
-        for endpoint, idle in list(self._idle.items()):
-            while idle and (endpoint.departed or idle[0].idle_until <= now):
-                try:
-                    connection = idle.popleft()
-                except IndexError:
-                    break
-                connection.close()
+        for shelf, idle in list(self._idle.items()):
+            endpoint = shelf[0] if isinstance(shelf, tuple) else shelf
+            for connection in list(idle):
+                if endpoint.departed or connection.idle_until <= now or connection.way is not endpoint.way:
+                    self.discard(connection)
             if endpoint.departed and not idle:
-                self._idle.pop(endpoint, None)
+                self._idle.pop(shelf, None)
 
     def spare(self, endpoint: EndpointState) -> None:
         """A call of another owner waits for the right to open a connection to this endpoint: close one that is idle."""
-        connection = self.pop_idle(endpoint)
+        connection = self._any_idle(endpoint)
         if connection is not None:
             connection.close()
 

@@ -10,14 +10,16 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
 
-from meshlib.resources.cluster import Cluster, HttpProtocol
-from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.engine.engine import Engine
+from meshlib.resources.cluster import Cluster
+from meshlib.runtime.clock import Clock
+from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.async_connection import AsyncConnection
 from meshlib.transport.http.async_h2 import AsyncH2Connection, H2Lane
-from meshlib.transport.http.pool import Pool
+from meshlib.transport.http.pool import Pool, Shelf
+from meshlib.transport.http.secure_async import SecureConnection, SecureH2Connection
 
 __all__ = ["AsyncPool", "Lane", "PoolSet", "pools_of"]
 
@@ -28,34 +30,47 @@ Lane = AsyncConnection | H2Lane
 class AsyncPool(Pool):
     """The connections of one event loop: HTTP/1.1 ones when idle, HTTP/2 ones as long as they are open."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, monotonic: Callable[[], float]) -> None:
-        super().__init__(monotonic)
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        super().__init__(clock)
         self.loop = loop
-        self._shared: dict[EndpointState, list[AsyncH2Connection]] = {}
+        self._shared: dict[Shelf, list[AsyncH2Connection]] = {}
 
-    def acquire(self, endpoint: EndpointState, protocol: HttpProtocol) -> Lane | None:
-        """A connection that can take a request, None when there is none."""
-        if protocol is HttpProtocol.HTTP2:
-            for shared in self._shared.get(endpoint, ()):
-                if shared.credit > 0:
+    def acquire(self, shelf: Shelf, way: Way) -> Lane | None:
+        """A connection that was made this way and can take a request, None when there is none."""
+        if way.multiplexed:
+            for shared in self._shared.get(shelf, ()):
+                if shared.way is way and shared.credit > 0:
                     return H2Lane(shared)
             return None
-        connection = self.pop_idle(endpoint, protocol)
+        connection = self.pop_idle(shelf, way)
         assert connection is None or isinstance(connection, AsyncConnection)
         return connection
 
     def connect(
-        self, endpoint: EndpointState, cluster: Cluster, state: ClusterState, permits: Permits, limit: float
+        self,
+        endpoint: EndpointState,
+        cluster: Cluster,
+        state: ClusterState,
+        permits: Permits,
+        authority: str,
+        limit: float,
     ) -> Lane:
-        """Begin to open a connection. Raises OSError when there is no socket to be had."""
-        if cluster.protocol is HttpProtocol.HTTP2:
-            shared = AsyncH2Connection(self, endpoint, cluster, state, permits, self._freed)
-            self._shared.setdefault(endpoint, []).append(shared)
+        """Begin to open a connection the way that leads there now. Raises OSError when there is no socket to be had.
+
+        authority: what the request is for.
+        """
+        way = endpoint.way
+        shelf = (endpoint, authority) if way.named else endpoint
+        if way.multiplexed:
+            shared_kind = AsyncH2Connection if way.security is None else SecureH2Connection
+            shared = shared_kind(self, endpoint, cluster, state, permits, way, shelf, self._freed)
+            self._shared.setdefault(shelf, []).append(shared)
             lane = H2Lane(shared)
-            lane.connect(limit)
+            lane.connect(limit, authority)
             return lane
-        connection = AsyncConnection(self, endpoint, cluster, state, permits)
-        connection.connect(limit)
+        kind = AsyncConnection if way.security is None else SecureConnection
+        connection = kind(self, endpoint, cluster, state, permits, way, shelf)
+        connection.connect(limit, authority)
         return connection
 
     def _freed(self, connection: AsyncH2Connection) -> None:
@@ -63,10 +78,11 @@ class AsyncPool(Pool):
         endpoint = connection.endpoint
         if (
             connection.failure is None
+            and connection.way is endpoint.way
             and connection.codec.usable
             and connection.served < connection.max_requests
         ):
-            while endpoint.waiters and connection.credit > 0:
+            while endpoint.waiters and connection.credit > 0 and connection.shelf is endpoint:
                 lane = H2Lane(connection)
                 waiter = connection.state.next_waiter(endpoint, self, lane)
                 if waiter is None:
@@ -74,46 +90,47 @@ class AsyncPool(Pool):
                     break
                 waiter.wake()
             if connection.lanes or not (endpoint.departed or endpoint.waiters):
-                connection.idle_until = self._monotonic() + connection.idle_timeout
+                connection.idle_until = self.monotonic() + connection.idle_timeout
                 return
         if connection.failure is not None or not connection.lanes:
             self._remove(connection)
             connection.close()
 
     def _remove(self, connection: AsyncH2Connection) -> None:
-        shared = self._shared.get(connection.endpoint, [])
+        shared = self._shared.get(connection.shelf, [])
         if connection in shared:
             shared.remove(connection)
         if not shared:
-            self._shared.pop(connection.endpoint, None)
+            self._shared.pop(connection.shelf, None)
 
     def spare(self, endpoint: EndpointState) -> None:
         super().spare(endpoint)
-        for connection in list(self._shared.get(endpoint, ())):
-            if not connection.lanes:
+        for connection in self._unused():
+            if connection.endpoint is endpoint:
                 self._remove(connection)
                 connection.close()
                 return
 
+    def _unused(self) -> list[AsyncH2Connection]:
+        """The HTTP/2 connections that no call uses."""
+        return [each for shared in list(self._shared.values()) for each in shared if not each.lanes]
+
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        for endpoint, connections in list(self._shared.items()):
-            for connection in list(connections):
-                if not connection.lanes and (endpoint.departed or connection.idle_until <= now):
-                    self._remove(connection)
-                    connection.close()
+        for connection in self._unused():
+            endpoint = connection.endpoint
+            if endpoint.departed or connection.idle_until <= now or connection.way is not endpoint.way:
+                self._remove(connection)
+                connection.close()
 
     def close_idle(self) -> None:
         super().close_idle()
-        for connections in list(self._shared.values()):
-            for connection in list(connections):
-                if not connection.lanes:
-                    self._remove(connection)
-                    connection.close()
+        for connection in self._unused():
+            self._remove(connection)
+            connection.close()
 
     def idle_connections(self) -> int:
-        shared = [connection for connections in self._shared.values() for connection in connections]
-        return super().idle_connections() + sum(not connection.lanes for connection in shared)
+        return super().idle_connections() + len(self._unused())
 
     def forget(self) -> None:
         super().forget()
@@ -123,12 +140,12 @@ class AsyncPool(Pool):
 class PoolSet:
     """The pools of one Mesh."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._by_loop: dict[int, AsyncPool] = {}
         self._last: AsyncPool | None = None
-        self.sync = Pool(monotonic)
+        self.sync = Pool(clock)
 
     def for_loop(self, loop: asyncio.AbstractEventLoop) -> AsyncPool:
         """The pool of the running loop. Pools of loops that were closed are emptied on the way."""
@@ -142,7 +159,7 @@ class PoolSet:
                     if other.loop.is_closed():
                         del self._by_loop[key]
                         other.close_idle()
-                pool = self._by_loop[id(loop)] = AsyncPool(loop, self._monotonic)
+                pool = self._by_loop[id(loop)] = AsyncPool(loop, self._clock)
         self._last = pool
         return pool
 
@@ -152,6 +169,14 @@ class PoolSet:
             if pool is not owner:
                 pool.spare(endpoint)
 
+    def sweep(self) -> None:
+        """Endpoints have left, or are connected to in another way now. From any thread."""
+        now = self._clock.monotonic()
+        self.sync.sweep(now)
+        for pool in list(self._by_loop.values()):
+            with suppress(RuntimeError):  # its loop is closed
+                pool.loop.call_soon_threadsafe(pool.sweep, now)
+
     def renew(self) -> None:
         """In a forked child."""
         self._lock = threading.Lock()
@@ -159,19 +184,20 @@ class PoolSet:
             pool.forget()
         self._by_loop = {}
         self._last = None
-        self.sync = Pool(self._monotonic)
+        self.sync = Pool(self._clock)
 
 
-_sets: weakref.WeakKeyDictionary[Any, PoolSet] = weakref.WeakKeyDictionary()
+_sets: weakref.WeakKeyDictionary[Engine, PoolSet] = weakref.WeakKeyDictionary()
 _sets_lock = threading.Lock()
 
 
-def pools_of(owner: object, monotonic: Callable[[], float]) -> PoolSet:
-    """The pools of this Mesh (or engine), made at first use."""
+def pools_of(engine: Engine) -> PoolSet:
+    """The pools of this engine, made at first use. They hear of each push."""
     with _sets_lock:
-        pools = _sets.get(owner)
+        pools = _sets.get(engine)
         if pools is None:
-            pools = _sets[owner] = PoolSet(monotonic)
+            pools = _sets[engine] = PoolSet(engine.clock)
+            engine.adopt(pools)
     return pools
 
 

@@ -129,7 +129,7 @@ class Shell:
                 mesh = self._mesh = meshlib.default_mesh()
             engine = self._engine = mesh.engine
             self._passthrough = mesh.passthrough
-            pools = self._pools = pools_of(engine, engine.clock.monotonic)
+            pools = self._pools = pools_of(engine)
         return engine, pools
 
     def _instead(self, error: MeshError, info: CallInfo) -> Answer | None:

@@ -14,7 +14,6 @@ from meshlib.engine.events import (
     Headers,
     NeedConnection,
 )
-from meshlib.resources.cluster import HttpProtocol
 from meshlib.transport.http.attempts import CallAttempts
 from meshlib.transport.http.body import SyncUpload
 from meshlib.transport.http.exchange import (
@@ -30,6 +29,7 @@ from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.h2_single import H2Single
 from meshlib.transport.http.message import Response
 from meshlib.transport.http.pools import PoolSet
+from meshlib.transport.http.secure_sync import SecureSyncConnection
 from meshlib.transport.http.sync_bell import Bell
 from meshlib.transport.http.sync_connection import SyncConnection
 
@@ -63,7 +63,13 @@ class SyncAttempts(CallAttempts):
         )
 
     def _idle_connection(self, start: Start) -> SyncConnection | None:
-        connection = self._pool.pop_idle(start.endpoint, start.cluster.protocol)
+        endpoint = start.endpoint
+        way = endpoint.way
+        connection = self._pool.pop_idle(endpoint, way)
+        if connection is None:
+            if not way.named:
+                return None
+            connection = self._pool.pop_idle(self._shelf(start), way)
         assert connection is None or isinstance(connection, SyncConnection)
         return connection
 
@@ -91,17 +97,18 @@ class SyncAttempts(CallAttempts):
     def _connect(self, action: Connect) -> Event | None:
         attempt = self._find(action.attempt)
         assert attempt is not None
-        if action.connection is not None:
-            attempt.waiter = None
-            attempt.connection = action.connection
+        attempt.waiter = None
+        start = attempt.start
+        handed = action.connection
+        if isinstance(handed, SyncConnection):
+            if handed.way is not start.endpoint.way:
+                handed.close()
+                return NeedConnection(attempt.number, self._pool)
+            attempt.connection = handed
             attempt.stage = Stage.READY
             return Connected(attempt.number)
-        start = attempt.start
-        codec = H2Single() if start.cluster.protocol is HttpProtocol.HTTP2 else H1Codec()
         try:
-            connection = SyncConnection(
-                self._pool, start.endpoint, start.cluster, start.state, start.permits, codec
-            )
+            connection = self._new_connection(start)
         except OSError as error:
             start.state.connection_closed(start.endpoint, start.permits)
             return self._failed(attempt, connect_failure(error))
@@ -115,6 +122,17 @@ class SyncAttempts(CallAttempts):
         except TransportFailure as failure:
             return self._failed(attempt, failure)
         return None if connection.connecting else self._opened(attempt)
+
+    def _new_connection(self, start: Start) -> SyncConnection:
+        """A connection the way that leads there now. Raises OSError when there is no socket to be had."""
+        endpoint = start.endpoint
+        way = endpoint.way
+        codec = H2Single() if way.multiplexed else H1Codec()
+        made = (self._pool, endpoint, start.cluster, start.state, start.permits, way, codec)
+        if way.security is None:
+            return SyncConnection(*made)
+        authority = self._authority(start)
+        return SecureSyncConnection(*made, (endpoint, authority) if way.named else endpoint, authority)
 
     def _opened(self, attempt: Attempt) -> Event:
         attempt.stage = Stage.READY

@@ -21,13 +21,13 @@ from math import ceil
 from typing import Protocol
 
 from meshlib.resources.cluster import Cluster
-from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.message import OutgoingRequest
-from meshlib.transport.http.pool import Pool, PooledConnection
+from meshlib.transport.http.pool import Pool, PooledConnection, Shelf
 
-__all__ = ["BodySlices", "BodySource", "SyncConnection"]
+__all__ = ["DONTWAIT", "RECEIVE", "BodySlices", "BodySource", "SyncConnection", "milliseconds"]
 
 INLINE_BODY = 64 * 1024
 """Bodies up to this size go out together with the headers."""
@@ -46,7 +46,7 @@ LONGEST = 86_400.0
 _RECEIVE_TIMEOUT = struct.pack("@ll", 0, int(KERNEL_WAIT * 1e6))
 
 
-def _milliseconds(limit: float) -> int:
+def milliseconds(limit: float) -> int:
     """For poll: rounded up, so that a deadline is never met early."""
     return ceil(min(limit, LONGEST) * 1000)
 
@@ -91,9 +91,11 @@ class SyncConnection(PooledConnection):
         cluster: Cluster,
         state: ClusterState,
         permits: Permits,
+        way: Way,
         codec: Codec,
+        shelf: Shelf | None = None,
     ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits)
+        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
         self.codec = codec
         self.sent = False
         self._pending: memoryview | None = None
@@ -157,7 +159,7 @@ class SyncConnection(PooledConnection):
         self._await_bytes(limit)
 
     def _await_bytes(self, limit: float) -> None:
-        if not self._poller.poll(_milliseconds(max(limit, 0.0))):
+        if not self._poller.poll(milliseconds(max(limit, 0.0))):
             raise TimeoutError
         self._receive()
 
@@ -222,7 +224,7 @@ class SyncConnection(PooledConnection):
                 return
         self._poller.modify(self._socket, self.interest() if self._pending else select.POLLIN)
         try:
-            ready = self._poller.poll(_milliseconds(limit))
+            ready = self._poller.poll(milliseconds(limit))
         finally:
             self._poller.modify(self._socket, select.POLLIN)
         if not ready:
@@ -258,7 +260,7 @@ class SyncConnection(PooledConnection):
 
     def _finish_connecting(self, limit: float) -> None:
         self._poller.modify(self._socket, select.POLLOUT)
-        if not self._poller.poll(_milliseconds(limit)):
+        if not self._poller.poll(milliseconds(limit)):
             raise TimeoutError
         self._poller.modify(self._socket, select.POLLIN)
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
