@@ -12,7 +12,7 @@ from meshlib import __version__
 from meshlib.cli.app import app
 from tests.cli.conftest import Meshlib
 
-COMMANDS = ("demo", "serve", "validate", "explain")
+COMMANDS = ("demo", "serve", "validate", "explain", "ca")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,4 +1,4 @@
-"""The command line: demo, serve, validate, explain."""
+"""The command line: demo, serve, validate, explain, ca."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from meshlib import __version__
+from meshlib.cli.ca import ca
 from meshlib.cli.demo import demo
 from meshlib.cli.explain import explain
 from meshlib.cli.serve import serve
@@ -22,5 +23,5 @@ def app() -> None:
     """
 
 
-for command in (demo, serve, validate, explain):
+for command in (demo, serve, validate, explain, ca):
     app.add_command(command)

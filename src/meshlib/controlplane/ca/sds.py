@@ -156,6 +156,8 @@ class DeltaStream:
         for name in subscribed | set(request.resource_names_unsubscribe):
             if name not in request.initial_resource_versions:
                 self._versions.pop(name, None)  # subscribing again asks for it again
+        if not self._all:
+            self._versions = {name: has for name, has in self._versions.items() if name in self._wanted}
         if not request.response_nonce:
             return None
         return SecretAnswer(names=tuple(sorted(self._wanted)), version="", error=request.error_detail.message)
