@@ -1,0 +1,131 @@
+"""Envoy's RBAC filter as a pure function of a request (extensions.filters.http.rbac.v3): who may do what.
+
+Policies are tried in the order of their names; the first one that matches decides. ALLOW lets pass what a policy matches and
+nothing else, DENY refuses it, LOG lets everything pass and says what is to be logged. Shadow rules are evaluated first, only
+counted, and change nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from meshlib.policy.rbac_request import InboundRequest
+from meshlib.policy.rbac_rules import Predicate, any_of
+from meshlib.resources.rbac import Rbac, RbacAction, RbacPolicy, RbacRules
+from meshlib.stats import Counter, Registry
+
+__all__ = ["BODY", "RbacFilter", "RbacStats", "Rules", "Verdict"]
+
+BODY = "RBAC: access denied"
+"""Envoy's answer: status 403 with this body; PERMISSION_DENIED with this message for gRPC."""
+
+_BLANK = re.compile(r"[ \t\n\v\f\r]")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """policy: the name of the policy that matched, empty for none. log: a LOG rule matched."""
+
+    allowed: bool
+    policy: str = ""
+    log: bool = False
+
+    @property
+    def details(self) -> str:
+        """Envoy's response code details of a refusal; blanks in the policy's name become `_`."""
+        return f"rbac_access_denied_matched_policy[{_BLANK.sub('_', self.policy or 'none')}]"
+
+
+class Rules:
+    """One set of rules: config.rbac.v3.RBAC."""
+
+    __slots__ = ("_action", "_policies")
+
+    def __init__(self, rules: RbacRules) -> None:
+        self._action = rules.action
+        self._policies = tuple((policy.name, *_both(policy)) for policy in rules.policies)
+
+    def check(self, request: InboundRequest) -> Verdict:
+        for name, permitted, is_principal in self._policies:
+            if permitted(request) and is_principal(request):
+                return self._verdict(True, name)
+        return self._verdict(False, "")
+
+    def _verdict(self, matched: bool, policy: str) -> Verdict:
+        if self._action is RbacAction.LOG:
+            return Verdict(True, policy, matched)
+        return Verdict(matched is (self._action is RbacAction.ALLOW), policy)
+
+
+def _both(policy: RbacPolicy) -> tuple[Predicate, Predicate]:
+    return any_of(policy.permissions), any_of(policy.principals)
+
+
+class RbacStats:
+    """Envoy's counters of one filter: `PREFIX.rbac.[RULES_PREFIX.]allowed`, `denied`, `shadow_allowed`, `shadow_denied`, and
+    with track_per_rule_stats the same below `policy.NAME.`."""
+
+    __slots__ = (
+        "_policies",
+        "_registry",
+        "_rules",
+        "_shadow",
+        "allowed",
+        "denied",
+        "shadow_allowed",
+        "shadow_denied",
+    )
+
+    def __init__(self, registry: Registry, prefix: str, config: Rbac) -> None:
+        self._registry = registry
+        self._rules = _join(prefix, "rbac", config.rules_stat_prefix)
+        self._shadow = _join(prefix, "rbac", config.shadow_rules_stat_prefix)
+        self._policies: dict[tuple[str, str], Counter] = {}
+        self.allowed = registry.counter(f"{self._rules}allowed")
+        self.denied = registry.counter(f"{self._rules}denied")
+        self.shadow_allowed = registry.counter(f"{self._shadow}shadow_allowed")
+        self.shadow_denied = registry.counter(f"{self._shadow}shadow_denied")
+
+    def count(self, verdict: Verdict, *, shadow: bool, policies: bool) -> None:
+        outcome = "allowed" if verdict.allowed else "denied"
+        name = f"shadow_{outcome}" if shadow else outcome
+        counter: Counter = getattr(self, name)
+        counter.value += 1
+        if policies and verdict.policy:
+            self._of_policy(verdict.policy, name, self._shadow if shadow else self._rules).value += 1
+
+    def _of_policy(self, policy: str, name: str, prefix: str) -> Counter:
+        found = self._policies.get((policy, name))
+        if found is None:
+            found = self._registry.counter(f"{prefix}policy.{policy}.{name}")
+            self._policies[policy, name] = found
+        return found
+
+
+class RbacFilter:
+    """One configuration of the filter, of the chain or of a route. Those of a route count into the filter's stats."""
+
+    __slots__ = ("_per_policy", "_rules", "_shadow", "_stats", "config")
+
+    def __init__(self, config: Rbac, stats: RbacStats) -> None:
+        self.config = config
+        self._stats = stats
+        self._rules = None if config.rules is None else Rules(config.rules)
+        self._shadow = None if config.shadow_rules is None else Rules(config.shadow_rules)
+        self._per_policy = config.track_per_rule_stats
+
+    def check(self, request: InboundRequest) -> Verdict | None:
+        """The refusal; None when the request may pass."""
+        if self._shadow is not None:
+            self._stats.count(self._shadow.check(request), shadow=True, policies=self._per_policy)
+        if self._rules is None:
+            return None
+        verdict = self._rules.check(request)
+        self._stats.count(verdict, shadow=False, policies=self._per_policy)
+        return None if verdict.allowed else verdict
+
+
+def _join(*parts: str) -> str:
+    """Parts of a stat's name, each with one dot after it."""
+    return "".join(f"{part.rstrip('.')}." for part in parts if part)
