@@ -166,7 +166,7 @@ class IdentityError(ConnectFailed):
 
     No byte of a request was sent, nor one of a response. expected: what would have been accepted, in words. got: what was
     there instead. trust_domain: the one that the decision was about. not_after: the end of the certificate's life, seconds
-    since the epoch. Each is None when it plays no part.
+    since the epoch. Each is None when it plays no part. reason: what Envoy says of the same failure, in its own words.
     """
 
     def __init__(
@@ -177,6 +177,7 @@ class IdentityError(ConnectFailed):
         got: str | None = None,
         trust_domain: str | None = None,
         not_after: float | None = None,
+        reason: str = "",
         flags: str = "UF",
         details: str = "",
         attempts: tuple[AttemptRecord, ...] = (),
@@ -187,6 +188,7 @@ class IdentityError(ConnectFailed):
         self.got = got
         self.trust_domain = trust_domain
         self.not_after = not_after
+        self.reason = reason
 
 
 class StreamReset(UpstreamError):

@@ -1,0 +1,221 @@
+"""TLS to upstreams: what an UpstreamTls has become with the material that there is, and each handshake made with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import math
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshlib.errors import IdentityError
+from meshlib.identity.contexts import ContextCache, ContextSpec
+from meshlib.identity.expiry import Life, copy_of
+from meshlib.identity.failure import transport_failure
+from meshlib.identity.peer import Peer, presented_chain, verified_chain
+from meshlib.identity.resolve import Materials, Memo, Resolved, resolve
+from meshlib.identity.verify import Verifier
+from meshlib.resources.tls import UpstreamTls
+from meshlib.routing.authority import without_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ClientHandshake", "ClientSecurity"]
+
+
+class ClientHandshake:
+    """One connection's handshake, made under one epoch.
+
+    context: to wrap with, never changed. server_hostname: the SNI, None for none. not_after: of the own certificate, seconds
+    since the epoch, inf without one: the connection is not to be used for new calls after that.
+    """
+
+    __slots__ = ("_host", "_name", "_ready", "context", "epoch", "not_after", "server_hostname")
+
+    def __init__(
+        self, ready: _Ready, context: ssl.SSLContext, server_hostname: str | None, name: str, host: str
+    ) -> None:
+        self._ready = ready
+        self._name = name
+        self._host = host
+        self.context = context
+        self.server_hostname = server_hostname
+        self.epoch = ready.epoch
+        self.not_after = ready.life.not_after
+
+    def verify(self, tls: ssl.SSLObject | ssl.SSLSocket) -> Peer:
+        """Who the server is. To be called when the handshake is over, before a byte is written or given to anybody.
+
+        Raises:
+            IdentityError: it may not be talked to; close the connection.
+        """
+        ready = self._ready
+        return ready.verifier.check(
+            presented_chain(tls),
+            verified_chain(tls),
+            ready.life.now(),
+            sni=self._name,
+            host=self._host,
+        )
+
+    def text(self, error: BaseException, tls: ssl.SSLObject | ssl.SSLSocket | None = None) -> str:
+        """Envoy's words for what the handshake, `verify` or the first read ended with; empty where it has none.
+
+        tls: the object of the handshake, from which the certificate at fault is known.
+        """
+        return transport_failure(error, () if tls is None else presented_chain(tls), self._ready.life.now())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ready:
+    """Material in force, with what was made of it. contexts grows by the ALPN lists that are asked for."""
+
+    resolved: Resolved
+    spec: ContextSpec
+    verifier: Verifier
+    life: Life
+    epoch: int
+    contexts: dict[tuple[str, ...], ssl.SSLContext]
+
+
+class ClientSecurity:
+    """See `meshlib.identity.store.IdentityStore.client`. Thread-safe; reads take no lock."""
+
+    __slots__ = ("__weakref__", "_cache", "_now", "_problem", "_ready", "_start", "tls")
+
+    def __init__(
+        self, tls: UpstreamTls, cache: ContextCache, now: Callable[[], float], start: Callable[[], None]
+    ) -> None:
+        """now: seconds since the epoch. start: begins to watch what material comes from, costs nothing when it has."""
+        self.tls = tls
+        self._cache = cache
+        self._now = now
+        self._start = start
+        self._ready: _Ready | None = None
+        self._problem = IdentityError("there is no material yet")
+
+    @property
+    def epoch(self) -> int:
+        """Grows with each rotation of the own certificate or of what is trusted; 0 until there is material."""
+        ready = self._ready
+        return 0 if ready is None else ready.epoch
+
+    def handshake(
+        self, *, authority: str = "", hostname: str = "", alpn: tuple[str, ...] = ()
+    ) -> ClientHandshake:
+        """Begin one.
+
+        authority: of the request (`:authority`, or the header that override_auto_sni_header names), hostname: of the endpoint;
+        only for the SNI and the names that configurations ask for. alpn: what to offer when the configuration names nothing.
+
+        Raises:
+            IdentityError: a secret has not come, the own certificate is over, or the SNI can't be sent.
+        """
+        self._start()
+        ready = self._ready
+        if ready is None:
+            raise copy_of(self._problem)
+        ready.life.check()
+        protocols = self.tls.common.alpn or alpn
+        context = ready.contexts.get(protocols)
+        if context is None:
+            spec = dataclasses.replace(ready.spec, alpn=protocols)
+            context = ready.contexts[protocols] = self._cache.get(spec)
+        tls = self.tls
+        host = without_port(authority) if tls.auto_sni or tls.auto_san_validation else ""
+        name = _server_name(tls, host, hostname)
+        return ClientHandshake(
+            ready,
+            context,
+            name or None,
+            name if tls.auto_sni_san_validation else "",
+            host.strip("[]") if tls.auto_san_validation else "",
+        )
+
+    def refresh(self, materials: Materials, memo: Memo, warn: Callable[[str], None]) -> bool:
+        """Look at the material again; whether anything has changed for new connections. Only the store calls it, one at a time.
+
+        What can't be used leaves the last good material in force, and is given to warn.
+        """
+        before = self._ready
+        try:
+            resolved = resolve(self.tls.common, materials, memo)
+            if before is not None and before.resolved == resolved:
+                return False
+            self._ready = self._prepare(resolved, before)
+        except IdentityError as error:
+            if before is not None:
+                warn(f"the last good TLS material stays in force: {error}")
+            self._problem = error
+            return False
+        return True
+
+    def _prepare(self, resolved: Resolved, before: _Ready | None) -> _Ready:
+        common, trust = self.tls.common, resolved.trust
+        verify = trust.verifies_chain and not trust.accept_untrusted
+        spec = ContextSpec(
+            server=False,
+            svids=resolved.svids,
+            verify=ssl.CERT_REQUIRED if verify else ssl.CERT_NONE,
+            roots=trust.anchors,
+            system_roots=trust.system_roots,
+            partial_chain=trust.partial_chain,
+            ignore_time=trust.allow_expired,
+            minimum=common.minimum,
+            maximum=common.maximum,
+            ciphers=common.cipher_suites,
+            curves=common.curves,
+            alpn=common.alpn,
+        )
+        asked_for: Mapping[tuple[str, ...], object] = (
+            {common.alpn: None} if before is None else before.contexts
+        )
+        return _Ready(
+            resolved=resolved,
+            spec=spec,
+            verifier=Verifier(trust, server=False, rsa_usage=self.tls.enforce_rsa_key_usage),
+            life=Life(resolved.svids, self._now),
+            epoch=1 if before is None else before.epoch + 1,
+            contexts={alpn: self._cache.get(dataclasses.replace(spec, alpn=alpn)) for alpn in asked_for},
+        )
+
+    def __repr__(self) -> str:
+        ready = self._ready
+        until = (
+            "nothing"
+            if ready is None
+            else "no certificate"
+            if math.isinf(ready.life.not_after)
+            else "a certificate"
+        )
+        return f"<ClientSecurity with {until}, epoch {self.epoch}>"
+
+
+def _server_name(tls: UpstreamTls, host: str, hostname: str) -> str:
+    """The SNI, empty for none. An address is never taken from the request."""
+    if tls.auto_sni and host and not _is_address(host):
+        name = host
+    elif tls.auto_host_sni and hostname:
+        name = hostname
+    else:
+        name = tls.sni
+    if name:
+        try:
+            name.encode("idna")
+        except UnicodeError:
+            raise IdentityError(
+                f"{name[:80]!r} can't be sent as SNI", expected="a host name", got=name[:80]
+            ) from None
+        if name.startswith("."):
+            raise IdentityError(f"{name[:80]!r} can't be sent as SNI", expected="a host name", got=name[:80])
+    return name
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
