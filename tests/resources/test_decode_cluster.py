@@ -242,9 +242,16 @@ def test_connection_keepalive(settings: dict[str, Any], expected: Keepalive | No
 
 
 def test_automatic_protocols_are_reported() -> None:
-    options = http_options(auto_config={})
-    found = decoded(proto.CLUSTER, {"name": "c", "typed_extension_protocol_options": options})
+    options = {"typed_extension_protocol_options": http_options(auto_config={})}
+    found = decoded(proto.CLUSTER, {"name": "c", "transport_socket": TLS, **options})
     assert found.unsupported == (f'typed_extension_protocol_options["{HTTP_OPTIONS}"].auto_config',)
+
+
+def test_automatic_protocols_need_alpn_everywhere() -> None:
+    options = {"typed_extension_protocol_options": http_options(auto_config={})}
+    matches = {"transport_socket_matches": [{"name": "plain", "transport_socket": RAW}]}
+    for fields in (options, {**options, "transport_socket": TLS, **matches}):
+        assert "ALPN" in refused(proto.CLUSTER, {"name": "c", **fields}).reason
 
 
 @pytest.mark.parametrize(
@@ -336,6 +343,7 @@ def test_what_is_not_applied_is_reported(fields: dict[str, Any], unsupported: tu
 
 
 TLS = {"name": "tls", "typed_config": {"@type": EXTENSIONS + "transport_sockets.tls.v3.UpstreamTlsContext"}}
+RAW = {"name": "raw", "typed_config": {"@type": EXTENSIONS + "transport_sockets.raw_buffer.v3.RawBuffer"}}
 
 
 @pytest.mark.parametrize(
@@ -424,9 +432,7 @@ TLS = {"name": "tls", "typed_config": {"@type": EXTENSIONS + "transport_sockets.
             f'typed_extension_protocol_options["{HTTP_OPTIONS}"].explicit_http_config.http3_protocol_options',
         ),
         ({"health_checks": [{}]}, "health_checks[0]"),
-        ({"transport_socket": TLS}, "transport_socket"),
         ({"transport_socket": {"name": "envoy.transport_sockets.tls"}}, "transport_socket.typed_config"),
-        ({"transport_socket_matches": [{"name": "m", "transport_socket": TLS}]}, "transport_socket_matches"),
         ({"filters": [{"name": "f"}]}, "filters"),
     ],
 )

@@ -163,12 +163,12 @@ def test_errors_in_the_listener() -> None:
     http = {"name": "h", "typed_config": manager()}
     cases: list[tuple[dict[str, Any], str]] = [
         ({"name": "l"}, ""),
-        ({"name": "l", "filter_chains": [chain, chain]}, "filter_chains"),
+        ({"name": "l", "filter_chains": [chain, chain]}, "filter_chains[1].filter_chain_match"),
         ({"name": "l", "filter_chains": [{"filters": []}]}, "filter_chains[0].filters"),
         ({"name": "l", "filter_chains": [{"filters": [http, http]}]}, "filter_chains[0].filters"),
         (
             {"name": "l", "filter_chains": [{**chain, "transport_socket": TLS}]},
-            "filter_chains[0].transport_socket",
+            "filter_chains[0].transport_socket.typed_config.common_tls_context",
         ),
         ({"name": "l", "api_listener": {}}, "api_listener.api_listener"),
         (

@@ -172,7 +172,7 @@ ACCEPTED_CLUSTERS: list[dict[str, Any]] = [{"name": "c", **fields} for fields in
 # what must not be sent; or (the substitutions) Envoy finds out only when a request comes.
 ONLY_HERE = (
     *("connect_matcher", "tls_context", "dynamic_metadata", "filter_state", "filter_action", "[0].matcher"),
-    *("regex_rewrite.substitution", "transport_socket", "transport_socket_matches"),
+    "regex_rewrite.substitution",
 )
 
 

@@ -18,7 +18,7 @@ from tests.snapshot.builders import (
     routes,
 )
 
-LISTENER, ROUTE, CLUSTER, ENDPOINT = Kind
+LISTENER, ROUTE, CLUSTER, ENDPOINT, SECRET = Kind
 
 
 def put(

@@ -10,7 +10,7 @@ from meshlib.snapshot import Kind
 from tests.snapshot.builders import cluster, inline_listener
 from tests.xds.fake_ads import Harness
 
-LISTENER, ROUTE, CLUSTER, ENDPOINT = Kind
+LISTENER, ROUTE, CLUSTER, ENDPOINT, SECRET = Kind
 
 
 def test_a_resource_that_does_not_come_does_not_exist() -> None:

@@ -10,7 +10,7 @@ from meshlib.snapshot import Kind, ResourceState
 from tests.snapshot.builders import cluster, inline_listener, listener
 from tests.xds.fake_ads import Asked, Harness
 
-LISTENER, ROUTE, CLUSTER, ENDPOINT = Kind
+LISTENER, ROUTE, CLUSTER, ENDPOINT, SECRET = Kind
 
 
 def clusters(*names: str) -> Harness:

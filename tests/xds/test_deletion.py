@@ -6,7 +6,7 @@ from meshlib.snapshot import Kind, ResourceState
 from tests.snapshot.builders import assignment, cluster, inline_listener, listener, routes
 from tests.xds.fake_ads import Harness
 
-LISTENER, ROUTE, CLUSTER, ENDPOINT = Kind
+LISTENER, ROUTE, CLUSTER, ENDPOINT, SECRET = Kind
 
 
 def loaded(*features: str) -> Harness:

@@ -12,7 +12,7 @@ from meshlib.snapshot import Kind
 from tests.snapshot.builders import assignment, cluster, inline_listener
 from tests.xds.fake_ads import Asked, Harness
 
-LISTENER, ROUTE, CLUSTER, ENDPOINT = Kind
+LISTENER, ROUTE, CLUSTER, ENDPOINT, SECRET = Kind
 
 
 def moments(harness: Harness, count: int) -> list[float]:

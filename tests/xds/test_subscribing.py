@@ -10,7 +10,7 @@ from meshlib.snapshot import Kind, ResourceState
 from tests.snapshot.builders import assignment, cluster, inline_listener, listener, routes
 from tests.xds.fake_ads import Asked, Harness
 
-LISTENER, ROUTE, CLUSTER, ENDPOINT = Kind
+LISTENER, ROUTE, CLUSTER, ENDPOINT, SECRET = Kind
 
 
 def test_nothing_happens_before_the_first_use() -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from meshlib.resources.cluster import (
     CircuitBreakers,
     Cluster,
     DiscoveryType,
-    HttpProtocol,
-    Keepalive,
     OutlierDetection,
     RetryBudget,
     Thresholds,
 )
-from meshlib.resources.decode_common import check_transport_socket, from_control_plane
+from meshlib.resources.decode_common import from_control_plane
 from meshlib.resources.decode_endpoint import decode_load_assignment
 from meshlib.resources.decode_lb import decode_lb
+from meshlib.resources.decode_transport_socket import transport_socket_matches, upstream_socket
+from meshlib.resources.decode_upstream_http import UpstreamHttp, upstream_http
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.reader import Reader
+from meshlib.resources.tls import TransportSocketMatch, UpstreamTls
 
 __all__ = ["decode_cluster"]
 
@@ -29,17 +31,15 @@ _DISCOVERY = {
     3: DiscoveryType.EDS,
 }
 _DNS = (DiscoveryType.STRICT_DNS, DiscoveryType.LOGICAL_DNS)
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_UPSTREAM_CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
 
 def decode_cluster(reader: Reader) -> Cluster:
     """config.cluster.v3.Cluster. Raises ResourceError."""
     name = reader.text("name")
     discovery = _discovery(reader)
-    check_transport_socket(reader)
     lb_policy, locality = decode_lb(reader)
-    http = _http_options(reader)
+    http = upstream_http(reader)
+    tls, matches = _transport(reader, http)
     family = reader.enum("dns_lookup_family", {0: "auto", 1: "v4", 2: "v6", 3: "v4 preferred", 4: "all"})
     if family in ("v4 preferred", "all") and discovery in _DNS:
         reader.unsupported("dns_lookup_family")
@@ -65,7 +65,9 @@ def decode_cluster(reader: Reader) -> Cluster:
         respect_dns_ttl=respect_ttl,
         dns_ipv4_only=family == "v4",
         dns_ipv6_only=family == "v6",
-        **http,
+        tls=tls,
+        transport_socket_matches=matches,
+        **http.options,
     )
 
 
@@ -207,68 +209,12 @@ def _outlier_detection(reader: Reader | None) -> OutlierDetection | None:
     return OutlierDetection(**given)
 
 
-def _http_options(reader: Reader) -> dict[str, Any]:
-    """protocol, keepalive, idle_timeout, max_requests_per_connection and max_stream_duration of the Cluster."""
-    for key, entry in reader.entries("typed_extension_protocol_options"):
-        if entry.message.type_url.rpartition("/")[2] == _HTTP_OPTIONS:
-            reader.leave("common_http_protocol_options", "http_protocol_options", "http2_protocol_options")
-            reader.leave(
-                "max_requests_per_connection", "protocol_selection", "upstream_http_protocol_options"
-            )
-            return _explicit(entry.unpacked())
-        entry.leave("type_url", "value")
-        reader.unsupported(f'typed_extension_protocol_options["{key}"]')
-    requests = reader.boxed("max_requests_per_connection")
-    reader.child("http_protocol_options")
-    http2 = reader.child("http2_protocol_options")
-    common = _common(reader.child("common_http_protocol_options"))
-    return {
-        **common,
-        "protocol": HttpProtocol.HTTP1 if http2 is None else HttpProtocol.HTTP2,
-        "keepalive": _keepalive(http2),
-        "max_requests_per_connection": requests or common["max_requests_per_connection"],
-    }
-
-
-def _explicit(options: Reader) -> dict[str, Any]:
-    protocol, keepalive = HttpProtocol.HTTP1, None
-    kind = options.which("upstream_protocol_options")
-    if kind == "explicit_http_config":
-        explicit = options.required(kind)
-        chosen = explicit.which("protocol_config")
-        if chosen == "http3_protocol_options":
-            raise explicit.fail(chosen, "HTTP/3 is not implemented")
-        spoken = None if chosen is None else explicit.child(chosen)
-        if chosen == "http2_protocol_options":
-            protocol, keepalive = HttpProtocol.HTTP2, _keepalive(spoken)
-    elif kind is not None:
-        options.unsupported(kind)
-    for index, entry in enumerate(options.items("http_filters")):
-        entry.leave("name", "typed_config", "disabled", "is_optional", "config_discovery")
-        if entry.message.typed_config.type_url.rpartition("/")[2] != _UPSTREAM_CODEC:
-            raise options.fail(f"http_filters[{index}]", "HTTP filters of a cluster are not implemented")
-    common = _common(options.child("common_http_protocol_options"))
-    return {"protocol": protocol, "keepalive": keepalive, **common}
-
-
-def _keepalive(http2: Reader | None) -> Keepalive | None:
-    """core.v3.KeepaliveSettings; without an interval Envoy pings only where connection_idle_interval says so."""
-    settings = None if http2 is None else http2.child("connection_keepalive")
-    if settings is None:
-        return None
-    interval, timeout = settings.duration("interval"), settings.duration("timeout")
-    if timeout is None:
-        raise settings.fail("timeout", "is required")
-    return None if not interval else Keepalive(interval=interval, timeout=timeout)
-
-
-def _common(options: Reader | None) -> dict[str, Any]:
-    """core.v3.HttpProtocolOptions."""
-    if options is None:
-        return {"max_requests_per_connection": 0}
-    idle = options.duration("idle_timeout")
-    return {
-        "idle_timeout": 3600.0 if idle is None else idle or None,
-        "max_requests_per_connection": options.boxed("max_requests_per_connection") or 0,
-        "max_stream_duration": options.duration("max_stream_duration") or None,
-    }
+def _transport(
+    reader: Reader, http: UpstreamHttp
+) -> tuple[UpstreamTls | None, tuple[TransportSocketMatch, ...]]:
+    """The cluster's own transport socket and the matches, each with what the protocol options say about names."""
+    tls, matches = upstream_socket(reader), transport_socket_matches(reader)
+    if http.negotiates and (tls is None or any(match.tls is None for match in matches)):
+        raise reader.fail("", "auto_config needs ALPN, so every transport socket of the cluster must be TLS")
+    named = [match if match.tls is None else replace(match, tls=http.named(match.tls)) for match in matches]
+    return None if tls is None else http.named(tls), tuple(named)

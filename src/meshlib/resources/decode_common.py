@@ -1,4 +1,4 @@
-"""What several resources have in common: configuration sources, transport sockets, data sources, fractions."""
+"""What several resources have in common: configuration sources, data sources, fractions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from meshlib.resources.matching import FractionalPercent
 from meshlib.resources.reader import Reader
 
 __all__ = [
-    "check_transport_socket",
     "data_source",
     "format_string",
     "fractional_percent",
@@ -19,26 +18,7 @@ __all__ = [
     "runtime_fraction",
 ]
 
-_RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 _DENOMINATORS = {0: 100, 1: 10_000, 2: 1_000_000}
-
-
-def check_transport_socket(reader: Reader) -> None:
-    """Refuse any transport socket but plaintext: no byte may go in plaintext where TLS was asked for."""
-    socket = reader.child("transport_socket")
-    if socket is None:
-        return
-    socket.leave("name")
-    config = socket.child("typed_config")
-    if config is None:
-        raise socket.fail("typed_config", "must be given")
-    if config.message.type_url.rpartition("/")[2] != _RAW_BUFFER:
-        kind = config.message.type_url.rpartition(".")[2] or "an unknown type"
-        raise reader.fail(
-            "transport_socket",
-            f"{kind} is not implemented yet, and plaintext must not go where another transport was asked for",
-        )
-    config.unpacked()
 
 
 def from_control_plane(reader: Reader, field: str) -> None:

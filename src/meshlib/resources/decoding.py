@@ -15,14 +15,17 @@ from meshlib.resources.decode_cluster import decode_cluster
 from meshlib.resources.decode_endpoint import decode_load_assignment
 from meshlib.resources.decode_listener import decode_listener
 from meshlib.resources.decode_route import decode_route_configuration
+from meshlib.resources.decode_secret import decode_secret
 from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.inbound import InboundListener
 from meshlib.resources.listener import Listener
 from meshlib.resources.reader import Reader, Reading
 from meshlib.resources.route import RouteConfiguration
+from meshlib.resources.secret import Secret
 
 __all__ = ["Decoded", "Resource", "decode", "decode_any"]
 
-Resource = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
+Resource = Listener | InboundListener | RouteConfiguration | Cluster | ClusterLoadAssignment | Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ _DECODERS: dict[str, Callable[[Reader], Resource]] = {
     proto.LISTENER: decode_listener,
     proto.ROUTE: decode_route_configuration,
     proto.CLUSTER: decode_cluster,
+    proto.SECRET: decode_secret,
 }
 _TYPES = frozenset({*_DECODERS, proto.ENDPOINT})
 

@@ -13,6 +13,8 @@ _ENDPOINT = "envoy.config.endpoint.v3."
 _LISTENER = "envoy.config.listener.v3."
 _ROUTE = "envoy.config.route.v3."
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
+_RBAC = "envoy.config.rbac.v3."
+_TLS = "envoy.extensions.transport_sockets.tls.v3."
 _ROUTER = "envoy.extensions.filters.http.router.v3."
 
 
@@ -54,12 +56,13 @@ IGNORED: dict[str, frozenset[str]] = {
 }
 """By message type: fields that have no effect in a client, or none on what a call does."""
 
-_TLS = "TLS is not implemented yet, and plaintext must not go where TLS was asked for"
 _TOO_MUCH = "is not implemented, and without it more requests would match than are meant to"
 
 REFUSED: dict[tuple[str, str], str] = {
-    (_CLUSTER + "Cluster", "transport_socket_matches"): _TLS,
-    (_CLUSTER + "Cluster", "transport_socket_matcher"): _TLS,
+    (
+        _CLUSTER + "Cluster",
+        "transport_socket_matcher",
+    ): "choosing a transport socket by a matcher is not implemented; use transport_socket_matches",
     (_CLUSTER + "Cluster", "filters"): "network filters on the upstream connection are not implemented",
     (_CLUSTER + "Cluster", "upstream_config"): "another upstream than plain HTTP is not implemented",
     (_CLUSTER + "Cluster", "original_dst_lb_config"): "the original destination is not known to a client",
@@ -89,6 +92,27 @@ STRICT = frozenset(
         _ROUTE + "HeaderMatcher",
         _ROUTE + "QueryParameterMatcher",
         "envoy.type.matcher.v3.StringMatcher",
+        _LISTENER + "FilterChainMatch",
+        *(_RBAC + name for name in ("RBAC", "Policy", "Permission", "Principal", "Principal.Authenticated")),
+        "envoy.extensions.filters.http.rbac.v3.RBAC",
+        "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
+        "envoy.extensions.filters.network.rbac.v3.RBAC",
+        "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config",
+        *(
+            _TLS + name
+            for name in (
+                "UpstreamTlsContext",
+                "DownstreamTlsContext",
+                "CommonTlsContext",
+                "CommonTlsContext.CombinedCertificateValidationContext",
+                "CertificateValidationContext",
+                "SPIFFECertValidatorConfig",
+                "SubjectAltNameMatcher",
+                "TlsCertificate",
+                "TlsParameters",
+            )
+        ),
     )
 )
-"""Messages in which a field that this version's API does not have (RouteMatch.cookies, for one) is an error."""
+"""Messages in which a field that this version's API does not have (RouteMatch.cookies, for one) is an error: matches, and
+whatever security depends on."""

@@ -25,7 +25,7 @@ Source: TypeAlias = "str | Path | Mapping[str, Any]"
 """A file, a folder (its *.yaml, *.yml and *.json sorted by name, without sub-folders) or a document itself."""
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-DECODED = (proto.LISTENER, proto.ROUTE, proto.CLUSTER, proto.ENDPOINT)
+DECODED = (proto.LISTENER, proto.ROUTE, proto.CLUSTER, proto.ENDPOINT, proto.SECRET)
 
 _NAME_FIELDS = {
     "envoy.config.listener.v3.Listener": "name",
@@ -147,7 +147,7 @@ def locate(resource: FileResource, path: str) -> int:
 
 def validate(config: FileConfig, decode: Decode) -> list[Problem]:
     """All that is wrong: the problems of loading, then those that ``decode`` finds in Listeners, RouteConfigurations,
-    Clusters and ClusterLoadAssignments."""
+    Clusters, ClusterLoadAssignments and Secrets."""
     problems = list(config.problems)
     for resource in config.resources:
         if resource.type_url not in DECODED:

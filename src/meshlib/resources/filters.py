@@ -9,19 +9,31 @@ the filter itself is refused in the chain.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from meshlib.resources.decode_fault import decode_fault
+from meshlib.resources.decode_rbac import decode_rbac, decode_rbac_per_route
 from meshlib.resources.listener import HttpFilter, RouterConfig
 from meshlib.resources.reader import Reader
 from meshlib.resources.route import NO_FILTER_CONFIGS, FilterConfig, FilterConfigs
 
-__all__ = ["CHAIN", "FAULT", "OVERRIDES", "ROUTER", "decode_chain", "decode_overrides"]
+__all__ = [
+    "CHAIN",
+    "FAULT",
+    "INBOUND_CHAIN",
+    "OVERRIDES",
+    "RBAC",
+    "ROUTER",
+    "decode_chain",
+    "decode_overrides",
+]
 
 FAULT = "envoy.extensions.filters.http.fault.v3.HTTPFault"
+RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC"
 ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_RBAC_PER_ROUTE = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
 _FILTER_CONFIG = "envoy.config.route.v3.FilterConfig"
 _HTTP_FILTERS = "envoy.extensions.filters.http."
 
@@ -31,19 +43,24 @@ def _router(reader: Reader) -> RouterConfig:
 
 
 CHAIN: dict[str, Callable[[Reader], Any]] = {FAULT: decode_fault, ROUTER: _router}
-"""By full message name: the decoder of a filter's configuration in the chain."""
+"""By full message name: the decoder of a filter's configuration in a client's chain."""
 
-OVERRIDES: dict[str, Callable[[Reader], Any]] = {FAULT: decode_fault}
+INBOUND_CHAIN: dict[str, Callable[[Reader], Any]] = {RBAC: decode_rbac, ROUTER: _router}
+"""The same in the chain of a server's filter chain."""
+
+OVERRIDES: dict[str, Callable[[Reader], Any]] = {FAULT: decode_fault, _RBAC_PER_ROUTE: decode_rbac_per_route}
 """By full message name: the decoder of a filter's configuration on a route, virtual host or weighted cluster."""
 
 
-def decode_chain(reader: Reader, field: str) -> tuple[HttpFilter, ...]:
-    """The filters in order; the router is the last and only there. Raises ResourceError."""
+def decode_chain(
+    reader: Reader, field: str, known: Mapping[str, Callable[[Reader], Any]] = CHAIN
+) -> tuple[HttpFilter, ...]:
+    """The filters in order; the router is the last and only there. known: CHAIN or INBOUND_CHAIN. Raises ResourceError."""
     entries = reader.items(field)
     filters: list[HttpFilter] = []
     names: set[str] = set()
     for index, entry in enumerate(entries):
-        decoded = _filter(entry)
+        decoded = _filter(entry, known)
         if decoded is None:
             continue
         last = index == len(entries) - 1
@@ -67,7 +84,7 @@ def _is_router(decoded: HttpFilter) -> bool:
     return isinstance(decoded.config, RouterConfig)
 
 
-def _filter(entry: Reader) -> HttpFilter | None:
+def _filter(entry: Reader, decoders: Mapping[str, Callable[[Reader], Any]]) -> HttpFilter | None:
     name = entry.text("name")
     optional = entry.flag("is_optional")
     disabled = entry.flag("disabled")
@@ -79,7 +96,7 @@ def _filter(entry: Reader) -> HttpFilter | None:
     config = entry.child("typed_config")
     if config is None:
         raise entry.fail("typed_config", f"the filter {name!r} has no configuration")
-    known = _known(config, CHAIN)
+    known = _known(config, decoders)
     if known is None:
         kind = config.message.type_url.rpartition("/")[2]
         if not optional:
@@ -92,7 +109,7 @@ def _filter(entry: Reader) -> HttpFilter | None:
 
 
 def _known(
-    config: Reader, decoders: dict[str, Callable[[Reader], Any]]
+    config: Reader, decoders: Mapping[str, Callable[[Reader], Any]]
 ) -> tuple[Reader, Callable[[Reader], Any]] | None:
     """The content of an Any and its decoder; None when there is no decoder."""
     kind = config.message.type_url.rpartition("/")[2]
@@ -129,7 +146,7 @@ def decode_overrides(reader: Reader) -> FilterConfigs:
 
 def _override(config: Reader, name: str, *, optional: bool) -> Any:
     kind = config.message.type_url.rpartition("/")[2]
-    if kind in CHAIN and kind not in OVERRIDES:
+    if (kind in CHAIN or kind in INBOUND_CHAIN) and kind not in OVERRIDES:
         raise config.fail("", f"the filter {name!r} has no configuration for routes")
     known = _known(config, OVERRIDES)
     if known is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshlib.resources.route import RouteConfiguration
+
+if TYPE_CHECKING:
+    from meshlib.resources.inbound import InboundListener
 
 __all__ = ["HttpConnectionManager", "HttpFilter", "Listener", "RouterConfig"]
 
@@ -55,9 +58,11 @@ class HttpConnectionManager:
 class Listener:
     """config.listener.v3.Listener. The HttpConnectionManager of `api_listener`, or of the socket listener's filter chain.
 
-    per_connection_buffer_limit_bytes: how much of a request body is kept for a retry.
+    per_connection_buffer_limit_bytes: how much of a request body is kept for a retry. inbound: what it says to a server, None for
+    an api_listener. A Listener that only a server can use is an `inbound.InboundListener`.
     """
 
     name: str
     http: HttpConnectionManager
     per_connection_buffer_limit_bytes: int = 1024 * 1024
+    inbound: InboundListener | None = None

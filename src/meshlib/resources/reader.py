@@ -291,7 +291,9 @@ class Reader:
     def _report_unknown(self) -> None:
         unknown: Any = unknown_fields.UnknownFieldSet(self.message)
         if len(unknown) and self.type_name in fields.STRICT:
-            reason = f"field {unknown[0].field_number} is not known, and a match must not be read in part"
+            reason = (
+                f"field {unknown[0].field_number} is not known, and this message must not be read in part"
+            )
             raise self.fail("", reason)
         for field in unknown:
             self.reading.unsupported(self.at(f"<field {field.field_number}>"))

@@ -38,6 +38,7 @@ __all__ = [
     "UpstreamTls",
     "merge_validation",
     "select_tls",
+    "validation_problem",
 ]
 
 
@@ -171,8 +172,9 @@ class CertificateValidation:
     Without trusted_ca, ca_provider, system_roots, spiffe and spiffe_bundle_map no chain is verified, as in Envoy. match_sans:
     one of them must match a name of the certificate; empty: names are not looked at. certificate_hashes, certificate_spkis: the
     certificate must have one of all these (lower-case hex of SHA-256 of the DER; base64 of SHA-256 of the SPKI).
-    spiffe: the chain is verified against the bundle of the peer's own trust domain; None when the SPIFFE validator is not in
-    force. spiffe_bundle_map: the same as a document (SPIFFE bundle map, JSON). accept_untrusted: a failed verification is
+    spiffe: the chain is verified against the bundle of the peer's own trust domain, and nothing but match_sans (of type URI) and
+    allow_expired counts besides; None when the SPIFFE validator is not in force. spiffe_bundle_map: the bundles as a document
+    (SPIFFE bundle map, JSON), in the place of those in spiffe, which is then empty. accept_untrusted: a failed verification is
     only counted. max_verify_depth: intermediates between leaf and root, None for the default (100).
     """
 
@@ -224,10 +226,11 @@ class CommonTls:
 class UpstreamTls:
     """UpstreamTlsContext, and what upstream_http_protocol_options of its cluster add.
 
-    Which name is sent as SNI, first that applies: with `auto_sni` the value of override_auto_sni_header, else the authority of
-    the request (host without port; an IP address is not sent); with `auto_host_sni` the hostname of the endpoint; `sni`.
+    Which name is sent as SNI, first that applies: with `auto_sni` that of the request, unless it is an IP address; with
+    `auto_host_sni` the hostname of the endpoint; `sni`. The name of the request is the value of override_auto_sni_header,
+    without it or when it is empty the authority, in both cases without a port.
     auto_sni_san_validation: the certificate must hold the SNI that was sent as a DNS name, instead of match_sans.
-    auto_san_validation: the same for the name that auto_sni takes from the request.
+    auto_san_validation: one of the certificate's names must be the name of the request, instead of match_sans.
     enforce_rsa_key_usage: the keyUsage of an RSA certificate must allow what TLS uses it for.
     """
 
@@ -286,7 +289,7 @@ def merge_validation(default: CertificateValidation, dynamic: CertificateValidat
 
     What the secret sets counts; lists are joined, the default's first; a flag that either sets is set.
     """
-    spiffe = dynamic if dynamic.spiffe is not None or dynamic.spiffe_bundle_map is not None else default
+    spiffe = dynamic if dynamic.spiffe is not None else default
     return CertificateValidation(
         trusted_ca=default.trusted_ca if dynamic.trusted_ca is None else dynamic.trusted_ca,
         ca_provider=dynamic.ca_provider or default.ca_provider,
@@ -305,3 +308,21 @@ def merge_validation(default: CertificateValidation, dynamic: CertificateValidat
         spiffe_bundle_map=spiffe.spiffe_bundle_map,
         watched_directory=dynamic.watched_directory or default.watched_directory,
     )
+
+
+def validation_problem(validation: CertificateValidation) -> str | None:
+    """Why a complete validation context is refused, as Envoy refuses it; None when it may be used."""
+    if (
+        validation.trusted_ca is not None
+        or validation.ca_provider is not None
+        or validation.system_roots
+        or validation.spiffe is not None
+    ):
+        return None
+    if validation.crl is not None:
+        return "a CRL without a trusted CA has no effect"
+    if validation.match_sans:
+        return "matching subject alternative names without a trusted CA is insecure and not allowed"
+    if validation.allow_expired:
+        return "the validity period is never looked at without a trusted CA"
+    return None

@@ -17,6 +17,7 @@ _CHARACTERS = "a-zA-Z0-9-._~%!$&'()+,;:@=*"
 _LITERAL = re.compile(rf"[{_CHARACTERS}]+", re.ASCII)
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*", re.ASCII)
 _PRINTABLE = re.compile(r"/[!-~]*", re.ASCII)
+_SPECIAL = re.compile(r"[$()+.]")  # and not *, which Envoy leaves as it is
 _SEGMENT = f"[{_CHARACTERS}]+"
 _REST = f"[{_CHARACTERS}/]*"
 _MOST_VARIABLES = 5
@@ -80,7 +81,7 @@ class _Parser:
         if not _LITERAL.fullmatch(literal):
             raise TemplateError(f"{literal!r} is not a valid segment")
         self._rest = slash + rest
-        return re.escape(literal)
+        return _SPECIAL.sub(r"\\\g<0>", literal)
 
     def _variable(self) -> str:
         inside, brace, after = self._rest[1:].partition("}")

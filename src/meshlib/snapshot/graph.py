@@ -1,7 +1,8 @@
 """The watch graph: which resources are wanted, and what is known of each.
 
 A listener names a route configuration (or holds one), a route configuration names clusters, an EDS cluster names its
-endpoints. Somebody wants a listener (a call to its host) or a cluster (named by a request header); everything below follows.
+endpoints; listeners of servers and clusters with TLS name the secrets that come over the same stream. Somebody wants a
+listener (a call to its host) or a cluster (named by a request header); everything below follows.
 Each resource is counted by its parents: an update compares the names that the old and the new version refer to, and changes
 only those counts, so that the cost of an update is that of what changed. A resource that nobody refers to any longer lingers
 for a while, still subscribed: a call that was routed before the change may retry, and a change that is taken back costs
@@ -22,8 +23,10 @@ from typing import Any
 from meshlib.errors import ResourceError
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.endpoint import ClusterLoadAssignment
-from meshlib.resources.listener import Listener
+from meshlib.resources.inbound import InboundListener
+from meshlib.resources.listener import HttpConnectionManager, Listener
 from meshlib.resources.route import RouteConfiguration
+from meshlib.resources.tls import AdsSource, CommonTls
 from meshlib.snapshot.snapshot import Accepted, Kind, Ref, Resource, Snapshot
 from meshlib.snapshot.status import ResourceState, ResourceStatus
 from meshlib.snapshot.table import Table
@@ -81,6 +84,7 @@ class Graph:
         self._lingering: dict[Ref, float] = {}
         self._absent_pins: dict[str, None] = {}
         self._values: dict[Kind, Table[str, Any]] = {kind: Table() for kind in Kind}
+        self._inbound: Table[str, InboundListener] = Table()
         self._resolved: Table[str, ClusterLoadAssignment] = Table()
         self._absent: Table[Ref, None] = Table()
         self._awaited: Table[Ref, None] = Table()
@@ -101,9 +105,12 @@ class Graph:
             (Kind.ROUTE, snapshot.routes),
             (Kind.CLUSTER, snapshot.clusters),
             (Kind.ENDPOINT, snapshot.endpoints),
+            (Kind.SECRET, snapshot.secrets),
         ):
             for name, entry in graph._entries[kind].copy().items():
-                value = known.get(name)
+                value: Resource | None = known.get(name)
+                if value is None and kind is Kind.LISTENER:
+                    value = snapshot.inbound.get(name)
                 if value is not None:
                     unsupported = snapshot.unsupported.get((kind, name), ())
                     graph._accept(kind, name, entry, value, unsupported, snapshot.versions.get(kind, ""), now)
@@ -206,7 +213,7 @@ class Graph:
         entry.absent, entry.value, entry.error = True, None, None
         entry.version = entry.error_version = ""
         entry.updated = now
-        self._values[kind].drop(name)
+        self._drop_value(kind, name)
         self._errors.drop(ref)
         self._unsupported.drop(ref)
         self._awaited.drop(ref)
@@ -238,6 +245,7 @@ class Graph:
         """The configuration as of now; the same object as before when nothing has changed."""
         tables: tuple[Table[Any, Any], ...] = (
             *self._values.values(),
+            self._inbound,
             self._resolved,
             self._absent,
             self._awaited,
@@ -252,6 +260,8 @@ class Graph:
                 routes=self._values[Kind.ROUTE].current,
                 clusters=self._values[Kind.CLUSTER].current,
                 endpoints=self._values[Kind.ENDPOINT].current,
+                secrets=self._values[Kind.SECRET].current,
+                inbound=self._inbound.current,
                 resolved=self._resolved.current,
                 absent=self._absent.current.keys(),
                 awaited=self._awaited.current.keys(),
@@ -306,7 +316,7 @@ class Graph:
         if value is entry.value:
             return
         entry.value = value
-        self._values[kind].set(name, value)
+        self._set_value(kind, name, value)
         if unsupported:
             self._unsupported.set(ref, unsupported)
         else:
@@ -314,6 +324,21 @@ class Graph:
         if isinstance(value, Cluster):
             self._set_dns(name, value)
         self._link(entry, _children(value), now)
+
+    def _set_value(self, kind: Kind, name: str, value: Resource) -> None:
+        """A listener stands in one of two tables; it may move when it changes."""
+        if isinstance(value, InboundListener):
+            self._values[kind].drop(name)
+            self._inbound.set(name, value)
+        else:
+            self._values[kind].set(name, value)
+            if kind is Kind.LISTENER:
+                self._inbound.drop(name)
+
+    def _drop_value(self, kind: Kind, name: str) -> None:
+        self._values[kind].drop(name)
+        if kind is Kind.LISTENER:
+            self._inbound.drop(name)
 
     def _reject(
         self, kind: Kind, name: str, entry: _Entry, error: ResourceError, version: str, now: float
@@ -362,7 +387,7 @@ class Graph:
         self._lingering.pop(ref, None)
         if kind is Kind.LISTENER:
             self._absent_pins.pop(name, None)
-        self._values[kind].drop(name)
+        self._drop_value(kind, name)
         for table in (self._absent, self._awaited, self._errors, self._unsupported):
             table.drop(ref)
         if kind is Kind.CLUSTER:
@@ -372,12 +397,38 @@ class Graph:
 
 def _children(resource: Resource) -> frozenset[Ref]:
     if isinstance(resource, Listener):
-        http = resource.http
-        if http.route_config is not None:
-            return _children(http.route_config)
-        return frozenset({(Kind.ROUTE, http.route_config_name)}) if http.route_config_name else frozenset()
+        return frozenset(_of_manager(resource.http))
+    if isinstance(resource, InboundListener):
+        found = {ref for chain in resource.chains for ref in _inbound_routes(chain.http)}
+        for chain in resource.chains:
+            if chain.tls is not None:
+                found |= _secrets(chain.tls.common)
+        return frozenset(found)
     if isinstance(resource, RouteConfiguration):
         return frozenset((Kind.CLUSTER, name) for name in resource.cluster_names)
-    if isinstance(resource, Cluster) and resource.discovery is DiscoveryType.EDS:
-        return frozenset({(Kind.ENDPOINT, resource.eds_service_name)})
-    return frozenset()
+    if not isinstance(resource, Cluster):
+        return frozenset()
+    found = set() if resource.tls is None else _secrets(resource.tls.common)
+    for match in resource.transport_socket_matches:
+        if match.tls is not None:
+            found |= _secrets(match.tls.common)
+    if resource.discovery is DiscoveryType.EDS:
+        found.add((Kind.ENDPOINT, resource.eds_service_name))
+    return frozenset(found)
+
+
+def _of_manager(http: HttpConnectionManager) -> frozenset[Ref]:
+    if http.route_config is not None:
+        return _children(http.route_config)
+    return frozenset({(Kind.ROUTE, http.route_config_name)}) if http.route_config_name else frozenset()
+
+
+def _inbound_routes(http: HttpConnectionManager) -> set[Ref]:
+    """A server needs the routes for what they say about its filters; it calls no cluster."""
+    if http.route_config is not None or not http.route_config_name:
+        return set()
+    return {(Kind.ROUTE, http.route_config_name)}
+
+
+def _secrets(tls: CommonTls) -> set[Ref]:
+    return {(Kind.SECRET, ref.name) for ref in tls.secrets if isinstance(ref.source, AdsSource)}

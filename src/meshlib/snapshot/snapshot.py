@@ -14,29 +14,38 @@ from meshlib import proto
 from meshlib.errors import ConfigError, ResourceError
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.inbound import InboundListener
 from meshlib.resources.listener import Listener
 from meshlib.resources.route import RouteConfiguration
+from meshlib.resources.secret import Secret
 
 __all__ = ["Accepted", "Kind", "Ref", "Resource", "Snapshot", "from_resources", "kind_of", "name_of"]
 
-Resource = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
+Resource = Listener | InboundListener | RouteConfiguration | Cluster | ClusterLoadAssignment | Secret
 
 
 class Kind(Enum):
-    """The four types of the graph, parents first. The value is the type URL."""
+    """The types of the graph, parents first. The value is the type URL."""
 
     LISTENER = proto.LISTENER
     ROUTE = proto.ROUTE
     CLUSTER = proto.CLUSTER
     ENDPOINT = proto.ENDPOINT
+    SECRET = proto.SECRET
 
     @property
     def short(self) -> str:
-        """Envoy's name of the discovery service: `lds`, `rds`, `cds`, `eds`."""
+        """Envoy's name of the discovery service: `lds`, `rds`, `cds`, `eds`, `sds`."""
         return _SHORT[self]
 
 
-_SHORT = {Kind.LISTENER: "lds", Kind.ROUTE: "rds", Kind.CLUSTER: "cds", Kind.ENDPOINT: "eds"}
+_SHORT = {
+    Kind.LISTENER: "lds",
+    Kind.ROUTE: "rds",
+    Kind.CLUSTER: "cds",
+    Kind.ENDPOINT: "eds",
+    Kind.SECRET: "sds",
+}
 
 Ref = tuple[Kind, str]
 """A resource by type and name."""
@@ -63,8 +72,9 @@ def _empty() -> Mapping[Any, Any]:
 class Snapshot:
     """Every resource that is in force.
 
-    listeners, routes, clusters: by name. endpoints: ClusterLoadAssignments of EDS by resource name. resolved: those of DNS
-    clusters by cluster name. An object that did not change is the same object in the next snapshot, so `is` tells.
+    listeners, routes, clusters, secrets: by name. inbound: the Listeners that only a server can use, by name; see
+    `inbound_listener`. endpoints: ClusterLoadAssignments of EDS by resource name. resolved: those of DNS clusters by cluster
+    name. An object that did not change is the same object in the next snapshot, so `is` tells.
     absent: known not to exist. errors: the latest version was rejected; the last good one, if any, is still in its mapping.
     unsupported: what was reported and not applied; each entry begins with the path of the field.
     versions: `version_info` last accepted, by type.
@@ -78,6 +88,8 @@ class Snapshot:
     clusters: Mapping[str, Cluster] = field(default_factory=_empty)
     endpoints: Mapping[str, ClusterLoadAssignment] = field(default_factory=_empty)
     resolved: Mapping[str, ClusterLoadAssignment] = field(default_factory=_empty)
+    secrets: Mapping[str, Secret] = field(default_factory=_empty)
+    inbound: Mapping[str, InboundListener] = field(default_factory=_empty)
     absent: AbstractSet[Ref] = frozenset()
     errors: Mapping[Ref, ResourceError] = field(default_factory=_empty)
     unsupported: Mapping[Ref, tuple[str, ...]] = field(default_factory=_empty)
@@ -90,6 +102,16 @@ class Snapshot:
         found = self.listeners.get(name)
         if found is None and self.complete and len(self.listeners) == 1:
             return next(iter(self.listeners.values()))
+        return found
+
+    def inbound_listener(self, name: str) -> InboundListener | None:
+        """What the Listener of this name says to a server; from files, the only one that a server can use."""
+        found = self.inbound.get(name)
+        listener = self.listeners.get(name)
+        if found is None and listener is not None:
+            found = listener.inbound
+        if found is None and self.complete and len(self.inbound) == 1:
+            return next(iter(self.inbound.values()))
         return found
 
     def route_config(self, listener: Listener) -> RouteConfiguration | None:
@@ -111,7 +133,11 @@ class Snapshot:
         """Neither the resource nor a verdict on it is known: ask for it and wait, rather than fail."""
         ref = (kind, name)
         return not (
-            self.complete or name in self._of(kind) or ref in self.absent or self.errors.get(ref) is not None
+            self.complete
+            or name in self._of(kind)
+            or ref in self.absent
+            or self.errors.get(ref) is not None
+            or (kind is Kind.LISTENER and name in self.inbound)
         )
 
     def pending_endpoints(self, cluster: Cluster) -> bool:
@@ -130,18 +156,25 @@ class Snapshot:
         return dataclasses.replace(self, generation=self.generation + 1, resolved=resolved)
 
     def _of(self, kind: Kind) -> Mapping[str, Any]:
-        if kind is Kind.LISTENER:
-            return self.listeners
-        if kind is Kind.ROUTE:
-            return self.routes
-        return self.clusters if kind is Kind.CLUSTER else self.endpoints
+        found: Mapping[str, Any] = getattr(self, _MAPPINGS[kind])
+        return found
 
+
+_MAPPINGS = {
+    Kind.LISTENER: "listeners",
+    Kind.ROUTE: "routes",
+    Kind.CLUSTER: "clusters",
+    Kind.ENDPOINT: "endpoints",
+    Kind.SECRET: "secrets",
+}
 
 _KIND_OF: dict[type, Kind] = {
     Listener: Kind.LISTENER,
+    InboundListener: Kind.LISTENER,
     RouteConfiguration: Kind.ROUTE,
     Cluster: Kind.CLUSTER,
     ClusterLoadAssignment: Kind.ENDPOINT,
+    Secret: Kind.SECRET,
 }
 
 
@@ -160,12 +193,16 @@ def from_resources(accepted: Iterable[Accepted]) -> Snapshot:
         ConfigError: two resources of one type have the same name.
     """
     found: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
+    inbound: dict[str, InboundListener] = {}
     unsupported: dict[Ref, tuple[str, ...]] = {}
     for item in accepted:
         kind, name = kind_of(item.resource), name_of(item.resource)
-        if name in found[kind]:
+        if name in found[kind] or (kind is Kind.LISTENER and name in inbound):
             raise ConfigError(f"{type(item.resource).__name__} {name!r} is defined twice; remove one of them")
-        found[kind][name] = item.resource
+        if isinstance(item.resource, InboundListener):
+            inbound[name] = item.resource
+        else:
+            found[kind][name] = item.resource
         if item.unsupported:
             unsupported[kind, name] = item.unsupported
     return Snapshot(
@@ -174,6 +211,8 @@ def from_resources(accepted: Iterable[Accepted]) -> Snapshot:
         routes=found[Kind.ROUTE],
         clusters=found[Kind.CLUSTER],
         endpoints=found[Kind.ENDPOINT],
+        secrets=found[Kind.SECRET],
+        inbound=inbound,
         unsupported=unsupported,
         complete=True,
     )

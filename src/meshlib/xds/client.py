@@ -49,7 +49,7 @@ COMPLETE = (Kind.LISTENER, Kind.CLUSTER)
 SLICE = 100
 """Resources that are taken over between two pauses; they come into force together."""
 
-SEND_ORDER = (Kind.CLUSTER, Kind.ENDPOINT, Kind.LISTENER, Kind.ROUTE)
+SEND_ORDER = (Kind.CLUSTER, Kind.ENDPOINT, Kind.SECRET, Kind.LISTENER, Kind.ROUTE)
 
 
 class AdsClient:

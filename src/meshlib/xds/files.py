@@ -112,6 +112,8 @@ class FileSource:
                 (Kind.ROUTE, snapshot.routes),
                 (Kind.CLUSTER, snapshot.clusters),
                 (Kind.ENDPOINT, snapshot.endpoints),
+                (Kind.SECRET, snapshot.secrets),
+                (Kind.LISTENER, snapshot.inbound),
             )
             for name in found
         )
