@@ -90,7 +90,9 @@ def _filters(
             return tuple(rbac), http, _downstream(content)
         if kind == _NETWORK_RBAC and not last:
             rbac.append(decode_network_rbac(entry.required("typed_config").unpacked()))
-        elif kind != HTTP_CONNECTION_MANAGER:
+        elif kind in (HTTP_CONNECTION_MANAGER, _NETWORK_RBAC):
+            break
+        else:
             reason = f"the network filter {name!r} ({kind or 'no type'}) is not implemented"
             raise chain.fail(f"filters[{index}]", reason)
     raise chain.fail(
