@@ -182,7 +182,7 @@ def test_errors_in_the_listener() -> None:
     unknown.filter_chains[0].filters[0].typed_config.type_url = EXTENSIONS + "filters.network.rbac.v3.RBAC"
     with pytest.raises(ResourceError) as caught:
         decode(proto.LISTENER, unknown)
-    assert caught.value.path == "filter_chains[0].filters[0]"
+    assert caught.value.path == "filter_chains[0].filters"
 
 
 def test_the_name_of_statistics_may_be_missing_as_for_grpc() -> None:
