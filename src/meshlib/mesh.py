@@ -26,7 +26,11 @@ from meshlib.state import StateStore
 from meshlib.stats import Registry
 
 if TYPE_CHECKING:
+    from meshlib.identity.source import IdentitySource
+    from meshlib.identity.store import IdentityStore
     from meshlib.resources import Decoded
+    from meshlib.resources.tls import UpstreamTls
+    from meshlib.state import Security
     from meshlib.xds.bootstrap import Bootstrap
     from meshlib.xds.client import AdsClient
     from meshlib.xds.files import FileSource
@@ -51,7 +55,9 @@ class Mesh:
     trust_request_headers: obey x-envoy-* headers that the application sets. unknown_hosts: `deny` fails a request to a host
     that no Listener knows, `passthrough` sends it without the mesh. config_timeout: seconds that a call waits for its first
     configuration, unless its own deadline is nearer. breakers: an application-level breaker by cluster name, `*` for all.
-    clock, random: injected by tests.
+    identity: where the workload's own certificates and what it trusts come from: an IdentitySource, `"workload-api"` for the
+    SPIFFE Workload API that SPIFFE_ENDPOINT_SOCKET names, or its address (`"unix:///run/spire/agent.sock"`). It stands in for
+    certificate providers and secrets that nobody else supplies. clock, random: injected by tests.
 
     Thread safe. May be used from several event loops, and in the children of a fork.
 
@@ -72,6 +78,7 @@ class Mesh:
         unknown_hosts: Literal["deny", "passthrough"] = "deny",
         config_timeout: float = 15.0,
         breakers: Mapping[str, BreakerConfig] | None = None,
+        identity: IdentitySource | str | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
     ) -> None:
@@ -83,12 +90,18 @@ class Mesh:
         self._own_random = random is None
         self._random = random or Random()
         self._breakers = BreakerSet(breakers or {})
+        self._own_identity = identity
+        self._providers: Mapping[str, Any] = {}
+        self._identity: IdentityStore | None = None
+        self._follow_identity = False
+        self._newest = Snapshot()
+        self._publishing = threading.RLock()
         store = StateStore(self.stats)
         self.engine = Engine(
             clock=self.clock,
             random=self._random,
             store=store,
-            compiler=Compiler(store, self._random, self._breakers),
+            compiler=Compiler(store, self._random, self._breakers, self._secure, self.clock),
             envoy_headers=headers == "envoy",
             trust_request_headers=trust_request_headers,
             config_timeout=config_timeout,
@@ -100,14 +113,15 @@ class Mesh:
                     "give either config= (files) or bootstrap=/server_uri= (a control plane), not both"
                 )
             self._source = self._from_files(config)
-            self.engine.publish(self._source.snapshot)
+            self._publish(self._source.snapshot)
         else:
             from meshlib.xds import bootstrap as reader
 
-            self._source = self._from_control_plane(
-                reader.load(bootstrap, server_uri=server_uri, node_id=node_id)
-            )
+            read = reader.load(bootstrap, server_uri=server_uri, node_id=node_id)
+            self._providers = read.certificate_providers
+            self._source = self._from_control_plane(read)
         self.engine.source = self._source
+        self.engine.starting = self._start_identity
         fork.register(self)
 
     # --- life cycle --------------------------------------------------------------------------------------------------
@@ -157,6 +171,8 @@ class Mesh:
         """
         self.engine.close()
         self._source.close()
+        if self._identity is not None:
+            self._identity.close()
 
     def __enter__(self) -> Mesh:
         return self
@@ -177,6 +193,50 @@ class Mesh:
         """Each resource with its version, state and latest error."""
         return self._source.status()
 
+    # --- identity ----------------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> IdentityStore:
+        """All certificates and bundles of this Mesh, and what is made of them. Made when something needs it."""
+        store = self._identity
+        if store is None:
+            with self._publishing:
+                store = self._identity
+                if store is None:
+                    store = self._identity = self._make_identity()
+        return store
+
+    def _make_identity(self) -> IdentityStore:
+        from meshlib.identity.store import IdentityStore
+
+        store = IdentityStore(_identity_source(self._own_identity), {}, clock=self.clock)
+        store.apply(self._newest)
+        store.subscribe(self._rotated)
+        return store
+
+    def _secure(self, tls: UpstreamTls) -> Security:
+        return self.identity.client(tls)
+
+    def _start_identity(self) -> None:
+        """Follow certificates from now on. Does nothing when no part of the configuration needs any."""
+        self._follow_identity = True
+        if self._own_identity is not None or self._identity is not None:
+            self.identity.start()
+
+    def _rotated(self) -> None:
+        """On any thread."""
+        with self._publishing:
+            self.engine.rotated()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        with self._publishing:
+            self._newest = snapshot
+            if self._identity is not None:
+                self._identity.apply(snapshot)
+            self.engine.publish(snapshot)
+        if self._follow_identity and self._identity is not None:
+            self._identity.start()
+
     # --- around a fork -----------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
@@ -186,6 +246,7 @@ class Mesh:
         """Nothing was paused."""
 
     def after_fork_in_child(self) -> None:
+        self._publishing = threading.RLock()
         self.engine.renew_locks()
         self._breakers.renew_locks()
         if self._own_random:
@@ -199,7 +260,7 @@ class Mesh:
         sources = [config] if isinstance(config, str | os.PathLike | Mapping) else list(config)
         return FileSource(
             _decode_files(sources),
-            on_snapshot=self.engine.publish,
+            on_snapshot=self._publish,
             clock=self.clock,
             registry=self.stats,
             usage=self._usage,
@@ -213,7 +274,7 @@ class Mesh:
         source = AdsClient(
             bootstrap,
             decode=decode_any,
-            on_snapshot=self.engine.publish,
+            on_snapshot=self._publish,
             clock=self.clock,
             random=self._random,
             registry=self.stats,
@@ -275,6 +336,14 @@ def _decode_files(sources: Iterable[ConfigSource]) -> list[Decoded]:
     if problems:
         raise ConfigError("\n".join(problems))
     return decoded
+
+
+def _identity_source(given: IdentitySource | str | None) -> IdentitySource | None:
+    if not isinstance(given, str):
+        return given
+    from meshlib.identity.workload import WorkloadApi
+
+    return WorkloadApi(None if given == "workload-api" else given)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

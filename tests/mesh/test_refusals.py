@@ -14,23 +14,18 @@ from meshlib.testing import Upstream, messages, serve, service
 from tests.mesh.conftest import Call
 
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+HANDSHAKER = {"custom_handshaker": {"name": "h"}}
+
+
+def secured(common: dict[str, Any]) -> dict[str, Any]:
+    """A transport socket with this CommonTlsContext."""
+    return {"name": "tls", "typed_config": {"@type": TLS, "common_tls_context": common}}
+
+
 SOCKETS: list[dict[str, Any]] = [
-    {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": TLS}}},
-    {
-        "transport_socket": {
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": {"@type": TLS, "sni": "reviews"},
-        }
-    },
-    {
-        "transport_socket_matches": [
-            {
-                "name": "m",
-                "match": {"tls": True},
-                "transport_socket": {"name": "tls", "typed_config": {"@type": TLS}},
-            }
-        ]
-    },
+    {"transport_socket": secured(HANDSHAKER)},
+    {"transport_socket": {"name": "somebody-elses"}},
+    {"transport_socket_matches": [{"name": "m", "transport_socket": secured(HANDSHAKER)}]},
 ]
 
 
@@ -56,7 +51,7 @@ def nobody_came(server: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("tls", SOCKETS)
-def test_tls_is_refused_and_nothing_goes_out_in_plaintext(
+def test_tls_that_is_not_understood_is_refused_and_nothing_goes_out_in_plaintext(
     caller: Call, listening: socket.socket, tls: dict[str, Any]
 ) -> None:
     config = service("reviews", address_of(listening))

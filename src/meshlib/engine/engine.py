@@ -47,7 +47,10 @@ class ConnectionOwner(Protocol):
     """A transport's pool that wants to know about changes of configuration."""
 
     def sweep(self) -> None:
-        """Endpoints may have left (`EndpointState.departed`). Called on the publishing thread; never blocks."""
+        """Endpoints may have left (`EndpointState.departed`), or be connected to in another way now (`EndpointState.way`).
+
+        Called on the thread that publishes, or that brought certificates; never blocks.
+        """
 
 
 class Engine:
@@ -56,7 +59,8 @@ class Engine:
     envoy_headers: do what Envoy does to headers by itself. trust_request_headers: obey the application's x-envoy-* headers.
     config_timeout: seconds that a call waits for configuration. random: seeded in tests. listener_name: from the `host:port` of
     a request to the name of its Listener. defer: runs a
-    task on the publishing thread a little later, so that calls have the interpreter right after a push; None: at once.
+    task on the publishing thread a little later, so that calls have the interpreter right after a push; None: at once. starting:
+    called before the source is started.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Engine:
         self.listener_name: Callable[[str], str] = str
         self.source: ConfigSource | None = None
         self.defer: Callable[[Callable[[], None]], None] | None = None
+        self.starting: Callable[[], None] | None = None
         self._owners: weakref.WeakSet[ConnectionOwner] = weakref.WeakSet()
         self._unsettled: Program | None = None
         self.program: Program = compiler.empty()
@@ -92,6 +97,8 @@ class Engine:
     def start(self) -> None:
         """Start the source: at the first call of a process, also of a forked one."""
         self._dormant = False
+        if self.starting is not None:
+            self.starting()
         if self.source is not None:
             self.source.start()
 
@@ -145,10 +152,24 @@ class Engine:
         previous, self._unsettled = self._unsettled, None
         if previous is not None:
             self._compiler.settle(self.program, previous)
-            with self._lock:
-                owners = list(self._owners)
-            for owner in owners:
-                owner.sweep()
+            self._sweep()
+
+    def rotated(self) -> None:
+        """Certificates, or what is trusted, were exchanged. On any thread, but not while another one publishes.
+
+        From now on connections are made with what is in force; calls that waited for the first certificates go on.
+        """
+        if not self.store.rotated():
+            return
+        if any(cluster.secure_by is not None for cluster in self.program.clusters.values()):
+            self.publish(self.program.snapshot)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            owners = list(self._owners)
+        for owner in owners:
+            owner.sweep()
 
     def adopt(self, owner: ConnectionOwner) -> None:
         """Tell this pool after every push, as long as it lives, that endpoints may have left."""

@@ -43,8 +43,13 @@ ACCEPTED: Actions = (act.Accept(1),)
 class AttemptLoop(RetryingCall):
     """From the first attempt to the accepted one. `TimedLoop` adds what time does to it."""
 
-    def _await_configuration(self, what: str, program: Program, now: float) -> Actions:
-        """Park until there is a new Program: at most until `config_timeout`, or the call's deadline, is over."""
+    def _await_configuration(
+        self, what: str, program: Program, now: float, patience: float | None = None
+    ) -> Actions:
+        """Park until there is a new Program: at most until `config_timeout`, or the call's deadline, is over.
+
+        patience: until that moment at most, and then the call goes on without it.
+        """
         self._stage = Stage.WAITING
         engine = self._engine
         if engine.closed:
@@ -60,8 +65,18 @@ class AttemptLoop(RetryingCall):
                 return self._end(Endings.CALLER_DEADLINE, now)
             return self._over(engine.late(what, now - self._started), now)
         engine.await_program(self._wake, program)
-        self.wake_at = until
+        self.wake_at = until if patience is None else min(until, patience)
         return (act.Park(),)
+
+    def _await_cluster(self, cluster: ClusterProgram, program: Program, now: float) -> Actions:
+        """Park for the cluster's endpoints, or for its certificates; nothing to do when those have been awaited long enough."""
+        name = cluster.cluster.name
+        if cluster.secure_by is None:
+            return self._await_configuration(f"the endpoints of cluster {name!r}", program, now)
+        if now >= cluster.secure_by:
+            self._engine.forget(self._wake)
+            return NOTHING
+        return self._await_configuration(f"what TLS to cluster {name!r} needs", program, now, cluster.secure_by)
 
     # --- starting an attempt -----------------------------------------------------------------------------------------
 
@@ -77,8 +92,8 @@ class AttemptLoop(RetryingCall):
             if plan.cluster and not self._attempts and engine.awaits_cluster(plan.cluster, patient=patient):
                 return self._await_configuration(f"Cluster {plan.cluster!r}", program, now)
             return self._end(Endings.no_cluster(plan.not_found_code), now)
-        if cluster.awaited and not self._attempts:
-            return self._await_configuration(f"the endpoints of cluster {plan.cluster!r}", program, now)
+        if cluster.awaited and not self._attempts and (parked := self._await_cluster(cluster, program, now)):
+            return parked
         self._stage = Stage.FORWARDING
         state = cluster.state
         if state.abandoned:

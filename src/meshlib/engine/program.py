@@ -22,6 +22,7 @@ from meshlib.resources.listener import Listener, RouterConfig
 from meshlib.resources.route import RouteConfiguration
 from meshlib.routing.authority import compile_authority
 from meshlib.routing.table import RouteTable
+from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.runtime.threads import Slicer
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.state import ClusterState, Secure, StateStore
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from meshlib.policy.breaker import Breaker, BreakerSet
 
 __all__ = ["ClusterProgram", "Compiler", "ListenerProgram", "Program"]
+
+SECRETS_TIMEOUT = 15.0
+"""Seconds that calls wait for the first certificates of a cluster (ConfigSource.initial_fetch_timeout: its default)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,11 @@ class ListenerProgram:
 
 @dataclass(frozen=True, slots=True)
 class ClusterProgram:
-    """A cluster with its balancer. awaited: its endpoints have been asked for and are not there yet."""
+    """A cluster with its balancer. awaited: its endpoints, or what TLS to them needs, have been asked for and are not there yet.
+
+    secure_by: until when (monotonic seconds) calls wait for that: afterwards they fail as they do for want of a certificate. None
+    when it is there, or not needed.
+    """
 
     cluster: Cluster
     assignment: ClusterLoadAssignment | None
@@ -60,6 +68,7 @@ class ClusterProgram:
     balancer: LoadBalancer
     outlier: OutlierDetector | None
     breaker: Breaker | None
+    secure_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,10 @@ class Program:
 
 
 class Compiler:
-    """Makes Programs. Used by one thread at a time. secure: makes of a TLS configuration what connections use; None: none may come."""
+    """Makes Programs. Used by one thread at a time.
+
+    secure: makes of a TLS configuration what connections use; None: none may come.
+    """
 
     def __init__(
         self,
@@ -85,9 +97,11 @@ class Compiler:
         random: Random,
         breakers: BreakerSet | None = None,
         secure: Secure | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._store = store
         self._secure = secure
+        self._monotonic = (clock or SystemClock()).monotonic
         self._random = random
         self._breakers = breakers
         self._slicer = Slicer()
@@ -160,13 +174,12 @@ class Compiler:
 
     def _cluster(self, cluster: Cluster, snapshot: Snapshot, known: ClusterProgram | None) -> ClusterProgram:
         assignment = snapshot.assignment(cluster)
-        awaited = assignment is None and snapshot.pending_endpoints(cluster)
         same = known is not None and known.cluster is cluster
+        secure_by = self._secure_by(cluster, known if same else None)
+        awaited = secure_by is not None or (assignment is None and snapshot.pending_endpoints(cluster))
         if known is not None and same and known.assignment is assignment and known.awaited is awaited:
             return known
         state = self._store.cluster(cluster.name)
-        if not same:
-            state.configure(cluster, self._secure)
         outlier = known.outlier if known is not None else None
         if cluster.outlier_detection is None:
             if outlier is not None:
@@ -195,4 +208,15 @@ class Compiler:
             balancer=balancer,
             outlier=outlier,
             breaker=None if self._breakers is None else self._breakers.get(cluster.name),
+            secure_by=secure_by,
         )
+
+    def _secure_by(self, cluster: Cluster, known: ClusterProgram | None) -> float | None:
+        """`ClusterProgram.secure_by`. known: what was made of the same version of the cluster; a new one is taken over here."""
+        if known is None:
+            self._store.cluster(cluster.name).configure(cluster, self._secure)
+        elif known.secure_by is None:
+            return None
+        if not self._store.cluster(cluster.name).unsecured:
+            return None
+        return self._monotonic() + SECRETS_TIMEOUT if known is None else known.secure_by

@@ -141,6 +141,11 @@ class ClusterState:
         self.limit(cluster.circuit_breakers)
         self._lead(Ways.of(cluster, secure, self._ways))
 
+    @property
+    def unsecured(self) -> bool:
+        """The configuration asks for TLS, and what TLS needs has not come yet."""
+        return self._ways is not None and self._ways.unsecured
+
     def rotated(self) -> bool:
         """A certificate or a bundle may have been exchanged. True when connections are made in another way now."""
         ways = self._ways

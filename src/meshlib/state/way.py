@@ -40,7 +40,7 @@ class Handshake(Protocol):
 
 
 class Security(Protocol):
-    """What an UpstreamTls has become with the material that there is. epoch: grows with each rotation."""
+    """What an UpstreamTls has become with the material that there is. epoch: grows with each rotation; 0: there is none yet."""
 
     @property
     def epoch(self) -> int: ...
@@ -134,6 +134,11 @@ class Ways:
     def outdated(self) -> bool:
         """Something was rotated since they were found."""
         return any(way.outdated for way in self._by_config.values())
+
+    @property
+    def unsecured(self) -> bool:
+        """There is no material yet for some of them."""
+        return any(way.security is not None and not way.epoch for way in self._by_config.values())
 
     def renewed(self) -> Ways:
         """The same with what is in force now."""
