@@ -170,12 +170,14 @@ class IdentityStore:
 
     def start(self) -> None:
         """Begin to follow sources and files, unless that has been done. Costs one comparison when it has."""
-        if self._started:
-            return
+        if not self._started:
+            self._begin()
+
+    def _begin(self) -> None:
         with self._lock:
-            already, self._started = self._started, not self._closed
-            if already or self._closed:
+            if self._started or self._closed:
                 return
+            self._started = True
             self._poll()
         if self._source is not None:
             self._source.start(self._default_update)
