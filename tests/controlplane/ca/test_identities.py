@@ -138,6 +138,18 @@ def test_federation_and_revocation_are_seen(authority: Authority) -> None:
     assert identities.version == before + 2
 
 
+def test_revocation_lists_are_made_anew_in_time(authority: Authority, clock: FakeClock) -> None:
+    identities = Identities(authority, [Entry(spiffe_id=WEB, ttl=1e6)])
+    authority.revoke(identities.view(None).svids[0])
+    lists = identities.view(None).revocation_lists
+    assert identities.next_renewal == clock.time() + 12 * 3600
+    clock.advance(12 * 3600)
+    identities.renew()
+    renewed = identities.view(None).revocation_lists
+    assert renewed[0].last_update_utc > lists[0].last_update_utc
+    assert identities.next_renewal == clock.time() + 12 * 3600
+
+
 def test_entries_may_change(authority: Authority) -> None:
     identities = Identities(authority, [])
     assert identities.next_renewal == math.inf

@@ -240,7 +240,7 @@ class Authority:
         if not state.revoked:
             return ()
         made_from, made_at, lists = self._lists
-        if made_from is not state or now - made_at > CRL_LIFE / 2:
+        if made_from is not state or now - made_at >= CRL_LIFE / 2:
             lists = tuple(
                 crl
                 for root in state.roots

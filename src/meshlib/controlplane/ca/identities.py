@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography import x509
 
 from meshlib.controlplane.ca.authority import Authority
 from meshlib.controlplane.ca.callers import Caller, Entry
+from meshlib.controlplane.ca.root import CRL_LIFE
 from meshlib.controlplane.ca.svid import IssuedSvid
 
 __all__ = ["Identities", "View"]
@@ -43,16 +44,19 @@ class Identities:
         self.authority = authority
         self._lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
-        self._version = 1
-        self._entries = tuple(entries)
+        self._entries: tuple[Entry, ...] = ()
+        self._view = View(
+            version=0, trust_domain=authority.trust_domain, svids=(), bundles={}, revocation_lists=()
+        )
+        self._lists_due = math.inf
         self._svids: dict[Entry, tuple[int, IssuedSvid]] = {}
-        self.renew()
+        self._refresh(changed=True, entries=tuple(entries))
         self._unwatch = authority.watch(self._authority_changed)
 
     @property
     def version(self) -> int:
         """Grows with each change. Never 0."""
-        return self._version
+        return self._view.version
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -67,46 +71,49 @@ class Identities:
         wanted = tuple(entries)
         for entry in wanted:
             self.authority.template(entry.spiffe_id, dns_names=entry.dns_names)
-        with self._lock:
-            self._entries = wanted
-            self._svids = {entry: held for entry, held in self._svids.items() if entry in wanted}
-        self._refresh(changed=True)
+        self._refresh(changed=True, entries=wanted)
 
     def view(self, caller: Caller | None) -> View:
         """What this caller may see now."""
         with self._lock:
-            version, held = self._version, self._svids
-            entries = tuple(entry for entry in self._entries if entry in held)
-        return View(
-            version=version,
-            trust_domain=self.authority.trust_domain,
-            svids=tuple(held[entry][1] for entry in entries if entry.admits(caller)),
-            bundles=self.authority.bundles,
-            revocation_lists=self.authority.revocation_lists(),
-        )
+            view, held, entries = self._view, self._svids, self._entries
+        svids = tuple(held[entry][1] for entry in entries if entry.admits(caller))
+        return replace(view, svids=svids)
 
     @property
     def next_renewal(self) -> float:
-        """When `renew` has something to do again: seconds since the epoch, infinity without entries."""
-        return min((svid.renew_at for _, svid in self._svids.values()), default=math.inf)
+        """When `renew` has something to do again: seconds since the epoch; infinity when there is nothing to renew."""
+        return min(self._lists_due, *(svid.renew_at for _, svid in self._svids.values()), math.inf)
 
     def renew(self) -> None:
         """Issue what is missing, past half of its life, or signed by a root that no longer signs."""
         self._refresh(changed=False)
 
-    def _refresh(self, *, changed: bool) -> None:
+    def _refresh(self, *, changed: bool, entries: tuple[Entry, ...] | None = None) -> None:
         with self._lock:
+            if entries is None:
+                entries = self._entries
             now = self.authority.clock.time()
             signing = self.authority.state.root.number
             renewed = {
                 entry: (signing, self._issue(entry))
-                for entry in self._entries
+                for entry in entries
                 if (held := self._svids.get(entry)) is None or held[0] != signing or held[1].renew_at <= now
             }
+            view = View(
+                version=self._view.version + 1,
+                trust_domain=self.authority.trust_domain,
+                svids=(),
+                bundles=self.authority.bundles,
+                revocation_lists=self.authority.revocation_lists(),
+            )
+            if view.revocation_lists is not self._view.revocation_lists:
+                self._lists_due = now + CRL_LIFE / 2 if view.revocation_lists else math.inf
+                changed = True
             if not (renewed or changed):
                 return
-            self._svids = {**self._svids, **renewed}
-            self._version += 1
+            kept = {entry: held for entry, held in self._svids.items() if entry in entries}
+            self._entries, self._svids, self._view = entries, {**kept, **renewed}, view
         for callback in tuple(self._watchers):
             callback()
 

@@ -88,6 +88,7 @@ class CaServer:
             self._server.add_insecure_port(f"unix:{inner}")
             self._addresses = tuple(self._open(address) for address in self._listen)
         except ConfigError:
+            self._server.start()  # one that never ran would keep its sockets
             self.stop()
             raise
         self._server.start()
