@@ -34,7 +34,6 @@ from meshlib.resources.tls import (
     Material,
     ProviderInstance,
     SecretRef,
-    SecretSource,
     UpstreamTls,
 )
 from meshlib.runtime import fork
@@ -77,7 +76,7 @@ class IdentityStore:
         self._default: IdentityUpdate | None = None
         self._updates: dict[str, IdentityUpdate] = {}
         self._secrets: Mapping[str, Secret] = {}
-        self._own_secrets: dict[tuple[str, SecretSource], Secret] = {}
+        self._external: Mapping[SecretRef, Secret] = {}
         self._files = Files()
         self._poller = Poller(self._look_at_files, clock=self._clock, interval=interval)
         self._subscribers: dict[object, Callable[[], None]] = {}
@@ -133,28 +132,16 @@ class IdentityStore:
 
     def apply(self, snapshot: Snapshot) -> None:
         """The secrets of a configuration. On the thread that publishes it, before its clusters are in use."""
-        if snapshot.secrets is self._secrets:
+        if snapshot.secrets is self._secrets and snapshot.external_secrets is self._external:
             return
         with self._lock:
-            self._secrets = snapshot.secrets
-            changed = self._refresh()
-        self._tell(changed)
-
-    def set_secret(self, name: str, source: SecretSource, secret: Secret | None) -> None:
-        """A secret of an SDS server, or of a file, of its own. None: it is not known any longer; what is in use stays so."""
-        with self._lock:
-            if secret is None:
-                self._own_secrets.pop((name, source), None)
-            else:
-                self._own_secrets[name, source] = secret
+            self._secrets, self._external = snapshot.secrets, snapshot.external_secrets
             changed = self._refresh()
         self._tell(changed)
 
     def secret(self, ref: SecretRef) -> Secret | None:
-        if isinstance(ref.source, AdsSource):
-            found = self._secrets.get(ref.name)
-        else:
-            found = self._own_secrets.get((ref.name, ref.source))
+        ours = isinstance(ref.source, AdsSource)
+        found = self._secrets.get(ref.name) if ours else self._external.get(ref)
         if found is None and self._default is not None:
             return secret_named(self._default, ref.name)
         return found

@@ -7,7 +7,7 @@ from enum import Enum
 
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.hash_policy import HashPolicy
-from meshlib.resources.tls import TransportSocketMatch, UpstreamTls
+from meshlib.resources.tls import SecretRef, TransportSocketMatch, UpstreamTls
 
 __all__ = [
     "CircuitBreakers",
@@ -208,3 +208,11 @@ class Cluster:
     dns_ipv6_only: bool = False
     tls: UpstreamTls | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
+
+    @property
+    def secrets(self) -> tuple[SecretRef, ...]:
+        """Every secret that its transport sockets need, as often as it is named."""
+        if self.tls is None and not self.transport_socket_matches:
+            return ()
+        contexts = (self.tls, *(match.tls for match in self.transport_socket_matches))
+        return tuple(ref for tls in contexts if tls is not None for ref in tls.common.secrets)

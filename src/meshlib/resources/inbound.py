@@ -13,7 +13,7 @@ from enum import Enum
 from meshlib.resources.address import CidrRange, IpAddress, ip_address
 from meshlib.resources.listener import HttpConnectionManager
 from meshlib.resources.rbac import Rbac
-from meshlib.resources.tls import DownstreamTls
+from meshlib.resources.tls import DownstreamTls, SecretRef
 
 __all__ = [
     "ClientCertDetails",
@@ -118,6 +118,13 @@ class InboundListener:
         """All of them, the default one last."""
         default = self.default_filter_chain
         return self.filter_chains if default is None else (*self.filter_chains, default)
+
+    @property
+    def secrets(self) -> tuple[SecretRef, ...]:
+        """Every secret that its transport sockets need, as often as it is named."""
+        return tuple(
+            ref for chain in self.chains if chain.tls is not None for ref in chain.tls.common.secrets
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

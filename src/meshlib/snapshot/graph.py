@@ -24,9 +24,10 @@ from meshlib.errors import ResourceError
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.inbound import InboundListener
-from meshlib.resources.listener import HttpConnectionManager, Listener
-from meshlib.resources.route import RouteConfiguration
-from meshlib.resources.tls import AdsSource, CommonTls
+from meshlib.resources.secret import Secret
+from meshlib.resources.tls import SecretRef
+from meshlib.snapshot.children import children_of
+from meshlib.snapshot.secrets import ExternalSecrets
 from meshlib.snapshot.snapshot import Accepted, Kind, Ref, Resource, Snapshot
 from meshlib.snapshot.status import ResourceState, ResourceStatus
 from meshlib.snapshot.table import Table
@@ -85,6 +86,7 @@ class Graph:
         self._absent_pins: dict[str, None] = {}
         self._values: dict[Kind, Table[str, Any]] = {kind: Table() for kind in Kind}
         self._inbound: Table[str, InboundListener] = Table()
+        self._secrets = ExternalSecrets()
         self._resolved: Table[str, ClusterLoadAssignment] = Table()
         self._absent: Table[Ref, None] = Table()
         self._awaited: Table[Ref, None] = Table()
@@ -114,6 +116,8 @@ class Graph:
                 if value is not None:
                     unsupported = snapshot.unsupported.get((kind, name), ())
                     graph._accept(kind, name, entry, value, unsupported, snapshot.versions.get(kind, ""), now)
+        for ref, secret in snapshot.external_secrets.items():
+            graph.external(ref, secret)
         for name in graph._dns:
             if name in snapshot.resolved:
                 graph._resolved.set(name, snapshot.resolved[name])
@@ -231,6 +235,14 @@ class Graph:
         if cluster in self._dns:
             self._resolved.set(cluster, assignment)
 
+    def external_secrets(self) -> AbstractSet[SecretRef]:
+        """The secrets that come from elsewhere and that a cluster or a listener in force needs."""
+        return self._secrets.wanted
+
+    def external(self, ref: SecretRef, secret: Secret | None) -> None:
+        """A secret has come from elsewhere; None: it has not come in time, or was refused at first."""
+        self._secrets.take(ref, secret)
+
     def amend(self, kind: Kind, name: str, old: Resource, new: Accepted) -> bool:
         """Put a corrected form of a resource in its place, if it is still in force."""
         entry = self._entries[kind].get(name)
@@ -246,6 +258,7 @@ class Graph:
         tables: tuple[Table[Any, Any], ...] = (
             *self._values.values(),
             self._inbound,
+            *self._secrets.tables,
             self._resolved,
             self._absent,
             self._awaited,
@@ -262,6 +275,8 @@ class Graph:
                 endpoints=self._values[Kind.ENDPOINT].current,
                 secrets=self._values[Kind.SECRET].current,
                 inbound=self._inbound.current,
+                external_secrets=self._secrets.found.current,
+                missing_secrets=self._secrets.missing.current.keys(),
                 resolved=self._resolved.current,
                 absent=self._absent.current.keys(),
                 awaited=self._awaited.current.keys(),
@@ -323,7 +338,7 @@ class Graph:
             self._unsupported.drop(ref)
         if isinstance(value, Cluster):
             self._set_dns(name, value)
-        self._link(entry, _children(value), now)
+        self._link(entry, children_of(value), now)
 
     def _set_value(self, kind: Kind, name: str, value: Resource) -> None:
         """A listener stands in one of two tables; it may move when it changes."""
@@ -334,11 +349,14 @@ class Graph:
             self._values[kind].set(name, value)
             if kind is Kind.LISTENER:
                 self._inbound.drop(name)
+        if isinstance(value, Cluster | InboundListener):
+            self._secrets.need((kind, name), value.secrets)
 
     def _drop_value(self, kind: Kind, name: str) -> None:
         self._values[kind].drop(name)
         if kind is Kind.LISTENER:
             self._inbound.drop(name)
+        self._secrets.need((kind, name), ())
 
     def _reject(
         self, kind: Kind, name: str, entry: _Entry, error: ResourceError, version: str, now: float
@@ -393,42 +411,3 @@ class Graph:
         if kind is Kind.CLUSTER:
             self._set_dns(name, None)
         self._link(entry, frozenset(), now)
-
-
-def _children(resource: Resource) -> frozenset[Ref]:
-    if isinstance(resource, Listener):
-        return frozenset(_of_manager(resource.http))
-    if isinstance(resource, InboundListener):
-        found = {ref for chain in resource.chains for ref in _inbound_routes(chain.http)}
-        for chain in resource.chains:
-            if chain.tls is not None:
-                found |= _secrets(chain.tls.common)
-        return frozenset(found)
-    if isinstance(resource, RouteConfiguration):
-        return frozenset((Kind.CLUSTER, name) for name in resource.cluster_names)
-    if not isinstance(resource, Cluster):
-        return frozenset()
-    found = set() if resource.tls is None else _secrets(resource.tls.common)
-    for match in resource.transport_socket_matches:
-        if match.tls is not None:
-            found |= _secrets(match.tls.common)
-    if resource.discovery is DiscoveryType.EDS:
-        found.add((Kind.ENDPOINT, resource.eds_service_name))
-    return frozenset(found)
-
-
-def _of_manager(http: HttpConnectionManager) -> frozenset[Ref]:
-    if http.route_config is not None:
-        return _children(http.route_config)
-    return frozenset({(Kind.ROUTE, http.route_config_name)}) if http.route_config_name else frozenset()
-
-
-def _inbound_routes(http: HttpConnectionManager) -> set[Ref]:
-    """A server needs the routes for what they say about its filters; it calls no cluster."""
-    if http.route_config is not None or not http.route_config_name:
-        return set()
-    return {(Kind.ROUTE, http.route_config_name)}
-
-
-def _secrets(tls: CommonTls) -> set[Ref]:
-    return {(Kind.SECRET, ref.name) for ref in tls.secrets if isinstance(ref.source, AdsSource)}

@@ -18,6 +18,7 @@ from meshlib.resources.inbound import InboundListener
 from meshlib.resources.listener import Listener
 from meshlib.resources.route import RouteConfiguration
 from meshlib.resources.secret import Secret
+from meshlib.resources.tls import AdsSource, SecretRef
 
 __all__ = ["Accepted", "Kind", "Ref", "Resource", "Snapshot", "from_resources", "kind_of", "name_of"]
 
@@ -75,6 +76,8 @@ class Snapshot:
     listeners, routes, clusters, secrets: by name. inbound: the Listeners that only a server can use, by name; see
     `inbound_listener`. endpoints: ClusterLoadAssignments of EDS by resource name. resolved: those of DNS clusters by cluster
     name. An object that did not change is the same object in the next snapshot, so `is` tells.
+    external_secrets: those that come from elsewhere than this stream or these files. missing_secrets: of those, the ones that
+    have not come in time, or were refused when they first came. See `secret`.
     absent: known not to exist. errors: the latest version was rejected; the last good one, if any, is still in its mapping.
     unsupported: what was reported and not applied; each entry begins with the path of the field.
     versions: `version_info` last accepted, by type.
@@ -90,6 +93,8 @@ class Snapshot:
     resolved: Mapping[str, ClusterLoadAssignment] = field(default_factory=_empty)
     secrets: Mapping[str, Secret] = field(default_factory=_empty)
     inbound: Mapping[str, InboundListener] = field(default_factory=_empty)
+    external_secrets: Mapping[SecretRef, Secret] = field(default_factory=_empty)
+    missing_secrets: AbstractSet[SecretRef] = frozenset()
     absent: AbstractSet[Ref] = frozenset()
     errors: Mapping[Ref, ResourceError] = field(default_factory=_empty)
     unsupported: Mapping[Ref, tuple[str, ...]] = field(default_factory=_empty)
@@ -146,6 +151,22 @@ class Snapshot:
             return self.pending(Kind.ENDPOINT, cluster.eds_service_name)
         return cluster.discovery is not DiscoveryType.STATIC and cluster.name not in self.resolved
 
+    def secret(self, ref: SecretRef) -> Secret | None:
+        """The secret, wherever it comes from; None while it has not come."""
+        if isinstance(ref.source, AdsSource):
+            return self.secrets.get(ref.name)
+        return self.external_secrets.get(ref)
+
+    def pending_secret(self, ref: SecretRef) -> bool:
+        """Neither the secret nor a verdict on it is known."""
+        if isinstance(ref.source, AdsSource):
+            return self.pending(Kind.SECRET, ref.name)
+        return ref not in self.external_secrets and ref not in self.missing_secrets
+
+    def pending_secrets(self, cluster: Cluster) -> bool:
+        """The cluster can't be connected to before a secret has come, and it may still come."""
+        return any(self.pending_secret(ref) for ref in cluster.secrets)
+
     def error(self, kind: Kind, name: str) -> ResourceError | None:
         """Why the latest version of the resource was rejected."""
         return self.errors.get((kind, name))
@@ -154,6 +175,21 @@ class Snapshot:
         """The next snapshot, with these endpoints for a DNS cluster."""
         resolved = {**self.resolved, cluster: assignment}
         return dataclasses.replace(self, generation=self.generation + 1, resolved=resolved)
+
+    def with_secret(self, ref: SecretRef, secret: Secret | None) -> Snapshot:
+        """The next snapshot, with this secret; None: it is missing."""
+        external, missing = dict(self.external_secrets), set(self.missing_secrets)
+        missing.discard(ref)
+        if secret is not None:
+            external[ref] = secret
+        elif ref not in external:
+            missing.add(ref)
+        return dataclasses.replace(
+            self,
+            generation=self.generation + 1,
+            external_secrets=external,
+            missing_secrets=frozenset(missing),
+        )
 
     def _of(self, kind: Kind) -> Mapping[str, Any]:
         found: Mapping[str, Any] = getattr(self, _MAPPINGS[kind])

@@ -1,7 +1,8 @@
 """gRPC's bootstrap: which control plane, who we are, and how a host becomes the name of a Listener.
 
-The JSON is that of gRFC A27 with A29 (certificate providers), A47 (authorities, templates), A53 (server features) and A65
-(the `tls` channel credentials).
+The JSON is that of gRFC A27 with A29 and A87 (certificate providers), A36 (listeners of servers), A47 (authorities, templates),
+A53 (server features) and A65 (the `tls` channel credentials). One field is our own: `sds_clusters` says how the SDS servers are
+reached that resources name as `envoy_grpc` clusters, which Envoy would have in its own bootstrap.
 """
 
 from __future__ import annotations
@@ -36,13 +37,17 @@ _MISSING = object()
 class ChannelCredentials:
     """How the control plane is connected to. kind: `insecure` or `tls`.
 
-    The files are for `tls`: without a CA the system's are used, without a certificate none is shown.
+    The rest is for `tls`: without a CA the system's are used, without a certificate none is shown. Each is a file, or
+    (of an SDS server) PEM.
     """
 
     kind: str
     ca_certificate_file: str | None = None
     certificate_file: str | None = None
     private_key_file: str | None = None
+    ca_certificate: bytes | None = None
+    certificate: bytes | None = None
+    private_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,8 @@ class Bootstrap:
     """A validated bootstrap.
 
     servers: never empty; the first one is used. listener_template: `%s` stands for the host, or the target.
+    server_listener_template: `%s` stands for the address that a server listens on; empty when not given. sds_clusters: SDS
+    servers by the name of the cluster that resources give them.
     authorities, certificate_providers: as written. unsupported: paths of what is understood but not applied.
     """
 
@@ -86,6 +93,8 @@ class Bootstrap:
     listener_template: str = "%s"
     authorities: Json = field(default_factory=lambda: NOTHING)
     certificate_providers: Json = field(default_factory=lambda: NOTHING)
+    server_listener_template: str = ""
+    sds_clusters: Mapping[str, XdsServer] = field(default_factory=lambda: NOTHING)
     unsupported: tuple[str, ...] = ()
 
     @property
@@ -99,6 +108,15 @@ class Bootstrap:
         if self.listener_template.startswith("xdstp:"):
             target = quote(target, safe="/-._~!$&'()*+,;=:@")
         return self.listener_template.replace("%s", target)
+
+    def server_listener_name(self, address: str) -> str | None:
+        """The name of the Listener of a server on this address (`ip:port`); None without a template (gRFC A36, A47)."""
+        template = self.server_listener_template
+        if not template:
+            return None
+        if template.startswith("xdstp:"):
+            address = quote(address, safe="/-._~!$&'()*+,;=:@")
+        return template.replace("%s", address)
 
 
 def load(
@@ -165,6 +183,8 @@ def parse(value: Json, where: str = "bootstrap") -> Bootstrap:
         listener_template=template,
         authorities=authorities,
         certificate_providers=root.mapping("certificate_providers"),
+        server_listener_template=root.text("server_listener_resource_name_template"),
+        sds_clusters=_sds_clusters(root.object("sds_clusters")),
         unsupported=tuple(unsupported),
     )
 
@@ -191,7 +211,7 @@ def _credentials(entry: _Object) -> ChannelCredentials:
         if kind == "insecure":
             return ChannelCredentials(kind=kind)
         config = item.object("config")
-        files = {name: config.text(name) or None for name in _TLS_FILES}
+        files: dict[str, Any] = {name: config.text(name) or None for name in _TLS_FILES}
         if (files["certificate_file"] is None) != (files["private_key_file"] is None):
             raise config.error("", "certificate_file and private_key_file belong together: give both or none")
         return ChannelCredentials(kind=kind, **files)
@@ -200,6 +220,12 @@ def _credentials(entry: _Object) -> ChannelCredentials:
         "channel_creds",
         f"offers {names}; meshlib knows {' and '.join(map(repr, _CREDENTIALS))}: add one of them",
     )
+
+
+def _sds_clusters(entries: _Object) -> Mapping[str, XdsServer]:
+    ignored: list[str] = []
+    found = {name: _server(entries.object(name), ignored) for name in entries.value}
+    return MappingProxyType(found)
 
 
 def _node(node: _Object) -> Node:

@@ -24,6 +24,8 @@ from tenacity.wait import wait_base
 from meshlib.errors import ConfigError, ControlPlaneError, MeshClosed, ResourceError
 from meshlib.resources.decode_endpoint import EndpointProblem
 from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.secret import Secret
+from meshlib.resources.tls import SecretRef
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.runtime.threads import Executor, Slicer, Timer, Worker, refuse_gevent
@@ -34,10 +36,11 @@ from meshlib.xds.absence import AbsenceTimers
 from meshlib.xds.ack import Request, Subscriptions
 from meshlib.xds.backoff import Backoff, reconnect_wait
 from meshlib.xds.bootstrap import Bootstrap
-from meshlib.xds.connecting import Connection, OpenStream, Stream, open_grpc
+from meshlib.xds.connecting import Connection, OpenStream, Stream, open_grpc, open_target
 from meshlib.xds.decoding import Decode, Decoding, ResponseDecoder
 from meshlib.xds.inspection import Amended, Inspector, note
 from meshlib.xds.report import Reporter
+from meshlib.xds.sds import OpenSds, SdsContext, SdsDriver
 
 __all__ = ["AdsClient"]
 
@@ -74,6 +77,7 @@ class AdsClient:
         resolve: dns.Resolve = dns.resolve,
         slicer: Slicer | None = None,
         open_stream: OpenStream = open_grpc,
+        open_sds: OpenSds = open_target,
         executor: Callable[[], Executor] | None = None,
     ) -> None:
         self.bootstrap = bootstrap
@@ -86,12 +90,14 @@ class AdsClient:
         self._usage = usage
         self._resolve = resolve
         self._open_stream = open_stream
+        self._open_sds = open_sds
         self._make_executor = executor or (lambda: Worker("meshlib-xds", self._clock))
         self._decode = decode
         self._reporter = Reporter(self._registry)
         for path in bootstrap.unsupported:
             logger.warning("bootstrap: %s is not supported and has no effect", path)
-        self._backoff = Backoff(wait or reconnect_wait((random or _random.Random()).random))
+        self._wait = wait or reconnect_wait((random or _random.Random()).random)
+        self._backoff = Backoff(self._wait)
         self._closed = False
         self._reset(Graph())
         fork.register(self)
@@ -111,6 +117,20 @@ class AdsClient:
             registry=self._registry,
             resolve=self._resolve,
             usage=self._usage,
+        )
+        self._sds = SdsDriver(
+            SdsContext(
+                executor=self._executor,
+                clock=self._clock,
+                registry=self._registry,
+                node=self.bootstrap.node,
+                decode=self._decode,
+                publish=self._secret,
+                open_stream=self._open_sds,
+                backoff=lambda: Backoff(self._wait),
+                snapshot=lambda: self.snapshot,
+                clusters=self.bootstrap.sds_clusters,
+            )
         )
         self._connection = Connection(self._open)
         self._answered = False
@@ -170,6 +190,7 @@ class AdsClient:
         stream = self._connection.close()
         self._inspector.stop()
         self._executor.close(2.0)
+        self._sds.close()
         if stream is not None:
             stream.join(2.0)
 
@@ -178,15 +199,18 @@ class AdsClient:
     def before_fork(self) -> None:
         self._executor.pause(fork.PATIENCE)
         self._connection.before_fork()
+        self._sds.before_fork()
 
     def after_fork_in_parent(self) -> None:
         interrupted = self._connection.after_fork_in_parent()
+        self._sds.after_fork_in_parent()
         self._executor.resume()
         if interrupted:
             self._executor.post(self._resume)
 
     def after_fork_in_child(self) -> None:
         self._connection.after_fork_in_child()
+        self._sds.after_fork_in_child()
         self._executor.abandon()
         self._backoff.reset()
         wanted = set(self._graph.pinned())
@@ -348,6 +372,10 @@ class AdsClient:
         self._graph.resolved(cluster, assignment)
         self._publish()
 
+    def _secret(self, ref: SecretRef, secret: Secret | None) -> None:
+        self._graph.external(ref, secret)
+        self._publish()
+
     def _publish(self) -> bool:
         """Make what the graph has now take effect; False when it is what has been published already."""
         snapshot = self._graph.snapshot()
@@ -359,6 +387,7 @@ class AdsClient:
         except Exception:
             logger.exception("taking over a snapshot failed")
         self._dns.sync(self._graph.dns_clusters())
+        self._sds.sync(self._graph.external_secrets())
         return True
 
     def _sync(self) -> None:

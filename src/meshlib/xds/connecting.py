@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from meshlib.xds.bootstrap import XdsServer
+from meshlib.xds.target import StreamTarget, ads_target
 
-__all__ = ["Connection", "OpenStream", "Stream", "open_grpc"]
+__all__ = ["Connection", "OpenStream", "Stream", "open_grpc", "open_target"]
 
 FORK_WAIT = 0.1
 """Seconds that a fork waits at most for the threads of the stream to end."""
@@ -40,9 +41,14 @@ OpenStream = Callable[[XdsServer, OnMessage, OnClosed], Stream]
 
 def open_grpc(server: XdsServer, on_message: OnMessage, on_closed: OnClosed) -> Stream:
     """An OpenStream over grpc."""
+    return open_target(ads_target(server), on_message, on_closed)
+
+
+def open_target(target: StreamTarget, on_message: OnMessage, on_closed: OnClosed) -> Stream:
+    """The same to any server."""
     from meshlib.xds.stream import GrpcStream
 
-    return GrpcStream(server, on_message, on_closed)
+    return GrpcStream(target, on_message, on_closed)
 
 
 class Connection:

@@ -1,4 +1,4 @@
-"""One ADS stream over grpc's synchronous stack. The only module here that loads grpc.
+"""One stream of a control plane or of an SDS server over grpc's synchronous stack. The only module here that loads grpc.
 
 Each stream has a channel of its own, with its own subchannels, so that our back-off is the only one. Each response is handed
 on as bytes by the thread of grpc that received it. A reader thread asks for the next one when it has been dealt with; that is
@@ -19,11 +19,11 @@ import grpc
 
 from meshlib.errors import ConfigError
 from meshlib.runtime import fork
-from meshlib.xds.bootstrap import ChannelCredentials, XdsServer
+from meshlib.xds.bootstrap import ChannelCredentials
+from meshlib.xds.target import StreamTarget
 
 __all__ = ["GrpcStream"]
 
-METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 CORE_POLL = 0.001
 CORE_THREADS = ("event_engine", "grpc_", "lifeguard")
 
@@ -47,7 +47,7 @@ class GrpcStream:
 
     def __init__(
         self,
-        server: XdsServer,
+        target: StreamTarget,
         on_message: Callable[[GrpcStream, bytes], None],
         on_closed: Callable[[GrpcStream, str], None],
     ) -> None:
@@ -56,12 +56,12 @@ class GrpcStream:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._dealt_with = threading.Semaphore(0)
         self._closed = False
-        self._channel: Any = _channel(server)
+        self._channel: Any = _channel(target)
         _let_fork_guard_come_first()
         method = self._channel.stream_stream(
-            METHOD, request_serializer=None, response_deserializer=self._arrived
+            target.method, request_serializer=None, response_deserializer=self._arrived
         )
-        self._call: Any = method(self._outgoing())
+        self._call: Any = method(self._outgoing(), metadata=target.metadata or None)
         self._reader = threading.Thread(
             target=self._read, args=(self._call,), name="meshlib-xds-reader", daemon=True
         )
@@ -146,17 +146,17 @@ def _let_fork_guard_come_first() -> None:
     fork.come_first()
 
 
-def _channel(server: XdsServer) -> Any:
-    if server.credentials.kind == "insecure":
-        return grpc.insecure_channel(server.server_uri, options=OPTIONS)
-    return grpc.secure_channel(server.server_uri, _tls(server.credentials), options=OPTIONS)
+def _channel(target: StreamTarget) -> Any:
+    if target.credentials is None:
+        return grpc.insecure_channel(target.target, options=OPTIONS)
+    return grpc.secure_channel(target.target, _tls(target.credentials), options=OPTIONS)
 
 
 def _tls(credentials: ChannelCredentials) -> Any:
     return grpc.ssl_channel_credentials(
-        root_certificates=_file(credentials.ca_certificate_file),
-        private_key=_file(credentials.private_key_file),
-        certificate_chain=_file(credentials.certificate_file),
+        root_certificates=credentials.ca_certificate or _file(credentials.ca_certificate_file),
+        private_key=credentials.private_key or _file(credentials.private_key_file),
+        certificate_chain=credentials.certificate or _file(credentials.certificate_file),
     )
 
 
