@@ -8,6 +8,7 @@ that plain httpx would have raised in that situation, so `except httpx.ConnectEr
 | UnknownHost, NoRoute, NoCluster, NoHealthyEndpoint, ConnectFailed | ConnectError | nothing was sent |
 | CircuitFull, BreakerOpen, ConfigTimeout, MeshClosed | ConnectError | nothing was sent |
 | FaultInjected | ConnectError | nothing was sent: fault injection aborted the call |
+| IdentityError | ConnectError | the endpoint's certificate is refused, or there is none of our own: nothing was sent |
 | ConnectTimedOut | ConnectTimeout | the cluster's connect_timeout, or httpx's own, passed |
 | StreamReset | ReadError and RemoteProtocolError | the connection ended early (plain httpx: one or the other) |
 | ProtocolViolation | RemoteProtocolError | the endpoint broke the protocol |
@@ -38,6 +39,7 @@ __all__ = [
     "ConnectTimedOut",
     "DeadlineExceeded",
     "FaultInjected",
+    "IdentityError",
     "MeshClosed",
     "MeshTransport",
     "NoCluster",
@@ -86,6 +88,9 @@ class FaultInjected(errors.FaultInjected, httpx.ConnectError): ...
 class ConnectFailed(errors.ConnectFailed, httpx.ConnectError): ...
 
 
+class IdentityError(errors.IdentityError, httpx.ConnectError): ...
+
+
 class ConnectTimedOut(errors.ConnectTimedOut, httpx.ConnectTimeout): ...
 
 
@@ -116,6 +121,7 @@ _HOST_CLASSES: dict[type[errors.MeshError], type[errors.MeshError]] = {
     errors.FaultInjected: FaultInjected,
     errors.ConnectFailed: ConnectFailed,
     errors.ConnectTimedOut: ConnectTimedOut,
+    errors.IdentityError: IdentityError,
     errors.StreamReset: StreamReset,
     errors.ProtocolViolation: ProtocolViolation,
     errors.DeadlineExceeded: DeadlineExceeded,
@@ -141,13 +147,8 @@ def _translate(error: Exception, request: httpx.Request) -> Exception:
     else:
         assert isinstance(error, errors.MeshError)
         cls, source = _HOST_CLASSES.get(type(error), OtherMeshError), error
-    translated = cls(
-        source.message,
-        flags=source.flags,
-        details=source.details,
-        attempts=source.attempts,
-        local_reply=source.local_reply,
-    )
+    translated = cls(source.message)
+    vars(translated).update(vars(source))
     assert isinstance(translated, httpx.RequestError)
     translated.request = request
     return translated

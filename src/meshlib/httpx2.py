@@ -9,6 +9,7 @@ that plain httpx2 would have raised in that situation, so `except httpx2.Connect
 | UnknownHost, NoRoute, NoCluster, NoHealthyEndpoint, ConnectFailed | ConnectError | nothing was sent |
 | CircuitFull, BreakerOpen, ConfigTimeout, MeshClosed | ConnectError | nothing was sent |
 | FaultInjected | ConnectError | nothing was sent: fault injection aborted the call |
+| IdentityError | ConnectError | the endpoint's certificate is refused, or there is none of our own: nothing was sent |
 | ConnectTimedOut | ConnectTimeout | the cluster's connect_timeout, or httpx2's own, passed |
 | StreamReset | ReadError and RemoteProtocolError | the connection ended early (plain httpx2: one or the other) |
 | ProtocolViolation | RemoteProtocolError | the endpoint broke the protocol |
@@ -39,6 +40,7 @@ __all__ = [
     "ConnectTimedOut",
     "DeadlineExceeded",
     "FaultInjected",
+    "IdentityError",
     "MeshClosed",
     "MeshTransport",
     "NoCluster",
@@ -87,6 +89,9 @@ class FaultInjected(errors.FaultInjected, httpx2.ConnectError): ...
 class ConnectFailed(errors.ConnectFailed, httpx2.ConnectError): ...
 
 
+class IdentityError(errors.IdentityError, httpx2.ConnectError): ...
+
+
 class ConnectTimedOut(errors.ConnectTimedOut, httpx2.ConnectTimeout): ...
 
 
@@ -117,6 +122,7 @@ _HOST_CLASSES: dict[type[errors.MeshError], type[errors.MeshError]] = {
     errors.FaultInjected: FaultInjected,
     errors.ConnectFailed: ConnectFailed,
     errors.ConnectTimedOut: ConnectTimedOut,
+    errors.IdentityError: IdentityError,
     errors.StreamReset: StreamReset,
     errors.ProtocolViolation: ProtocolViolation,
     errors.DeadlineExceeded: DeadlineExceeded,
@@ -142,13 +148,8 @@ def _translate(error: Exception, request: httpx2.Request) -> Exception:
     else:
         assert isinstance(error, errors.MeshError)
         cls, source = _HOST_CLASSES.get(type(error), OtherMeshError), error
-    translated = cls(
-        source.message,
-        flags=source.flags,
-        details=source.details,
-        attempts=source.attempts,
-        local_reply=source.local_reply,
-    )
+    translated = cls(source.message)
+    vars(translated).update(vars(source))
     assert isinstance(translated, httpx2.RequestError)
     translated.request = request
     return translated

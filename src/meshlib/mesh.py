@@ -55,15 +55,16 @@ class Mesh:
     trust_request_headers: obey x-envoy-* headers that the application sets. unknown_hosts: `deny` fails a request to a host
     that no Listener knows, `passthrough` sends it without the mesh. config_timeout: seconds that a call waits for its first
     configuration, unless its own deadline is nearer. breakers: an application-level breaker by cluster name, `*` for all.
-    identity: where the workload's own certificates and what it trusts come from: an IdentitySource, `"workload-api"` for the
-    SPIFFE Workload API that SPIFFE_ENDPOINT_SOCKET names, or its address (`"unix:///run/spire/agent.sock"`). It stands in for
-    certificate providers and secrets that nobody else supplies. clock, random: injected by tests.
+    identity: where the workload's own certificates and what it trusts come from: the address of a SPIFFE Workload API
+    (`"unix:///run/spire/agent.sock"`, `"workload-api"` for the one that SPIFFE_ENDPOINT_SOCKET names), a folder with `tls.crt`
+    and its kin, or an IdentitySource. It stands in for certificate providers and secrets that nobody else supplies.
+    clock, random: injected by tests.
 
     Thread safe. May be used from several event loops, and in the children of a fork.
 
     Raises:
-        ConfigError: neither config nor a bootstrap is given, or one of them is wrong. Files: one line for each problem,
-            `FILE:LINE: path.to.field: what is wrong`.
+        ConfigError: neither config nor a bootstrap is given, or one of them, or identity, is wrong. Files: one line for each
+            problem, `FILE:LINE: path.to.field: what is wrong`.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Mesh:
         unknown_hosts: Literal["deny", "passthrough"] = "deny",
         config_timeout: float = 15.0,
         breakers: Mapping[str, BreakerConfig] | None = None,
-        identity: IdentitySource | str | None = None,
+        identity: IdentitySource | str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
     ) -> None:
@@ -90,8 +91,8 @@ class Mesh:
         self._own_random = random is None
         self._random = random or Random()
         self._breakers = BreakerSet(breakers or {})
-        self._own_identity = identity
-        self._providers: Mapping[str, Any] = {}
+        self._own_identity = None if identity is None else self._read_identity(identity)
+        self._providers: Mapping[str, IdentitySource] = {}
         self._identity: IdentityStore | None = None
         self._follow_identity = False
         self._newest = Snapshot()
@@ -118,7 +119,8 @@ class Mesh:
             from meshlib.xds import bootstrap as reader
 
             read = reader.load(bootstrap, server_uri=server_uri, node_id=node_id)
-            self._providers = read.certificate_providers
+            if read.certificate_providers:
+                self._providers = self._read_providers(read)
             self._source = self._from_control_plane(read)
         self.engine.source = self._source
         self.engine.starting = self._start_identity
@@ -209,10 +211,20 @@ class Mesh:
     def _make_identity(self) -> IdentityStore:
         from meshlib.identity.store import IdentityStore
 
-        store = IdentityStore(_identity_source(self._own_identity), {}, clock=self.clock)
+        store = IdentityStore(self._own_identity, self._providers, clock=self.clock)
         store.apply(self._newest)
         store.subscribe(self._rotated)
         return store
+
+    def _read_identity(self, given: IdentitySource | str | os.PathLike[str]) -> IdentitySource | None:
+        from meshlib.identity.sources import identity_source
+
+        return identity_source(given, self.clock)
+
+    def _read_providers(self, bootstrap: Bootstrap) -> Mapping[str, IdentitySource]:
+        from meshlib.identity.provider import certificate_providers
+
+        return certificate_providers(bootstrap.certificate_providers, self.clock)
 
     def _secure(self, tls: UpstreamTls) -> Security:
         return self.identity.client(tls)
@@ -336,14 +348,6 @@ def _decode_files(sources: Iterable[ConfigSource]) -> list[Decoded]:
     if problems:
         raise ConfigError("\n".join(problems))
     return decoded
-
-
-def _identity_source(given: IdentitySource | str | None) -> IdentitySource | None:
-    if not isinstance(given, str):
-        return given
-    from meshlib.identity.workload import WorkloadApi
-
-    return WorkloadApi(None if given == "workload-api" else given)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

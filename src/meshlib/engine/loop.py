@@ -76,7 +76,9 @@ class AttemptLoop(RetryingCall):
         if now >= cluster.secure_by:
             self._engine.forget(self._wake)
             return NOTHING
-        return self._await_configuration(f"what TLS to cluster {name!r} needs", program, now, cluster.secure_by)
+        return self._await_configuration(
+            f"what TLS to cluster {name!r} needs", program, now, cluster.secure_by
+        )
 
     # --- starting an attempt -----------------------------------------------------------------------------------------
 

@@ -35,8 +35,8 @@ class Handshake(Protocol):
     def verify(self, tls: ssl.SSLObject | ssl.SSLSocket) -> object:
         """Right after the handshake, before the first byte. Raises IdentityError when this peer can't be trusted."""
 
-    def text(self, error: BaseException) -> str:
-        """Envoy's words for what the handshake failed with."""
+    def text(self, error: BaseException, tls: ssl.SSLObject | ssl.SSLSocket | None = None) -> str:
+        """Envoy's words for what the handshake failed with. tls: from which the certificate at fault is known."""
 
 
 class Security(Protocol):

@@ -173,6 +173,7 @@ class AsyncAttempts(CallAttempts):
         """Report the failure; the attempt is over."""
         lane: Lane | None = attempt.connection
         sent = lane is not None and attempt.stage in (Stage.SENT, Stage.ANSWERED) and lane.sent
+        self._broken = failure
         self._attempts.remove(attempt)
         if self._upload is not None:
             self._upload.detach(lane)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call
 from meshlib.engine.events import Event
+from meshlib.errors import ConnectFailed, IdentityError, MeshError
 from meshlib.transport.http.exchange import (
     CANCELLED,
     Answer,
@@ -14,7 +15,9 @@ from meshlib.transport.http.exchange import (
     OriginalRequest,
     UnsupportedActionError,
 )
+from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.pool import Shelf
+from meshlib.transport.http.tls import refusal
 
 __all__ = ["CallAttempts"]
 
@@ -30,6 +33,7 @@ class CallAttempts:
     _later: list[Event] | None = None
     _answer: Answer | None = None
     _accepted: Attempt | None = None
+    _broken: TransportFailure | None = None
     _woken = False
     _told_complete = True
 
@@ -57,7 +61,7 @@ class CallAttempts:
             elif isinstance(action, Park):
                 self._park(action)
             elif isinstance(action, Fail):
-                raise action.error
+                raise self._explained(action.error)
             elif isinstance(action, Reply):
                 self._answer = Answer.local(action.reply, self.call.info)
             else:
@@ -76,6 +80,24 @@ class CallAttempts:
                 self._cancel(action.attempt)
         for attempt in list(self._attempts):
             self._release(attempt)
+
+    def _explained(self, error: MeshError) -> MeshError:
+        """An IdentityError in place of a ConnectFailed, when the last attempt could not connect for that reason."""
+        why = None if self._broken is None or type(error) is not ConnectFailed else refusal(self._broken)
+        if why is None:
+            return error
+        return IdentityError(
+            f"{error.message}; {why.message}",
+            expected=why.expected,
+            got=why.got,
+            trust_domain=why.trust_domain,
+            not_after=why.not_after,
+            reason=why.reason,
+            flags=error.flags,
+            details=error.details,
+            attempts=error.attempts,
+            local_reply=error.local_reply,
+        )
 
     def _shelf(self, start: Start) -> Shelf:
         """Where a connection for it may wait."""

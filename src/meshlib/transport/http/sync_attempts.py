@@ -213,6 +213,7 @@ class SyncAttempts(CallAttempts):
         """Report the failure; the attempt is over."""
         connection: SyncConnection | None = attempt.connection
         sent = connection is not None and attempt.stage is not Stage.CONNECTING and connection.sent
+        self._broken = failure
         self._attempts.remove(attempt)
         if connection is not None:
             connection.close()

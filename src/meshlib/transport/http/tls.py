@@ -15,6 +15,7 @@ attacker's: to the codec it is a reset, never the end of a body.
 
 from __future__ import annotations
 
+import os
 import ssl
 from contextlib import suppress
 
@@ -26,13 +27,16 @@ from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.message import OutgoingRequest, Response
 
-__all__ = ["TlsCodec", "TlsSession", "begin", "cut_short"]
+__all__ = ["TlsCodec", "TlsSession", "begin", "cut_short", "refusal"]
 
 RECORD = 16 * 1024
 """The most plaintext that one record holds (RFC 8446, 5.1): a read of that size leaves nothing of it behind."""
 
 ALPN = {HttpProtocol.HTTP1: ("http/1.1",), HttpProtocol.HTTP2: ("h2",)}
 """What is offered when the cluster's configuration names nothing. What the peer picks changes nothing, as in Envoy."""
+
+_SYSTEM = 2 << 24
+"""BoringSSL's number of errors of the operating system."""
 
 _NOTHING = Response()
 _NOTHING.complete = True
@@ -47,12 +51,30 @@ def begin(way: Way, endpoint: EndpointState, authority: str) -> TlsSession:
         )
         return TlsSession(handshake)
     except (IdentityError, ssl.SSLError, ValueError) as error:
-        raise TransportFailure(FailureKind.CONNECT_FAILED, str(error)) from error
+        from meshlib.identity.failure import transport_failure  # needs cryptography, which plaintext does not
+
+        raise TransportFailure(FailureKind.CONNECT_FAILED, transport_failure(error)) from error
 
 
 def cut_short(error: OSError | None = None) -> TransportFailure:
-    """The peer closed, or reset, the connection in the middle of the handshake."""
-    return TransportFailure(FailureKind.CONNECT_FAILED)
+    """The peer closed the connection in the middle of the handshake, or, with an error, reset it."""
+    reason = ""
+    if error is not None and error.errno:
+        words = os.strerror(error.errno).replace(" ", "_")
+        reason = f"TLS_error:|{_SYSTEM + error.errno}:system_library:OPENSSL_internal:{words}:TLS_error_end"
+    return TransportFailure(FailureKind.CONNECT_FAILED, reason)
+
+
+def refusal(failure: TransportFailure) -> IdentityError | None:
+    """Why TLS itself broke the attempt: somebody can't be trusted, or has nothing to be trusted for. None: another reason."""
+    cause = failure.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return IdentityError(
+            f"the endpoint's certificate does not verify: {cause.verify_message}",
+            expected="a chain to an authority that is trusted",
+            got=cause.verify_message,
+        )
+    return cause if isinstance(cause, IdentityError) else None
 
 
 class TlsSession:
@@ -103,7 +125,7 @@ class TlsSession:
         return True
 
     def _refused(self, error: Exception) -> TransportFailure:
-        return TransportFailure(FailureKind.CONNECT_FAILED, self._handshake.text(error))
+        return TransportFailure(FailureKind.CONNECT_FAILED, self._handshake.text(error, self._tls))
 
     def take(self) -> bytes:
         """The records that have to be sent."""
