@@ -6,7 +6,8 @@ left to do here, in this order:
 1. SPIFFE's own rules, where a SPIFFE bundle is in force: no CA as a leaf, exactly one URI SAN, a well-formed id, and a chain to
    the bundle of *the id's own* trust domain. Envoy's SPIFFE validator takes the first of several URIs, else it does the same.
 2. Revocation and the length of the chain, along that path.
-3. Names: the SNI, where it is to be found in the certificate; else the matchers. A peer that is matched by URI has exactly one.
+3. Names: the SNI, where it is to be found in the certificate; else the matchers. A peer that is matched by URI has exactly one,
+   and if that is a SPIFFE id, the rules for SVIDs hold as well.
 4. Pins.
 
 Every refusal is an IdentityError with Envoy's words for it.
@@ -144,14 +145,7 @@ class Verifier:
 
     def _trust_domain(self, presented: _Presented) -> str:
         """The one whose bundle decides. Raises: IdentityError: there is none, or the certificate is not an SVID."""
-        leaf = presented.leaf
-        if not _is_leaf(leaf):
-            raise refuse(
-                "the peer's certificate is one of a certificate authority",
-                "cert precheck",
-                expected="a leaf with the key usage digitalSignature",
-                got="a certificate that may sign certificates or revocation lists",
-            )
+        _check_leaf(presented.leaf)
         found = _only_id(presented, "no trust bundle store")
         bundles = self.trust.bundles
         assert bundles is not None
@@ -205,6 +199,7 @@ class Verifier:
         uris = values(presented.names, SanType.URI)
         if len(uris) != 1 or uris[0].lower().startswith("spiffe:"):
             _only_id(presented, "SAN matcher")
+            _check_leaf(presented.leaf)
 
     def _wrong_name(self, presented: _Presented, expected: str, reason: str) -> IdentityError:
         if self.trust.bundles is not None and reason == "SAN matcher":
@@ -269,6 +264,16 @@ def _only_id(presented: _Presented, reason: str) -> SpiffeId:
             trust_domain=found.trust_domain,
         )
     return found
+
+
+def _check_leaf(leaf: x509.Certificate) -> None:
+    if not _is_leaf(leaf):
+        raise refuse(
+            "the peer's certificate is one of a certificate authority",
+            "cert precheck",
+            expected="a leaf with the key usage digitalSignature",
+            got="a certificate that may sign certificates or revocation lists",
+        )
 
 
 def _is_leaf(certificate: x509.Certificate) -> bool:
