@@ -171,7 +171,7 @@ ADDRESS = "endpoint.address.socket_address"
         ({"endpoint": {}}, "endpoint.address"),
         ({"endpoint_name": "n"}, "endpoint_name"),
         ({"endpoint": {"address": {}}}, "endpoint.address"),
-        ({"endpoint": {"address": {"pipe": {"path": "/p"}}}}, "endpoint.address"),
+        ({"endpoint": {"address": {"pipe": {"path": "/" + 107 * "p"}}}}, "endpoint.address.pipe.path"),
         ({"endpoint": {"address": {"socket_address": {"address": "1.1.1.1"}}}}, ADDRESS),
         (
             {"endpoint": {"address": {"socket_address": {"address": "1.1.1.1", "named_port": "http"}}}},

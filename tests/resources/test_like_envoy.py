@@ -177,7 +177,7 @@ ONLY_HERE = (
 
 
 def is_only_here(error: ResourceError) -> bool:
-    return error.path.endswith(ONLY_HERE) or "a pipe can't be called" in error.reason
+    return error.path.endswith(ONLY_HERE)
 
 
 def accepted_by_envoy(directory: Path, routes: list[dict[str, Any]], clusters: list[dict[str, Any]]) -> bool:

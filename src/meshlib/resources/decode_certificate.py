@@ -153,7 +153,7 @@ def _custom_validator(
     if config is None:
         return None, None
     config.leave("name")
-    content = config.required("typed_config").unpacked()
+    content = config.required("typed_config").unpacked(checked=False)  # as in Envoy
     if content.type_name != _SPIFFE:
         raise config.fail("typed_config", f"the validator {content.type_name} is not implemented")
     if content.has("trust_bundles"):

@@ -11,12 +11,15 @@ from meshlib.resources.endpoint_wire import parse
 
 __all__ = ["identity", "ip_text", "read_address", "unapplied"]
 
+LONGEST_PIPE = 107
+"""Bytes of the path of a Unix socket, on Linux."""
+
 _APPLIED = frozenset({"address", "hostname"})
 _SOCKET_APPLIED = frozenset({"address", "port_value"})
 
 
 def read_address(item: bytes, *, hostnames: bool) -> tuple[str, int, str]:
-    """Address, port and hostname of an LbEndpoint.
+    """Address, port and hostname of an LbEndpoint; `unix:` with a path, and port 0, for a pipe.
 
     hostnames: the address may be a name to resolve; otherwise it must be an IP address. Raises ResourceError.
     """
@@ -27,6 +30,8 @@ def read_address(item: bytes, *, hostnames: bool) -> tuple[str, int, str]:
     if not endpoint.HasField("address"):
         raise ResourceError("endpoint.address", "must be given")
     kind = endpoint.address.WhichOneof("address")
+    if kind == "pipe" and not hostnames:
+        return f"unix:{_pipe(endpoint.address.pipe.path)}", 0, str(endpoint.hostname)
     if kind != "socket_address":
         raise ResourceError("endpoint.address", f"a {kind} can't be called" if kind else "must be given")
     place = "endpoint.address.socket_address"
@@ -49,9 +54,20 @@ def read_address(item: bytes, *, hostnames: bool) -> tuple[str, int, str]:
     return text, int(address.port_value), str(endpoint.hostname)
 
 
+def _pipe(path: str) -> str:
+    if len(path.encode("utf-8", "surrogatepass")) > LONGEST_PIPE:
+        raise ResourceError("endpoint.address.pipe.path", f"is longer than {LONGEST_PIPE} bytes")
+    return path
+
+
 def unapplied(item: bytes) -> list[str]:
-    """The fields of the endpoint that are set and not applied, as paths within the LbEndpoint."""
+    """The fields of the endpoint that are set and not applied, as paths within the LbEndpoint.
+
+    A Unix socket is among them: it can be the place of an SDS server, but calls do not go there.
+    """
     endpoint = parse(item).endpoint
+    if endpoint.address.WhichOneof("address") == "pipe":
+        return ["endpoint.address.pipe"]
     fields = [f"endpoint.{name}" for name in _names(endpoint) if name not in _APPLIED]
     address = endpoint.address.socket_address
     fields += [f"endpoint.address.socket_address.{n}" for n in _names(address) if n not in _SOCKET_APPLIED]

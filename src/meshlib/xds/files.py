@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random as _random
 from collections.abc import Callable, Iterable
 
 from meshlib.errors import ControlPlaneError
 from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.secret import Secret
+from meshlib.resources.tls import AdsSource, SecretRef
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.runtime.threads import Executor, Worker
@@ -13,17 +16,29 @@ from meshlib.snapshot import Accepted, Kind, ResourceState, ResourceStatus, Snap
 from meshlib.snapshot.snapshot import kind_of, name_of
 from meshlib.stats import Registry
 from meshlib.xds import dns
+from meshlib.xds.backoff import Backoff, reconnect_wait
+from meshlib.xds.bootstrap import Node
+from meshlib.xds.connecting import open_target
+from meshlib.xds.decoding import Decode
 from meshlib.xds.inspection import inspected
 from meshlib.xds.report import Reporter
+from meshlib.xds.sds import OpenSds, SdsContext, SdsDriver
 
 __all__ = ["FileSource"]
 
 
-class FileSource:
-    """Resources that were read from files: in force at once, complete, and never changed except by DNS.
+def _decode(type_url: str, data: bytes, pause: Callable[[], None]) -> Accepted:
+    from meshlib.resources import decode_any
 
-    A background thread exists only while there is a cluster whose endpoints come from DNS, from `start` on. on_snapshot: called
-    there for each snapshot after the first one, which `snapshot` holds from the beginning. usage: see DnsDriver.
+    return decode_any(type_url, data, pause)
+
+
+class FileSource:
+    """Resources that were read from files: in force at once, complete, and never changed except by DNS and by secrets.
+
+    A background thread exists only while there is a cluster whose endpoints come from DNS, or a secret that an SDS server or
+    another file gives, from `start` on. on_snapshot: called there for each snapshot after the first one, which `snapshot` holds
+    from the beginning. usage: see DnsDriver. node: who asks the SDS servers.
 
     Raises:
         ConfigError: two resources of one type have the same name.
@@ -41,6 +56,10 @@ class FileSource:
         registry: Registry | None = None,
         usage: Callable[[str], int] | None = None,
         resolve: dns.Resolve = dns.resolve,
+        decode: Decode = _decode,
+        node: Node | None = None,
+        random: _random.Random | None = None,
+        open_sds: OpenSds = open_target,
         executor: Callable[[], Executor] | None = None,
     ) -> None:
         self._on_snapshot = on_snapshot
@@ -49,6 +68,11 @@ class FileSource:
         self._usage = usage
         self._resolve = resolve
         self._make_executor = executor or (lambda: Worker("meshlib-dns", self._clock))
+        self._decode = decode
+        self._node = node or Node()
+        self._wait = reconnect_wait((random or _random.Random()).random)
+        self._open_sds = open_sds
+        self._sds: SdsDriver | None = None
         self._executor: Executor | None = None
         self._started = False
         self._closed = False
@@ -65,12 +89,13 @@ class FileSource:
         fork.register(self)
 
     def start(self) -> None:
-        """Begin to resolve the names of DNS clusters, if there are any."""
+        """Begin to resolve the names of DNS clusters, and to follow secrets from elsewhere, if there are any."""
         if self._started or self._closed:
             return
         self._started = True
         clusters = {name: item for name, item in self.snapshot.clusters.items() if dns.is_dns(item)}
-        if not clusters:
+        secrets = _external_secrets(self.snapshot)
+        if not clusters and not secrets:
             return
         executor = self._executor = self._make_executor()
         driver = dns.DnsDriver(
@@ -81,7 +106,22 @@ class FileSource:
             resolve=self._resolve,
             usage=self._usage,
         )
+        sds = self._sds = SdsDriver(
+            SdsContext(
+                executor=executor,
+                clock=self._clock,
+                registry=self._registry,
+                node=self._node,
+                decode=self._decode,
+                publish=self._secret,
+                open_stream=self._open_sds,
+                backoff=lambda: Backoff(self._wait),
+                snapshot=lambda: self.snapshot,
+                clusters={},
+            )
+        )
         executor.post(lambda: driver.sync(clusters))
+        executor.post(lambda: sds.sync(secrets))
 
     def want_listener(self, name: str) -> None:
         """Nothing to ask for: what is not in the files does not exist."""
@@ -123,21 +163,41 @@ class FileSource:
         self._closed = True
         if self._executor is not None:
             self._executor.close(2.0)
+        if self._sds is not None:
+            self._sds.close()
 
     def before_fork(self) -> None:
         if self._executor is not None:
             self._executor.pause(fork.PATIENCE)
+        if self._sds is not None:
+            self._sds.before_fork()
 
     def after_fork_in_parent(self) -> None:
+        if self._sds is not None:
+            self._sds.after_fork_in_parent()
         if self._executor is not None:
             self._executor.resume()
 
     def after_fork_in_child(self) -> None:
+        if self._sds is not None:
+            self._sds.after_fork_in_child()
+            self._sds = None
         if self._executor is not None:
             self._executor.abandon()
             self._executor = None
         self._started = False
 
+    def _secret(self, ref: SecretRef, secret: Secret | None) -> None:
+        self.snapshot = self.snapshot.with_secret(ref, secret)
+        self._on_snapshot(self.snapshot)
+
     def _resolved(self, cluster: str, assignment: ClusterLoadAssignment) -> None:
         self.snapshot = self.snapshot.with_resolved(cluster, assignment)
         self._on_snapshot(self.snapshot)
+
+
+def _external_secrets(snapshot: Snapshot) -> frozenset[SecretRef]:
+    """What clusters and listeners need and is not in the files."""
+    refs = [ref for cluster in snapshot.clusters.values() for ref in cluster.secrets]
+    refs += [ref for listener in snapshot.inbound.values() for ref in listener.secrets]
+    return frozenset(ref for ref in refs if not isinstance(ref.source, AdsSource))
