@@ -33,6 +33,7 @@ _SIDE = frozenset(
         "alpn",
         "min",
         "max",
+        "curves",
         "require",
         "sni",
         "auto_host_sni",

@@ -128,15 +128,21 @@ class EnvoyProcess:
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT
-        while len(self.ports) < len(self._listeners):
+        while not self._is_live(admin):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 tail = (self._folder / "envoy.log").read_text(errors="replace").splitlines()[-5:]
                 raise EnvoyError("\n".join(["Envoy does not start:", *tail]))
             time.sleep(0.05)
-            with contextlib.suppress(OSError, ValueError):
-                self._address = admin.read_text()
-                for status in json.loads(self._admin("/listeners?format=json")).get("listener_statuses", ()):
-                    self.ports[status["name"]] = status["local_address"]["socket_address"]["port_value"]
+        for status in json.loads(self._admin("/listeners?format=json")).get("listener_statuses", ()):
+            self.ports[status["name"]] = status["local_address"]["socket_address"]["port_value"]
+
+    def _is_live(self, admin: Path) -> bool:
+        """Whether it has all that it waits for: secrets too, or 15 s without them."""
+        try:
+            self._address = admin.read_text()
+            return self._admin("/ready") == b"LIVE\n"
+        except (OSError, ValueError):
+            return False
 
     def _admin(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://{self._address}{path}", timeout=5) as response:

@@ -116,7 +116,11 @@ def _common(side: Mapping[str, Any], materials: Materials) -> dict[str, Any]:
         common["alpn_protocols"] = side["alpn"]
     parameters = {
         name: side[field]
-        for field, name in (("min", "tls_minimum_protocol_version"), ("max", "tls_maximum_protocol_version"))
+        for field, name in (
+            ("min", "tls_minimum_protocol_version"),
+            ("max", "tls_maximum_protocol_version"),
+            ("curves", "ecdh_curves"),
+        )
         if field in side
     }
     if parameters:

@@ -37,7 +37,7 @@ KEY_TYPES = tuple(_GENERATORS)
 
 
 def generate(key_type: str = DEFAULT_KEY_TYPE) -> PrivateKey:
-    """A new key of one of KEY_TYPES. Envoy's BoringSSL takes no Ed25519 certificate; Python and Go do.
+    """A new key of one of KEY_TYPES.
 
     Raises:
         ConfigError: there is no such type.
