@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, H
 from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.resources.headers import HeaderEdits
 from meshlib.resources.listener import HttpConnectionManager, HttpFilter, Listener, RouterConfig
+from meshlib.resources.metadata import NO_METADATA, Scalar
 from meshlib.resources.route import (
     DirectResponse,
     HedgePolicy,
@@ -29,9 +30,10 @@ from meshlib.resources.route import (
     RouteMatch,
     VirtualHost,
 )
+from meshlib.resources.tls import TransportSocketMatch, UpstreamTls
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.snapshot import Snapshot
-from meshlib.state import StateStore
+from meshlib.state import Secure, StateStore
 from meshlib.stats import Registry
 
 __all__ = ["OK", "FakeMesh", "Script", "Server", "mesh_for", "response", "serve"]
@@ -79,13 +81,20 @@ def mesh_for(
     response_headers: HeaderEdits | None = None,
     prefix_rewrite: str | None = None,
     passthrough: bool = False,
+    tls: UpstreamTls | None = None,
+    transport_socket_matches: tuple[TransportSocketMatch, ...] = (),
+    metadata: Mapping[str, Scalar] = NO_METADATA,
+    secure: Secure | None = None,
     clock: Clock | None = None,
 ) -> FakeMesh:
     """A mesh whose `/` goes to a cluster `backend` with these ports of 127.0.0.1; `/direct` and `/moved` are answered at once."""
     random = Random(1)
     store = StateStore(Registry())
     engine = Engine(
-        clock=clock or SystemClock(), random=random, store=store, compiler=Compiler(store, random)
+        clock=clock or SystemClock(),
+        random=random,
+        store=store,
+        compiler=Compiler(store, random, secure=secure, clock=clock),
     )
     action = RouteAction(
         cluster="backend",
@@ -113,7 +122,7 @@ def mesh_for(
         strip_any_host_port=strip_any_host_port,
         http_filters=(HttpFilter(name="router", type_url=ROUTER, config=RouterConfig()),),
     )
-    endpoints = [Endpoint("127.0.0.1", port) for port in ports]
+    endpoints = [Endpoint("127.0.0.1", port, transport_socket_metadata=metadata) for port in ports]
     cluster = Cluster(
         name="backend",
         discovery=DiscoveryType.STATIC,
@@ -124,6 +133,8 @@ def mesh_for(
         connect_timeout=connect_timeout,
         idle_timeout=idle_timeout,
         max_requests_per_connection=max_requests_per_connection,
+        tls=tls,
+        transport_socket_matches=transport_socket_matches,
         circuit_breakers=CircuitBreakers(
             default=Thresholds(
                 max_connections=max_connections, max_pending_requests=max_pending, max_requests=max_requests
