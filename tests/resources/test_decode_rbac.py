@@ -160,39 +160,40 @@ for _ in range(33):
     DEEP = {"not_rule": DEEP}
 
 ACCEPTED: list[dict[str, Any]] = [
-    *(rbac(permission) for permission, _ in PERMISSIONS),
-    *(rbac(principal=principal) for principal, _ in PRINCIPALS),
+    *(rbac(each) for each, _ in PERMISSIONS),
+    *(rbac(principal=each) for each, _ in PRINCIPALS),
     {"@type": RBAC},
     {"@type": RBAC, "rules": {"action": "LOG"}},
     {"@type": RBAC, "rules": rules(action="DENY"), "shadow_rules": rules(), "rules_stat_prefix": "a"},
 ]
+BAD_PERMISSIONS: list[dict[str, Any]] = [
+    {},
+    {"any": False},
+    {"and_rules": {}},
+    {"or_rules": {"rules": []}},
+    {"not_rule": {}},
+    {"destination_ip": prefix("nonsense", 8)},
+    {"destination_ip": prefix("10.0.0.0", 129)},
+    {"destination_port": 65536},
+    {"destination_port_range": {"start": 5, "end": 5}},
+    {"destination_port_range": {"start": -1, "end": 5}},
+    {"destination_port_range": {"start": 1, "end": 65537}},
+    {"header": {"name": ""}},
+    {"requested_server_name": {}},
+    {"url_path": {}},
+    template("no slash"),
+    template("/**/*"),
+    template("/{a}/{a}"),
+]
+BAD_PRINCIPALS: list[dict[str, Any]] = [
+    {},
+    {"and_ids": {}},
+    {"remote_ip": prefix("x", 1)},
+    custom(),
+]
 REFUSED: list[dict[str, Any]] = [
-    *(
-        rbac(permission)
-        for permission in (
-            {},
-            {"any": False},
-            {"and_rules": {}},
-            {"or_rules": {"rules": []}},
-            {"not_rule": {}},
-            {"destination_ip": prefix("nonsense", 8)},
-            {"destination_ip": prefix("10.0.0.0", 129)},
-            {"destination_port": 65536},
-            {"destination_port_range": {"start": 5, "end": 5}},
-            {"destination_port_range": {"start": -1, "end": 5}},
-            {"destination_port_range": {"start": 1, "end": 65537}},
-            {"header": {"name": ""}},
-            {"requested_server_name": {}},
-            {"url_path": {}},
-            template("no slash"),
-            template("/**/*"),
-            template("/{a}/{a}"),
-        )
-    ),
-    *(
-        rbac(principal=principal)
-        for principal in ({}, {"and_ids": {}}, {"remote_ip": prefix("x", 1)}, custom())
-    ),
+    *map(rbac, BAD_PERMISSIONS),
+    *(rbac(principal=each) for each in BAD_PRINCIPALS),
     {"@type": RBAC, "rules": {"policies": {"p": {"permissions": [ANY]}}}},
     {"@type": RBAC, "rules": {"policies": {"p": {"principals": [ANY]}}}},
     {"@type": RBAC, "rules": {"action": 7}},
@@ -281,7 +282,7 @@ def test_shadow_matchers_are_reported() -> None:
 
 
 def test_routes() -> None:
-    overrides = {
+    overrides: dict[str, Any] = {
         "off": {"@type": PER_ROUTE},
         "other": {"@type": PER_ROUTE, "rbac": rbac() | {"@type": None}},
     }
