@@ -205,8 +205,9 @@ def test_a_grpcio_that_does_not_tell_its_state(home: Home) -> None:
         def close(self) -> None:
             raise AssertionError
 
+    channels, endpoint, state = home.channels, home.endpoint, home.state
     inner = InnerChannel(
-        home.channels, home.endpoint, CLUSTER, home.state, "echo:80", Closed(), lambda: home.now
+        channels, endpoint, CLUSTER, state, "echo:80", Closed(), lambda: home.now, endpoint.way
     )
     assert inner.ready
     assert inner.look()

@@ -24,7 +24,8 @@ import meshlib
 from meshlib import testing
 from meshlib.grpc import channel
 from meshlib.resources.cluster import Cluster, DiscoveryType, Keepalive
-from meshlib.transport.grpc.endpoint import InnerChannel, inner_options, target_of
+from meshlib.transport.grpc.endpoint import InnerChannel
+from meshlib.transport.grpc.target import inner_options, target_of
 from tests.transport.grpc.support import Backend, backend, config, mesh_for
 
 ROOT = Path(__file__).resolve().parents[3]

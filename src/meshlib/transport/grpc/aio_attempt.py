@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from meshlib.engine.actions import Start
 from meshlib.engine.events import Failed
 from meshlib.policy.failure import FailureKind
-from meshlib.transport.grpc.aio_endpoint import Lane
+from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
 from meshlib.transport.grpc.aio_inner import result_of
 
 if TYPE_CHECKING:
@@ -69,5 +69,8 @@ class Attempt:
         if kind is None:
             driver.run(driver.connected(self))
         else:
+            lane = self.lane
+            driver.refused = lane.refused if isinstance(lane, InnerChannel) else None
             driver.detach(self)
-            driver.run(Failed(self.number, kind, False, reason))
+            sent = kind is FailureKind.TERMINATED  # after a handshake Envoy has sent the request
+            driver.run(Failed(self.number, kind, sent, reason))

@@ -26,8 +26,8 @@ from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_interceptors import Interceptors
 from meshlib.transport.grpc.aio_stream import StreamDriver
 from meshlib.transport.grpc.connectivity import state_of
-from meshlib.transport.grpc.endpoint import Options
 from meshlib.transport.grpc.request import authority_of, method_path, view
+from meshlib.transport.grpc.target import Options
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.sync_channel import MeshLike

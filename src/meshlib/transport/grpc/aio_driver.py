@@ -59,7 +59,8 @@ class Driver:
     headers. options: what else inner calls are given. direct: the inner call as long as there is only one; who awaits the call
     awaits this without a detour. accepted: the attempt whose response is the answer. edited: its headers after the route's
     edits, None as they came. error: what the call raises when nothing was accepted, or when the accepted response was cut;
-    `asyncio.CancelledError` when the application cancelled it.
+    `asyncio.CancelledError` when the application cancelled it. refused: what broke the TLS of the last connection that could
+    not be opened.
     """
 
     # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
@@ -72,6 +73,7 @@ class Driver:
     accepted: Attempt | None = None
     edited: list[tuple[str, str]] | None = None
     error: BaseException | None = None
+    refused: BaseException | None = None
     settled = False
     over = False
 
@@ -261,7 +263,7 @@ class Driver:
         given = action.connection
         if isinstance(given, InnerChannel):
             attempt.lane = given
-            if given.leaving or given.ready():
+            if given.ready() or given.leaving:
                 return self.connected(attempt)
             given.join(attempt.start, attempt.opened)
         else:
@@ -315,6 +317,10 @@ class Driver:
         if isinstance(error, UnknownHost) and self.home.passthrough:
             self._without_mesh()
         else:
+            if self.refused is not None:
+                from meshlib.transport.grpc.refused import explained  # only where TLS is used
+
+                error = explained(error, self.refused)
             self._finish(aio_error(error, self.info))
 
     def _cancel_attempt(self, number: int) -> None:

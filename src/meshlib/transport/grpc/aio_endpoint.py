@@ -2,7 +2,7 @@
 
 It opens when a call needs it (`connect`), and everybody who needs it meanwhile joins. gRPC's own back-off never shows: an inner
 channel whose connection could not be opened is thrown away, and the next call makes a new one, as Envoy opens a new
-connection. One whose connection was lost is used again.
+connection. One whose connection was lost is used again, unless it goes through a tunnel (TLS), which is for one connection.
 
 `state` counts the connection from `Connect` until it is seen to be gone, which is when the next call, or the end of one, looks:
 nobody watches idle channels.
@@ -22,10 +22,11 @@ from meshlib.engine.actions import Start
 from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.state import ClusterState, EndpointState, Permits
 from meshlib.transport.grpc.aio_inner import result_of
-from meshlib.transport.grpc.endpoint import inner_options, target_of
+from meshlib.transport.grpc.target import inner_options, target_of, tunnel_to, within_the_process
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.aio_home import Home
+    from meshlib.transport.grpc.tunnel import TunnelFailure
 
 __all__ = ["READY", "InnerChannel", "Lane", "Opened"]
 
@@ -43,9 +44,18 @@ class Lane:
     __slots__ = ("_multicallables", "channel")
 
     def __init__(
-        self, target: str, options: Sequence[tuple[str, Any]], compression: grpc.Compression | None
+        self,
+        target: str,
+        options: Sequence[tuple[str, Any]],
+        compression: grpc.Compression | None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.channel = grpc.aio.insecure_channel(target, options=options, compression=compression)
+        if credentials is None:
+            self.channel = grpc.aio.insecure_channel(target, options=options, compression=compression)
+        else:
+            self.channel = grpc.aio.secure_channel(
+                target, credentials, options=options, compression=compression
+            )
         self._multicallables: dict[tuple[str, str], Any] = {}
 
     def multicallable(self, arity: str, path: str) -> Any:
@@ -99,15 +109,20 @@ class InnerChannel(Lane):
         "key",
         "leaving",
         "served",
+        "tunnel",
+        "way",
     )
 
     def __init__(self, owner: Home, start: Start) -> None:
         self._owner = owner
         self.key = (start.endpoint, start.authority)
+        self.way = way = start.endpoint.way
+        self.tunnel = tunnel = tunnel_to(start.endpoint, way, start.authority)
         super().__init__(
-            target_of(start.endpoint),
+            target_of(start.endpoint) if tunnel is None else tunnel.target,
             inner_options(start.cluster, start.authority, owner.options),
             owner.compression,
+            None if tunnel is None else within_the_process(),
         )
         self.get_state = self.channel.get_state
         self._state: ClusterState = start.state
@@ -154,9 +169,11 @@ class InnerChannel(Lane):
         reason = ""
         try:
             async with asyncio.timeout(limit):
+                if self.tunnel is not None:
+                    self.tunnel.begin(limit)
                 state = self.get_state(try_to_connect=True)
                 while state is not READY:
-                    if state in _BROKEN:
+                    if state in _BROKEN or self._broken is not None:
                         kind = FailureKind.CONNECT_FAILED
                         break
                     await self.channel.wait_for_state_change(state)
@@ -165,6 +182,9 @@ class InnerChannel(Lane):
             kind = FailureKind.CONNECT_TIMEOUT
         except asyncio.CancelledError:  # discarded, or the loop ends
             kind, reason = FailureKind.CONNECT_FAILED, "given up before it was open"
+        broken = self._broken
+        if broken is not None:
+            kind, reason = broken.kind, broken.reason
         self._opening = None
         joined, self._joined = self._joined, []
         if kind is None:
@@ -178,6 +198,8 @@ class InnerChannel(Lane):
 
     def hand_over(self) -> None:
         """Serve all calls of this loop at the head of the endpoint's queue: the connection is shared."""
+        if self.way is not self.endpoint.way:
+            self._retire()
         while self.endpoint.waiters and not self.leaving:
             waiter = self._state.next_waiter(self.endpoint, self._owner, self)
             if waiter is None:
@@ -188,11 +210,35 @@ class InnerChannel(Lane):
 
     def ready(self) -> bool:
         """Whether a call may be sent now. A connection that was lost is seen here."""
-        if self.get_state() is READY:
+        current = self.way is self.key[0].way
+        if self.get_state() is READY and current:
             return True
-        if self._opening is None:
+        if not current:
+            self.wear_out()
+        elif self._opening is None:
             self.lost()
+            if self.spent:
+                self.wear_out()
         return False
+
+    @property
+    def spent(self) -> bool:
+        """Whether it had its one connection."""
+        return self.tunnel is not None and self.tunnel.begun
+
+    @property
+    def _broken(self) -> TunnelFailure | None:
+        return None if self.tunnel is None else self.tunnel.failure
+
+    @property
+    def refused(self) -> BaseException | None:
+        """What broke the TLS of its connection."""
+        return None if self._broken is None else self._broken.error
+
+    def wear_out(self) -> None:
+        """No new call takes it, and it is closed when those that it has are over. Idempotent."""
+        self._retire()
+        self._close_unless_needed()
 
     def lost(self) -> None:
         """The connection is gone: `state` counts it no longer. Idempotent."""
@@ -234,6 +280,8 @@ class InnerChannel(Lane):
             self._opening.cancel()
         self.lost()
         super().discard()
+        if self.tunnel is not None:
+            self.tunnel.close()
 
     def drop(self) -> None:
         """The same from a finalizer, which must not take a lock: grpc.aio's own finalizer closes the channel."""

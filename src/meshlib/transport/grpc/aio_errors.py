@@ -13,7 +13,14 @@ import grpc.aio
 from meshlib import errors
 from meshlib.engine.call import CallInfo
 from meshlib.errors import LocalReply, MeshError
-from meshlib.transport.grpc.errors import CODES, STATUS_KEY, details_of, local_status, reply_failed
+from meshlib.transport.grpc.errors import (
+    CODES,
+    STATUS_KEY,
+    copy_identity,
+    details_of,
+    local_status,
+    reply_failed,
+)
 from meshlib.transport.grpc.metadata import to_metadata
 
 __all__ = ["AioRpcFailed", "aio_error", "aio_reply"]
@@ -84,6 +91,9 @@ class ConnectFailed(AioMeshRpcError, errors.ConnectFailed): ...
 class ConnectTimedOut(AioMeshRpcError, errors.ConnectTimedOut): ...
 
 
+class IdentityError(AioMeshRpcError, errors.IdentityError): ...
+
+
 class StreamReset(AioMeshRpcError, errors.StreamReset): ...
 
 
@@ -107,6 +117,7 @@ _CLASSES: dict[type[MeshError], type[AioMeshRpcError]] = {
     errors.BreakerOpen: BreakerOpen,
     errors.ConnectFailed: ConnectFailed,
     errors.ConnectTimedOut: ConnectTimedOut,
+    errors.IdentityError: IdentityError,
     errors.StreamReset: StreamReset,
     errors.ProtocolViolation: ProtocolViolation,
     errors.DeadlineExceeded: DeadlineExceeded,
@@ -126,6 +137,7 @@ def aio_error(error: MeshError, info: CallInfo | None) -> AioMeshRpcError:
         attempts=error.attempts,
         local_reply=error.local_reply,
     )
+    copy_identity(error, translated)
     del translated.details  # grpc's method of that name; Envoy's response code details are in `.meshlib`
     code, translated._details, translated._headers = local_status(error)
     translated._code = CODES.get(code, grpc.StatusCode.UNKNOWN)

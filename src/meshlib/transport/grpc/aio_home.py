@@ -22,7 +22,7 @@ from meshlib.state import EndpointState
 from meshlib.transport.grpc.aio_deadlines import Deadlines
 from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
 from meshlib.transport.grpc.aio_inner import result_of
-from meshlib.transport.grpc.endpoint import Options
+from meshlib.transport.grpc.target import Options
 from meshlib.transport.grpc.turns import take_part
 
 if TYPE_CHECKING:
@@ -102,15 +102,20 @@ class Home:
             del self._channels[inner.key]
 
     def sweep(self) -> None:
-        """After a push, on the publishing thread: endpoints may have left."""
+        """After a push, or after the exchange of a certificate, on the thread that brought it."""
         with contextlib.suppress(RuntimeError):  # its loop is closed
             self.loop.call_soon_threadsafe(self._sweep)
 
     def _sweep(self) -> None:
-        """Close the channels of endpoints that have left; those with calls close with the last of them."""
+        """Close the channels of endpoints that have left, or are connected to in another way now.
+
+        Those with calls close with the last of them.
+        """
         for inner in list(self._channels.values()):
             if inner.endpoint.departed and inner.idle:
                 inner.discard()
+            elif inner.way is not inner.endpoint.way:
+                inner.wear_out()
 
     def spare(self, endpoint: EndpointState) -> None:
         """A call of others waits for a connection to this endpoint. From any thread."""

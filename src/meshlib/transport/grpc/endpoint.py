@@ -8,6 +8,10 @@ C-core would wait between two attempts to connect, and fail calls meanwhile. Env
 channel whose connecting failed is given up, and the next request makes a new one: an endpoint that has come back serves the
 next request, and one that accepts and never speaks costs exactly the cluster's connect_timeout.
 
+An endpoint that is connected to with TLS is reached through a tunnel (`meshlib.transport.grpc.tunnel`), whose inner channel is
+for one connection: once that is lost, or was made in another way than a connection would be made now (a certificate was
+exchanged, the configuration changed), calls under way end on it and new ones get another.
+
 The connection of a channel is counted in the cluster's permits as that of HTTP/2 is: once, however many calls wait for it.
 Calls that the limits keep waiting stand in the endpoint's queue and are all served when it is open.
 """
@@ -15,9 +19,9 @@ Calls that the limits keep waiting stand in the endpoint's queue and are all ser
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -25,11 +29,15 @@ from meshlib.engine.actions import Start
 from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.clock import SystemClock
-from meshlib.state import ClusterState, EndpointState, Permits
+from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.transport.grpc.target import Options, inner_options, target_of, tunnel_to, within_the_process
 from meshlib.transport.grpc.timers import timers
 from meshlib.transport.grpc.turns import ask_others, take_part
 
-__all__ = ["CONNECTING", "IDLE", "READY", "EndpointChannels", "InnerChannel", "inner_options", "target_of"]
+if TYPE_CHECKING:
+    from meshlib.transport.grpc.tunnel import Tunnel
+
+__all__ = ["CONNECTING", "IDLE", "READY", "EndpointChannels", "InnerChannel"]
 
 IDLE, CONNECTING, READY, TRANSIENT_FAILURE, SHUTDOWN = (
     int(state.value[0])
@@ -42,57 +50,10 @@ IDLE, CONNECTING, READY, TRANSIENT_FAILURE, SHUTDOWN = (
     )
 )
 
-Options = Sequence[tuple[str, Any]]
-
 _wall = SystemClock.time  # C-core takes deadlines in seconds since the epoch
-
-LEAST_BACKOFF = 100
-"""Milliseconds: the least that C-core accepts."""
-
-
-SLACK = 1000
-"""Milliseconds by which C-core's own limit of an attempt to connect is longer than ours, which says what passed."""
 
 SLICE = 0.05
 """Seconds that a thread watches a channel in one piece: closing a channel waits for those who watch it."""
-
-
-def target_of(endpoint: EndpointState) -> str:
-    """The target that C-core connects to without resolving anything."""
-    address = endpoint.address
-    if address.startswith(("/", "@")):
-        return f"unix-abstract:{address[1:]}" if address[0] == "@" else f"unix:{address}"
-    if ":" in address:
-        return f"ipv6:[{address}]:{endpoint.port}"
-    return f"ipv4:{address}:{endpoint.port}"
-
-
-def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[str, Any]]:
-    """The options of an inner channel. own: the application's, which win where they do not undo what the mesh needs."""
-    connect_timeout = round(cluster.connect_timeout * 1000)
-    defaults: list[tuple[str, Any]] = [
-        ("grpc.initial_reconnect_backoff_ms", LEAST_BACKOFF),
-        ("grpc.max_reconnect_backoff_ms", 2 * LEAST_BACKOFF),
-    ]
-    if cluster.idle_timeout:
-        defaults.append(("grpc.client_idle_timeout_ms", min(round(cluster.idle_timeout * 1000), 2**31 - 1)))
-    keepalive = cluster.keepalive
-    if keepalive is not None:
-        defaults += [
-            ("grpc.keepalive_time_ms", round(keepalive.interval * 1000)),
-            ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ]
-    return [
-        *defaults,
-        *own,
-        ("grpc.min_reconnect_backoff_ms", connect_timeout + SLACK),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
-        ("grpc.service_config_disable_resolution", 1),
-        ("grpc.default_authority", authority),
-    ]
 
 
 class _GrpcThread(threading.local):
@@ -111,10 +72,11 @@ class InnerChannel:
     """A channel to one endpoint with one authority.
 
     calls, connecting: one entry for each call that uses it, or waits for it; appending and popping are atomic, which `+=` is
-    not. connect_by: when the attempt to connect that is under way has taken too long (monotonic seconds). failure: why
-    connecting failed; the channel is of no use then. counted: where its connection is counted, None when it is not. quota:
-    how many more requests it takes (max_requests_per_connection), None without limit. retired: no new call may take it.
-    owner: is told when it has taken them all, and when it is closed.
+    not. way: how its connection is made; tunnel: None in plaintext. connect_by: when the attempt to connect that is under way has
+    taken too long (monotonic seconds). failure, with reason and error: why connecting failed; the channel is of no use then.
+    counted: where its connection is counted, None when it is not. quota: how many more requests it takes
+    (max_requests_per_connection), None without limit. retired: no new call may take it. owner: is told when it has taken them
+    all, and when it is closed.
     """
 
     __slots__ = (
@@ -134,11 +96,15 @@ class InnerChannel:
         "connecting",
         "counted",
         "endpoint",
+        "error",
         "failure",
         "owner",
         "quota",
+        "reason",
         "retired",
         "state",
+        "tunnel",
+        "way",
     )
 
     def __init__(
@@ -150,6 +116,8 @@ class InnerChannel:
         authority: str,
         channel: Any,
         monotonic: Callable[[], float],
+        way: Way,
+        tunnel: Tunnel | None = None,
     ) -> None:
         self.owner = owner
         self.endpoint = endpoint
@@ -160,7 +128,11 @@ class InnerChannel:
         self.calls: list[None] = []
         self.connecting: list[None] = []
         self.connect_by: float | None = None
+        self.way = way
+        self.tunnel = tunnel
         self.failure: FailureKind | None = None
+        self.reason = ""
+        self.error: BaseException | None = None
         self.counted: Permits | None = None
         self.quota = cluster.max_requests_per_connection or None
         self.retired = False
@@ -231,6 +203,13 @@ class InnerChannel:
         with self._lock:
             if self.connect_by is None:
                 self.connect_by = self._monotonic() + self.cluster.connect_timeout
+        if self.tunnel is not None:
+            self.tunnel.begin(self.cluster.connect_timeout)
+
+    @property
+    def spent(self) -> bool:
+        """Whether it had its one connection."""
+        return self.tunnel is not None and self.connect_by is None and not self.ready
 
     def look(self) -> bool | None:
         """While it connects: True when it is READY, False when `failure` says why it will not be, None otherwise."""
@@ -240,6 +219,11 @@ class InnerChannel:
             state = self.check(True)
         except ValueError:
             state = SHUTDOWN
+        broken = None if self.tunnel is None else self.tunnel.failure
+        if broken is not None:
+            self.reason, self.error = broken.reason, broken.error
+            self.failure = broken.kind
+            return False
         if state == READY:
             self.connect_by = None
             return True
@@ -294,9 +278,19 @@ class InnerChannel:
             self.closed = True
         self.owner.uncount(self)
         if grpc_thread.here:
-            timers().later(0.0, self.channel.close)
+            timers().later(0.0, self._close)
         else:
-            self.channel.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.channel.close()
+        if self.tunnel is not None:
+            self.tunnel.close()
+
+    def failed(self, number: int) -> Failed:
+        """What attempt `number`, which waited for it, is told of its `failure`. After a handshake Envoy has sent the request."""
+        assert self.failure is not None
+        return Failed(number, self.failure, self.failure is FailureKind.TERMINATED, self.reason)
 
 
 def _always_ready(_connect: bool) -> int:
@@ -306,7 +300,8 @@ def _always_ready(_connect: bool) -> int:
 class EndpointChannels:
     """The inner channels of one mesh channel, by endpoint. Thread safe.
 
-    authority: that of the calls whose route does not change it. make: opens a channel, given target and options.
+    authority: that of the calls whose route does not change it. make: opens a channel, given target and options, and
+    credentials unless it is in plaintext.
     """
 
     __slots__ = (
@@ -326,7 +321,7 @@ class EndpointChannels:
         self,
         authority: str,
         options: Options,
-        make: Callable[[str, list[tuple[str, Any]]], Any],
+        make: Callable[..., Any],
         monotonic: Callable[[], float],
     ) -> None:
         self._authority = authority
@@ -356,12 +351,13 @@ class EndpointChannels:
         if inner is None:
             return None
         try:
-            ready = inner.check(False) == READY
+            if inner.check(False) == READY and inner.way is endpoint.way:
+                return inner
         except ValueError:  # closed in the meantime
-            ready = False
-        if ready:
-            return inner
-        if inner.connect_by is None:
+            pass
+        if inner.way is not endpoint.way:
+            self.wear_out(inner)
+        elif inner.connect_by is None:
             self.uncount(inner)
         elif inner.look() is False:
             self.give_up(inner)
@@ -379,10 +375,15 @@ class EndpointChannels:
             if self._closed:
                 start.state.connection_closed(start.endpoint, start.permits)
                 raise ValueError("Cannot invoke RPC on closed channel!")
-            inner = self.find(start.endpoint, start.authority)
-            if inner is None or inner.failure is not None:
-                if inner is not None:
-                    self._forget(inner)
+            inner = worn = self.find(start.endpoint, start.authority)
+            if (
+                inner is None
+                or inner.failure is not None
+                or inner.way is not start.endpoint.way
+                or inner.spent
+            ):
+                if worn is not None:
+                    self._forget(worn)
                 inner = self._open(start)
             surplus = inner.counted is not None
             if not surplus:
@@ -392,6 +393,8 @@ class EndpointChannels:
         if surplus:
             start.state.connection_closed(start.endpoint, start.permits)
         inner.begin_connecting()
+        if worn is not None and worn is not inner:
+            worn.dispose()
         return inner
 
     def connected(self, inner: InnerChannel) -> None:
@@ -415,8 +418,18 @@ class EndpointChannels:
     def _open(self, start: Start) -> InnerChannel:
         endpoint, authority = start.endpoint, start.authority
         options = inner_options(start.cluster, authority, self._options)
-        channel = self._make(target_of(endpoint), options)
-        inner = InnerChannel(self, endpoint, start.cluster, start.state, authority, channel, self._monotonic)
+        way = endpoint.way
+        tunnel = tunnel_to(endpoint, way, authority)
+        channel = (
+            self._make(target_of(endpoint), options)
+            if tunnel is None
+            else self._make(tunnel.target, options, within_the_process())
+        )
+        inner = InnerChannel(
+            self, endpoint, start.cluster, start.state, authority, channel, self._monotonic, way, tunnel
+        )
+        if tunnel is not None:  # its first attempt to connect is its only one
+            inner.connect_by = self._monotonic() + start.cluster.connect_timeout
         if authority == self._authority:
             self._by_endpoint[endpoint] = inner
         else:
@@ -426,6 +439,8 @@ class EndpointChannels:
     def serve(self, inner: InnerChannel) -> None:
         """Hand the connection to all calls of this owner at the head of the endpoint's queue."""
         endpoint = inner.endpoint
+        if inner.way is not endpoint.way:
+            self.retire(inner)
         while endpoint.waiters and not inner.retired:
             waiter = inner.state.next_waiter(endpoint, self, inner)
             if waiter is None:
@@ -450,6 +465,11 @@ class EndpointChannels:
         """It is of no use any more: no new call takes it, and it is closed when those that it has are over. Idempotent."""
         self.retire(inner)
         self.uncount(inner)
+        inner.dispose()
+
+    def wear_out(self, inner: InnerChannel) -> None:
+        """No new call takes it, and it is closed when those that it has are over. Idempotent."""
+        self.retire(inner)
         inner.dispose()
 
     def retire(self, inner: InnerChannel) -> None:
@@ -481,10 +501,15 @@ class EndpointChannels:
             inner.state.connection_closed(inner.endpoint, permits)
 
     def sweep(self) -> None:
-        """Let go of endpoints that have left. Called after every change of configuration, from any thread."""
+        """Let go of endpoints that have left, or are connected to in another way now. From any thread.
+
+        Called after every change of configuration and after every exchange of a certificate.
+        """
         for inner in self._all():
             if inner.endpoint.departed:
                 self.give_up(inner)
+            elif inner.way is not inner.endpoint.way:
+                self.wear_out(inner)
 
     def close_idle(self) -> None:
         """Close the channels that no call uses."""

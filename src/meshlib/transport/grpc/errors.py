@@ -29,6 +29,7 @@ __all__ = [
     "Details",
     "FinishedRpc",
     "RpcFailed",
+    "copy_identity",
     "details_of",
     "local_status",
     "reply_failed",
@@ -215,6 +216,9 @@ class ConnectFailed(MeshRpcError, errors.ConnectFailed): ...
 class ConnectTimedOut(MeshRpcError, errors.ConnectTimedOut): ...
 
 
+class IdentityError(MeshRpcError, errors.IdentityError): ...
+
+
 class StreamReset(MeshRpcError, errors.StreamReset): ...
 
 
@@ -236,6 +240,7 @@ _CLASSES: dict[type[MeshError], type[MeshRpcError]] = {
     errors.FaultInjected: FaultInjected,
     errors.ConnectFailed: ConnectFailed,
     errors.ConnectTimedOut: ConnectTimedOut,
+    errors.IdentityError: IdentityError,
     errors.StreamReset: StreamReset,
     errors.ProtocolViolation: ProtocolViolation,
     errors.DeadlineExceeded: DeadlineExceeded,
@@ -253,11 +258,19 @@ def rpc_error(error: MeshError, info: CallInfo | None, initial: Metadata = ()) -
         attempts=error.attempts,
         local_reply=error.local_reply,
     )
+    copy_identity(error, translated)
     translated._finish(error, info)
     translated.details = Details(error.details, translated._details)
     translated._initial = initial
     result: MeshRpcError = translated
     return result
+
+
+def copy_identity(error: MeshError, translated: Any) -> None:
+    """What an IdentityError says beyond any other error."""
+    if isinstance(error, errors.IdentityError):
+        for name in ("expected", "got", "trust_domain", "not_after", "reason"):
+            setattr(translated, name, getattr(error, name))
 
 
 def reply_failed(reply: LocalReply, info: CallInfo | None) -> RpcFailed:

@@ -244,7 +244,11 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             self._opened = engine, channels
             return self._opened
 
-    def _inner(self, target: str, options: list[tuple[str, Any]]) -> grpc.Channel:
+    def _inner(
+        self, target: str, options: list[tuple[str, Any]], credentials: grpc.ChannelCredentials | None = None
+    ) -> grpc.Channel:
+        if credentials is not None:
+            return grpc.secure_channel(target, credentials, options, self._compression)
         return grpc.insecure_channel(target, options, self._compression)
 
     def plain(self, maker: Callable[[grpc.Channel], Any]) -> Any:

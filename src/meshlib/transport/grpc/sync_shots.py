@@ -110,6 +110,10 @@ class Shots:
     for: `accepted`, `over`, the set of attempts.
     """
 
+    _refused: BaseException | None = (
+        None  # what broke the TLS of the last connection that could not be opened
+    )
+
     def __init__(
         self,
         method: Method,
@@ -318,9 +322,9 @@ class Shots:
             self._tell(self._use(shot, inner), None)
             return
         self._channels.failed(inner)
+        self._refused = inner.error
         del self._live[shot.number]
-        assert inner.failure is not None
-        self._tell(Failed(shot.number, inner.failure, False), None)
+        self._tell(inner.failed(shot.number), None)
 
     def _park(self, action: Park) -> None:
         shot = None if action.attempt is None else self._live.get(action.attempt)

@@ -35,6 +35,7 @@ from meshlib.engine.events import (
 )
 from meshlib.engine.loop import ACCEPTED
 from meshlib.engine.options import deadline_of
+from meshlib.errors import MeshError
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.state import Waiter
 from meshlib.transport.grpc.endpoint import InnerChannel
@@ -85,6 +86,7 @@ class BlockingCall:
     __slots__ = (
         "_accept",
         "_ahead",
+        "_broken",
         "_call",
         "_channels",
         "_compression",
@@ -271,7 +273,7 @@ class BlockingCall:
             elif isinstance(action, Park):
                 self._park(action)
             elif isinstance(action, Fail):
-                raise rpc_error(action.error, self._call.info, self._initial)
+                raise rpc_error(self._explained(action.error), self._call.info, self._initial)
             elif isinstance(action, Reply):
                 raise reply_failed(action.reply, self._call.info)
             else:
@@ -332,6 +334,15 @@ class BlockingCall:
         if self._ahead is not None:
             self._cancel(self._ahead.number)
 
+    def _explained(self, error: MeshError) -> MeshError:
+        """The error with what broke the TLS of the last connection, if something did (a call that goes well sets nothing)."""
+        broken = getattr(self, "_broken", None)
+        if broken is None:
+            return error
+        from meshlib.transport.grpc.refused import explained  # only where TLS is used
+
+        return explained(error, broken)
+
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     def _next(self) -> tuple[Event, float]:
@@ -372,5 +383,5 @@ class BlockingCall:
             return self._use(ahead, inner), self._monotonic()
         self._ahead = None
         self._channels.failed(inner)
-        assert inner.failure is not None
-        return Failed(ahead.number, inner.failure, False), self._monotonic()
+        self._broken = inner.error
+        return inner.failed(ahead.number), self._monotonic()

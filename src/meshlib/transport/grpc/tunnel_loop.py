@@ -1,0 +1,302 @@
+"""The threads that move the bytes of TLS connections: each waits for all of its sockets at once.
+
+There are two in a process. One opens connections (TCP, the handshake, the check of the peer), which takes a millisecond of
+computing each; the other one only moves bytes, so that calls under way do not wait for handshakes. Both are started when there is
+something to do, and end when there has been nothing for `LINGER` seconds: a process without TLS endpoints has neither.
+
+A handler gets the events of its socket as a mask of `IN`, `OUT` and `GONE`, and never blocks. Events are level-triggered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import select
+import selectors
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+from meshlib.runtime import fork
+from meshlib.runtime.clock import SystemClock
+from meshlib.transport.grpc.timers import Alarm
+
+__all__ = ["BUFFER", "GONE", "IN", "OUT", "Loop", "opening_loop", "pumping_loop"]
+
+LINGER = 1.0
+"""Seconds."""
+
+BUFFER = 256 * 1024
+"""Bytes that a thread reads at once. What a peer does not take of them waits, one such piece for each direction at most."""
+
+IN, OUT, GONE = 1, 4, 8 | 16
+"""As epoll numbers them: may be read, may be written, broken or closed by the other side."""
+
+logger = logging.getLogger("meshlib.transport.grpc")
+
+Handler = Callable[[int], None]
+Broken = Callable[[Exception], None]
+Task = Callable[[], None]
+
+
+class Poller(Protocol):
+    """What `select.epoll` offers."""
+
+    def register(self, fd: int, eventmask: int = ..., /) -> None: ...
+    def modify(self, fd: int, eventmask: int, /) -> None: ...
+    def unregister(self, fd: int, /) -> None: ...
+    def poll(self, timeout: float | None = ..., /) -> Iterable[tuple[int, int]]: ...
+    def close(self) -> None: ...
+
+
+class PortablePoller:
+    """The same where there is no epoll. A socket that is not waited for is not watched at all."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def register(self, fd: int, eventmask: int = IN, /) -> None:
+        if eventmask:
+            self._selector.register(fd, _portable(eventmask))
+
+    def modify(self, fd: int, eventmask: int, /) -> None:
+        self.unregister(fd)
+        self.register(fd, eventmask)
+
+    def unregister(self, fd: int, /) -> None:
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def poll(self, timeout: float | None = None, /) -> Iterable[tuple[int, int]]:
+        found = self._selector.select(None if timeout is None or timeout < 0 else timeout)
+        for key, events in found:
+            yield (
+                key.fd,
+                (IN if events & selectors.EVENT_READ else 0) | (OUT if events & selectors.EVENT_WRITE else 0),
+            )
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+def _portable(mask: int) -> int:
+    return (selectors.EVENT_READ if mask & IN else 0) | (selectors.EVENT_WRITE if mask & OUT else 0)
+
+
+class Loop:
+    """One such thread. `submit` may be called from any thread, everything else only on its own."""
+
+    def __init__(self, name: str, poller: Callable[[], Poller] | None = None) -> None:
+        self.name = name
+        self.buffer = bytearray(BUFFER)
+        self.view = memoryview(self.buffer)
+        made: Any = poller or getattr(select, "epoll", PortablePoller)
+        self._make: Callable[[], Poller] = made
+        self._clear()
+        fork.register(self)
+
+    def _clear(self) -> None:
+        self._lock = threading.Lock()
+        self._tasks: deque[Task] = deque()
+        self._handlers: dict[int, Handler] = {}
+        self._broken: dict[int, Broken] = {}
+        self._alarms: list[tuple[float, int, Alarm]] = []
+        self._numbers = itertools.count()
+        self._poller: Poller | None = None
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._asleep = True
+        self.sockets: set[socket.socket] = set()
+
+    # --- from any thread -------------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Have the task run on the thread, soon."""
+        with self._lock:
+            self._tasks.append(task)
+            if self._poller is None:
+                self._start()
+            if self._asleep and self._wake is not None:
+                self._asleep = False
+                self._wake[1].send(b"\0")
+
+    def _start(self) -> None:
+        """The caller holds the lock."""
+        self._poller = self._make()
+        ours, _ = self._wake = socket.socketpair()
+        for end in self._wake:
+            end.setblocking(False)
+        self._poller.register(ours.fileno(), IN)
+        self._handlers[ours.fileno()] = self._awake
+        self._asleep = True
+        thread = threading.Thread(target=self._run, args=(self._poller,), name=self.name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter shuts down: nobody waits for a connection any more
+            self._stop()
+
+    # --- on the thread ---------------------------------------------------------------------------------------------
+
+    def watch(self, sock: socket.socket, mask: int, handler: Handler, broken: Broken) -> None:
+        """Call the handler for these events of the socket until `forget`. broken: told what a handler raised by mistake."""
+        assert self._poller is not None
+        fd = sock.fileno()
+        self._poller.register(fd, mask)
+        self._handlers[fd] = handler
+        self._broken[fd] = broken
+        self.sockets.add(sock)
+
+    def change(self, sock: socket.socket, mask: int) -> None:
+        assert self._poller is not None
+        self._poller.modify(sock.fileno(), mask)
+
+    def hand_over(self, sock: socket.socket, handler: Handler) -> None:
+        """Another handler for a socket that is watched."""
+        self._handlers[sock.fileno()] = handler
+
+    def forget(self, sock: socket.socket) -> None:
+        """Stop watching. Nothing happens when it is not watched."""
+        if sock in self.sockets:
+            assert self._poller is not None
+            self.sockets.discard(sock)
+            del self._handlers[sock.fileno()], self._broken[sock.fileno()]
+            self._poller.unregister(sock.fileno())
+
+    def later(self, delay: float, task: Task) -> Alarm:
+        """Run the task after `delay` seconds, unless the alarm is cancelled."""
+        alarm = Alarm(SystemClock.monotonic() + delay, task)
+        heapq.heappush(self._alarms, (alarm.when, next(self._numbers), alarm))
+        return alarm
+
+    def _run(self, poller: Poller) -> None:
+        poll, handlers = poller.poll, self._handlers
+        while True:
+            limit = self._limit()
+            if limit is None:
+                return
+            found = poll(limit)
+            for fd, mask in found:
+                handler = handlers.get(fd)
+                if handler is None:  # closed a moment ago
+                    continue
+                try:
+                    handler(mask)
+                except Exception as error:
+                    if not sys.is_finalizing():
+                        logger.exception("a TLS connection of a gRPC channel broke")
+                    self._tell(fd, error)
+
+    def _limit(self) -> float | None:
+        """How long to sleep, after what is due now; None when the thread is to end."""
+        alarms = self._alarms
+        while alarms:
+            left = alarms[0][0] - SystemClock.monotonic()
+            task = alarms[0][2].task
+            if task is not None and left > 0:
+                return left
+            heapq.heappop(alarms)
+            if task is not None:
+                self._do(task)
+        if len(self._handlers) > 1:
+            return -1
+        return self._rest()
+
+    def _rest(self) -> float | None:
+        """Nothing is watched. Wait a while for something to do; `None` after that."""
+        due = SystemClock.monotonic() + LINGER
+        while (left := due - SystemClock.monotonic()) > 0:
+            assert self._poller is not None
+            if any(True for _ in self._poller.poll(left)):
+                return 0
+        with self._lock:
+            if self._tasks:
+                return 0
+            self._stop()
+        return None
+
+    def _stop(self) -> None:
+        """The caller holds the lock. The next task starts another thread."""
+        poller, self._poller = self._poller, None
+        wake, self._wake = self._wake, None
+        self._handlers = {}
+        if wake is not None:
+            for end in wake:
+                end.close()
+        if poller is not None:
+            poller.close()
+
+    def _awake(self, _mask: int) -> None:
+        with self._lock:
+            wake = self._wake
+            self._asleep = True
+            tasks, self._tasks = self._tasks, deque()
+        if wake is not None:
+            with contextlib.suppress(BlockingIOError):
+                wake[0].recv(64)
+        for task in tasks:
+            self._do(task)
+
+    def _do(self, task: Task) -> None:
+        try:
+            task()
+        except Exception:
+            if not sys.is_finalizing():
+                logger.exception("a task of %s failed", self.name)
+
+    def _tell(self, fd: int, error: Exception) -> None:
+        broken = self._broken.get(fd)
+        if broken is not None:
+            self._do(partial(broken, error))
+
+    # --- around a fork ---------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Nothing to pause: the child takes nothing over."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing was paused."""
+
+    def after_fork_in_child(self) -> None:
+        """The thread is not here. Close what is this process's of the parent's sockets, which the parent does not notice."""
+        inherited = self.sockets
+        if self._wake is not None:
+            inherited.update(self._wake)
+        for sock in inherited:
+            os.close(sock.detach())
+        if self._poller is not None:
+            self._poller.close()
+        _inherited.append((self._handlers, self._tasks, self._alarms))
+        self._clear()
+
+
+_inherited: list[object] = []
+"""The parent's connections, in a forked child: their TLS may have been at work in another thread, so nothing of it is freed."""
+
+_loops: dict[str, Loop] = {}
+_loops_lock = threading.Lock()
+
+
+def _loop(name: str) -> Loop:
+    known = _loops.get(name)
+    if known is None:
+        with _loops_lock:
+            known = _loops.get(name)
+            if known is None:
+                known = _loops[name] = Loop(name)
+    return known
+
+
+def opening_loop() -> Loop:
+    """Where connections are opened."""
+    return _loop("meshlib-grpc-connect")
+
+
+def pumping_loop() -> Loop:
+    """Where open connections are served."""
+    return _loop("meshlib-grpc-tls")
