@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from meshlib.mesh import Mesh, default_mesh
     from meshlib.policy.breaker import BreakerConfig
+    from meshlib.server.peer import InboundPeer, current_peer
 
 __all__ = [
     "AttemptRecord",
@@ -55,6 +56,7 @@ __all__ = [
     "DeadlineExceeded",
     "FaultInjected",
     "IdentityError",
+    "InboundPeer",
     "LimitError",
     "LocalReply",
     "Mesh",
@@ -71,6 +73,7 @@ __all__ = [
     "UpstreamError",
     "__version__",
     "call",
+    "current_peer",
     "default_mesh",
 ]
 
@@ -80,8 +83,10 @@ _HOMES = {
     "BreakerConfig": "meshlib.policy.breaker",
     "CallInfo": "meshlib.engine.call",
     "CallOptions": "meshlib.engine.options",
+    "InboundPeer": "meshlib.server.peer",
     "Mesh": "meshlib.mesh",
     "call": "meshlib.engine.options",
+    "current_peer": "meshlib.server.peer",
     "default_mesh": "meshlib.mesh",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import grpc
 import pytest
 
@@ -83,7 +85,7 @@ def test_the_responses_of_an_abandoned_stream_are_closed_in_their_context() -> N
             return 7.0
 
     handler = MeshInterceptor(clock=FakeClock(ARRIVAL)).intercept_service(
-        lambda _: grpc.unary_stream_rpc_method_handler(stream), None
+        lambda _: grpc.unary_stream_rpc_method_handler(stream), SimpleNamespace(method="/tests.Server/Any")
     )
     responses = handler.unary_stream(b"", Context())
     assert next(responses) == b"1"

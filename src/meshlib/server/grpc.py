@@ -1,7 +1,9 @@
-"""gRPC servers in a mesh: the caller's deadline caps what a handler calls, and a server drains before it stops.
+"""gRPC servers in a mesh: who calls and whether it may, the caller's deadline, and a server that drains before it stops.
 
-    server = grpc.server(ThreadPoolExecutor(16), interceptors=[MeshInterceptor()])
-    server = grpc.aio.server(interceptors=[AsyncMeshInterceptor()])
+    inbound = Inbound(mesh, rbac="rbac.yaml")
+    server = grpc.server(ThreadPoolExecutor(16), interceptors=[MeshInterceptor(inbound)])
+    server = grpc.aio.server(interceptors=[AsyncMeshInterceptor(inbound)])
+    port = listen(server, "0.0.0.0:8443", inbound)
 
 Handlers call through meshlib as they would anywhere; `meshlib.call(...)` inside a handler can shorten the deadline, not
 lengthen it.
@@ -26,13 +28,18 @@ import grpc
 
 from meshlib.engine.options import call
 from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.server.grpc_inbound import Gate, Refusal, credentials
+from meshlib.server.grpc_listen import listen
+from meshlib.server.inbound import Inbound
 
 __all__ = [
     "AsyncMeshInterceptor",
     "MeshInterceptor",
     "aio_drain",
     "aio_serve",
+    "credentials",
     "drain",
+    "listen",
     "serve",
 ]
 
@@ -42,6 +49,7 @@ GRACE = 30.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Behavior = Callable[..., Any]
+_Enter = Callable[[Any], Refusal | None]
 
 _FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -55,37 +63,42 @@ _FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
 class MeshInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     """For `grpc.server(interceptors=[...])`: outgoing calls of a handler end when its caller's deadline does.
 
-    A caller without a deadline sets none. clock: that of the Mesh, when a test has given it one.
+    A caller without a deadline sets none. inbound: who may call; `meshlib.current_peer()` says in a handler who does, and
+    whoever may not gets PERMISSION_DENIED. clock: that of the Mesh, when a test has given it one.
     """
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+    def __init__(self, inbound: Inbound | None = None, *, clock: Clock | None = None) -> None:
+        self._door = _Door(inbound, clock)
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
-        return _wrapped(continuation(handler_call_details), self._wrap)
-
-    def _wrap(self, behavior: _Behavior, streams: bool) -> _Behavior:
-        return _blocking(behavior, streams, self._clock)
+        enter = functools.partial(self._door.enter, handler_call_details.method)
+        return _wrapped(continuation(handler_call_details), functools.partial(_blocking, enter))
 
 
 class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """For `grpc.aio.server(interceptors=[...])`: what MeshInterceptor does. Handlers may be coroutines, asynchronous
     generators, or blocking functions, which grpc.aio runs in threads."""
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+    def __init__(self, inbound: Inbound | None = None, *, clock: Clock | None = None) -> None:
+        self._door = _Door(inbound, clock)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        return _wrapped(await continuation(handler_call_details), self._wrap)
+        enter = functools.partial(self._door.enter, handler_call_details.method)
+        return _wrapped(await continuation(handler_call_details), functools.partial(_asynchronous, enter))
 
-    def _wrap(self, behavior: _Behavior, streams: bool) -> _Behavior:
-        if inspect.isasyncgenfunction(behavior):
-            return _generating(behavior, self._clock)
-        if inspect.iscoroutinefunction(behavior):
-            return _awaiting(behavior, self._clock)
-        return _blocking(behavior, streams, self._clock)
+
+class _Door:
+    """What happens before a handler, in the context that belongs to its call alone."""
+
+    def __init__(self, inbound: Inbound | None, clock: Clock | None) -> None:
+        self._clock = clock or SystemClock()
+        self._gate = None if inbound is None else Gate(inbound)
+
+    def enter(self, method: str, context: Any) -> Refusal | None:
+        _cap(context, self._clock)
+        return None if self._gate is None else self._gate.enter(method, context)
 
 
 # --- draining --------------------------------------------------------------------------------------------------------
@@ -176,7 +189,7 @@ async def aio_serve(
     await aio_drain(server, health, notice=notice, grace=grace)
 
 
-# --- the deadline ----------------------------------------------------------------------------------------------------
+# --- before a handler ----------------------------------------------------------------------------------------------------
 
 
 def _cap(context: Any, clock: Clock) -> None:
@@ -198,17 +211,20 @@ def _wrapped(handler: Any, wrap: Callable[[_Behavior, bool], _Behavior]) -> Any:
     return factory(behavior, handler.request_deserializer, handler.response_serializer)
 
 
-def _blocking(behavior: _Behavior, streams: bool, clock: Clock) -> _Behavior:
+def _blocking(enter: _Enter, behavior: _Behavior, streams: bool) -> _Behavior:
     @functools.wraps(behavior)
     def answer(request: Any, context: Any, *more: Any) -> Any:
         own = copy_context()
-        own.run(_cap, context, clock)
+        if (refusal := own.run(enter, context)) is not None:
+            context.abort(*refusal)
         return own.run(behavior, request, context, *more)
 
     @functools.wraps(behavior)
     def answers(request: Any, context: Any, *more: Any) -> Iterator[Any]:
         own = copy_context()
-        own.run(_cap, context, clock)
+        if (refusal := own.run(enter, context)) is not None:
+            _end(context, refusal)
+            return
         responses = own.run(lambda: iter(behavior(request, context, *more)))
         try:
             while (response := own.run(next, responses, _END)) is not _END:
@@ -224,19 +240,36 @@ def _blocking(behavior: _Behavior, streams: bool, clock: Clock) -> _Behavior:
 _END: Any = object()
 
 
-def _awaiting(behavior: _Behavior, clock: Clock) -> _Behavior:
+def _end(context: Any, refusal: Refusal) -> None:
+    """`abort` for a blocking generator: raised inside of one, an asyncio server's thread waits for its loop for ever (1.85)."""
+    code, details = refusal
+    context.set_code(code)
+    context.set_details(details)
+
+
+def _asynchronous(enter: _Enter, behavior: _Behavior, streams: bool) -> _Behavior:
+    if inspect.isasyncgenfunction(behavior):
+        return _generating(enter, behavior)
+    if inspect.iscoroutinefunction(behavior):
+        return _awaiting(enter, behavior)
+    return _blocking(enter, behavior, streams)
+
+
+def _awaiting(enter: _Enter, behavior: _Behavior) -> _Behavior:
     @functools.wraps(behavior)
     async def answer(request: Any, context: Any) -> Any:
-        _cap(context, clock)
+        if (refusal := enter(context)) is not None:
+            await context.abort(*refusal)
         return await behavior(request, context)
 
     return answer
 
 
-def _generating(behavior: _Behavior, clock: Clock) -> _Behavior:
+def _generating(enter: _Enter, behavior: _Behavior) -> _Behavior:
     @functools.wraps(behavior)
     async def answers(request: Any, context: Any) -> Any:
-        _cap(context, clock)
+        if (refusal := enter(context)) is not None:
+            await context.abort(*refusal)
         async for response in behavior(request, context):
             yield response
 

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from urllib.parse import quote, unquote
 
 __all__ = [
+    "DETAILS",
     "HEADER",
     "MAX_BYTES",
     "Certified",
@@ -43,7 +44,7 @@ Mode = Literal["SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "AL
 Detail = Literal["cert", "chain", "subject", "uri", "dns"]
 """HttpConnectionManager.set_current_client_cert_details; they are written in this order."""
 
-_DETAILS: tuple[Detail, ...] = ("subject", "cert", "chain", "dns", "uri")
+DETAILS: tuple[Detail, ...] = ("cert", "chain", "subject", "uri", "dns")
 _KEYS = {
     "by": "by",
     "hash": "hash",
@@ -242,7 +243,7 @@ def describe(
     that name.
     """
     wanted = frozenset(details)
-    if unknown := wanted.difference(_DETAILS):
+    if unknown := wanted.difference(DETAILS):
         raise XfccError(f"no detail is named {', '.join(sorted(unknown))}")
     return XfccElement(
         by=tuple(own_uris),

@@ -1,0 +1,129 @@
+"""ASGI applications (Starlette, FastAPI, Quart, Django) on uvicorn, hypercorn or any other asyncio server.
+
+    app = MeshMiddleware(app, Inbound(mesh, rbac="rbac.yaml"))
+
+Handlers read `meshlib.current_peer()`. Whoever may not pass gets Envoy's answer: 403 `RBAC: access denied`, or, for gRPC over
+ASGI, PERMISSION_DENIED. The peer is known where the server's TLS context is one of `meshlib.server` (`uvicorn.options`,
+`hypercorn.MeshConfig`, `Inbound.context`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from meshlib.engine.replies import grpc_form
+from meshlib.errors import LocalReply
+from meshlib.routing.request import Headers
+from meshlib.server.arrival import Arrival
+from meshlib.server.inbound import Inbound
+from meshlib.server.peer import CURRENT
+from meshlib.server.tls import CONNECTION, UNKNOWN
+from meshlib.server.xfcc import HEADER
+
+__all__ = ["MeshMiddleware"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_XFCC = HEADER.encode()
+_REFUSED = 1008
+"""WebSocket close code: policy violation (RFC 6455, section 7.4.1)."""
+
+
+class MeshMiddleware:
+    """Around an ASGI application. inbound None: plaintext or TLS, only who is calling."""
+
+    def __init__(self, app: App, inbound: Inbound | None = None) -> None:
+        self._app = app
+        self._inbound = inbound or Inbound()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        connection = CONNECTION.get()
+        arrival = _arrival(scope)
+        admission = self._inbound.admit(arrival)
+        if admission.refusal is not None:
+            await _refuse(scope, receive, send, admission.refusal, arrival.headers)
+            return
+        scope = dict(scope)
+        if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
+            scope["scheme"] = _scheme(kind, connection.tls)
+        scope["headers"] = _with_xfcc(scope["headers"], admission.xfcc)
+        before = CURRENT.set(admission.peer)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            CURRENT.reset(before)
+
+
+def _arrival(scope: Scope) -> Arrival:
+    connection = CONNECTION.get()
+    authority = ""
+    headers: Headers = []
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").lower()
+        if key in ("host", ":authority"):
+            authority = authority or value.decode("latin-1")
+        elif not key.startswith(":"):
+            headers.append((key, value.decode("latin-1")))
+    client, server = scope.get("client") or ("", 0), scope.get("server") or ("", None)
+    encrypted = connection.tls if connection is not UNKNOWN else scope.get("scheme") in ("https", "wss")
+    return Arrival(
+        method=scope.get("method", "GET"),
+        scheme="https" if encrypted else "http",
+        authority=authority,
+        path=_path(scope),
+        headers=headers,
+        connection=connection,
+        remote=client[0] or "",
+        local=server[0] or "" if server[1] is not None else "",
+        local_port=server[1] or 0,
+    )
+
+
+def _path(scope: Scope) -> str:
+    """As it was sent; a server that does not say that is believed to have decoded it."""
+    raw = scope.get("raw_path")
+    path = quote(scope["path"], safe="/:@!$&'()*+,;=~-._") if raw is None else raw.decode("latin-1")
+    query = scope.get("query_string", b"")
+    path = path.partition("?")[0]
+    return f"{path}?{query.decode('latin-1')}" if query else path
+
+
+def _scheme(kind: str, encrypted: bool) -> str:
+    return ("https" if encrypted else "http") if kind == "http" else "wss" if encrypted else "ws"
+
+
+def _with_xfcc(headers: Any, value: str | None) -> list[tuple[bytes, bytes]]:
+    """The headers with x-forwarded-client-cert as the application may see it."""
+    kept = [pair for pair in headers if pair[0].lower() != _XFCC]
+    if value is not None:
+        kept.append((_XFCC, value.encode("latin-1", "replace")))
+    return kept
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, reply: LocalReply, headers: Headers) -> None:
+    prefix = "http.response"
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": _REFUSED})
+            return
+        prefix = "websocket.http.response"
+    elif _is_grpc(headers):
+        reply = grpc_form(reply)
+    pairs = [(name.encode(), value.encode()) for name, value in reply.headers]
+    await send({"type": f"{prefix}.start", "status": reply.status, "headers": pairs})
+    await send({"type": f"{prefix}.body", "body": reply.body})
+
+
+def _is_grpc(headers: Headers) -> bool:
+    kind = next((value for name, value in headers if name == "content-type"), "")
+    return kind == "application/grpc" or kind.startswith("application/grpc+")

@@ -1,0 +1,101 @@
+"""What is asked of each request: the RBAC filters of a filter chain, or a configuration of one's own, ready to be evaluated."""
+
+from __future__ import annotations
+
+from random import Random
+
+from meshlib.policy.rbac import BODY, RbacFilter, RbacStats, Verdict
+from meshlib.policy.rbac_request import InboundRequest
+from meshlib.resources.inbound import FilterChain
+from meshlib.resources.rbac import Rbac
+from meshlib.resources.route import FilterConfig, RouteConfiguration
+from meshlib.routing.compiled import CompiledRoute
+from meshlib.routing.table import RouteTable
+from meshlib.stats import Registry
+
+__all__ = ["BODY", "ChainAuthorization", "OwnAuthorization"]
+
+
+class OwnAuthorization:
+    """One RBAC configuration for every request, counted as `http.inbound.rbac.*`."""
+
+    def __init__(self, config: Rbac, registry: Registry) -> None:
+        self._filter = RbacFilter(config, RbacStats(registry, "http.inbound", config))
+
+    def check(self, request: InboundRequest) -> Verdict | None:
+        """The refusal, None when the request may pass."""
+        return self._filter.check(request)
+
+
+class ChainAuthorization:
+    """The RBAC filters of one filter chain in order, each with what is most specific for the request's route.
+
+    The network filters come first; what they refuse, Envoy answers by closing the connection. routes: the route configuration,
+    None when no route says anything else than the filters.
+    """
+
+    def __init__(
+        self, chain: FilterChain, routes: RouteConfiguration | None, registry: Registry, random: Random
+    ) -> None:
+        prefix = f"http.{chain.http.stat_prefix}"
+        self._network = tuple(
+            RbacFilter(config, RbacStats(registry, "tcp", config)) for config in chain.network_rbac
+        )
+        self._steps = tuple(
+            _Step(entry.name, entry.config, entry.disabled, RbacStats(registry, prefix, entry.config))
+            for entry in chain.http.http_filters
+            if isinstance(entry.config, Rbac)
+        )
+        self._table = None if routes is None or not self._steps else RouteTable(routes)
+        self._random = random
+
+    @property
+    def asks_for_nothing(self) -> bool:
+        return not (self._network or self._steps)
+
+    def check(self, request: InboundRequest) -> Verdict | None:
+        """The refusal, None when the request may pass."""
+        for each in self._network:
+            refused = each.check(request)
+            if refused is not None:
+                return refused
+        route = None if self._table is None else self._table.find(request, self._random)
+        for step in self._steps:
+            chosen = step.for_route(route, request, self._random)
+            refused = None if chosen is None else chosen.check(request)
+            if refused is not None:
+                return refused
+        return None
+
+
+class _Step:
+    """One filter of the chain. Configurations of routes are compiled when a request first meets them."""
+
+    __slots__ = ("_disabled", "_name", "_own", "_per_route", "_stats")
+
+    def __init__(self, name: str, config: Rbac, disabled: bool, stats: RbacStats) -> None:
+        self._name = name
+        self._disabled = disabled
+        self._stats = stats
+        self._own = RbacFilter(config, stats)
+        self._per_route: dict[int, tuple[Rbac, RbacFilter]] = {}
+
+    def for_route(
+        self, route: CompiledRoute | None, request: InboundRequest, random: Random
+    ) -> RbacFilter | None:
+        override = None
+        if route is not None:
+            override = route.filter_config(self._name, route.forward(request, random))
+        if override is None:
+            return None if self._disabled else self._own
+        if isinstance(override, FilterConfig):
+            if override.disabled:
+                return None
+            override = override.config
+        return self._own if override is None else self._compiled(override)
+
+    def _compiled(self, config: Rbac) -> RbacFilter:
+        found = self._per_route.get(id(config))
+        if found is None:  # the configuration is kept beside, so that its id stays its own
+            found = self._per_route[id(config)] = config, RbacFilter(config, self._stats)
+        return found[1]

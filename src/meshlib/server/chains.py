@@ -1,0 +1,84 @@
+"""A server's Listener at the moment of a snapshot: which filter chain takes a connection, and what that asks of its requests."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from meshlib.resources.inbound import ConnectionInfo, FilterChainMatch, find_filter_chain
+from meshlib.server.arrival import Arrival
+from meshlib.server.authorization import ChainAuthorization
+from meshlib.snapshot import Snapshot
+from meshlib.stats import Registry
+
+if TYPE_CHECKING:
+    from meshlib.resources.inbound import FilterChain, InboundListener
+
+__all__ = ["CompiledChain", "CompiledListener"]
+
+
+class CompiledChain:
+    """rules None: nothing is asked of requests. waits: for the RouteConfiguration, which may ask for more."""
+
+    __slots__ = ("chain", "http", "routes", "rules", "waits")
+
+    rules: ChainAuthorization | None
+
+    def __init__(
+        self,
+        chain: FilterChain,
+        snapshot: Snapshot,
+        before: CompiledChain | None,
+        stats: Registry,
+        random: Random,
+    ) -> None:
+        self.chain = chain
+        self.http = chain.downstream
+        name = chain.http.route_config_name
+        self.routes = chain.http.route_config if name is None else snapshot.routes.get(name)
+        self.waits = name is not None and self.routes is None
+        if before is not None and before.chain is chain and before.routes is self.routes:
+            self.rules = before.rules
+            return
+        made = ChainAuthorization(chain, self.routes, stats, random)
+        self.rules = None if made.asks_for_nothing else made
+
+
+class CompiledListener:
+    """A listener at the moment of a snapshot; chains that are the same keep what was compiled of them."""
+
+    def __init__(
+        self,
+        listener: InboundListener,
+        snapshot: Snapshot,
+        before: CompiledListener | None,
+        stats: Registry,
+        random: Random,
+    ) -> None:
+        self.snapshot = snapshot
+        self._listener = listener
+        old = {} if before is None else before.chains
+        self.chains: dict[int, CompiledChain] = {
+            id(chain): CompiledChain(chain, snapshot, old.get(id(chain)), stats, random)
+            for chain in listener.chains
+        }
+        only = listener.chains
+        anything = len(only) == 1 and only[0].match == FilterChainMatch()
+        self._only = self.chains[id(only[0])] if anything else None
+
+    def find(self, arrival: Arrival) -> CompiledChain | None:
+        if self._only is not None:
+            return self._only
+        connection = arrival.connection
+        found = find_filter_chain(
+            self._listener,
+            ConnectionInfo(
+                destination=arrival.local,
+                destination_port=arrival.local_port,
+                source=arrival.remote,
+                server_name=connection.server_name,
+                transport_protocol="tls" if connection.tls else "raw_buffer",
+                application_protocols=connection.application_protocols,
+            ),
+        )
+        return None if found is None else self.chains[id(found)]

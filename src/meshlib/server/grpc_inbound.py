@@ -1,0 +1,152 @@
+"""What an Inbound asks of gRPC calls: who the caller is, as C-core says it, and whether it may call.
+
+C-core verifies a caller's chain against the certificates of all trust domains at once, so a federated domain's CA could vouch
+for a name of ours. Before a handler runs, the chain is verified again, against the bundle of the caller's own trust domain;
+once for each certificate, which is kept as long as it is among the last `KEPT`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from base64 import b64encode
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import grpc
+
+from meshlib.errors import IdentityError
+from meshlib.routing.request import Headers
+from meshlib.server.arrival import Arrival
+from meshlib.server.front import origin_of
+from meshlib.server.inbound import Inbound
+from meshlib.server.peer import CURRENT
+from meshlib.server.tls import UNKNOWN, Connection, own_uris
+
+if TYPE_CHECKING:
+    from meshlib.identity.peer import Peer
+
+__all__ = ["ALPN", "KEPT", "Gate", "Refusal", "credentials"]
+
+logger = logging.getLogger("meshlib.server")
+
+Refusal = tuple[grpc.StatusCode, str]
+
+ALPN = ("h2",)
+KEPT = 4096
+"""Certificates of callers whose verdict is kept."""
+
+_CODES = {403: grpc.StatusCode.PERMISSION_DENIED, 503: grpc.StatusCode.UNAVAILABLE}
+_CONTENT_TYPE = ("content-type", "application/grpc")
+
+
+class Gate:
+    """One Inbound for the interceptors of one server. Thread safe."""
+
+    def __init__(self, inbound: Inbound) -> None:
+        self._inbound = inbound
+        self._peers: OrderedDict[tuple[bytes, ...], Peer | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def enter(self, method: str, context: Any) -> Refusal | None:
+        """Say in this context who is calling; the refusal, None when it may call."""
+        try:
+            connection = self._connection(context.auth_context())
+        except IdentityError as error:
+            logger.info("refused a caller of %s: %s", method, error)
+            return grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate is not accepted"
+        remote, local, port = self._addresses(context.peer())
+        admission = self._inbound.admit(
+            Arrival(
+                method="POST",
+                scheme="https" if connection.tls else "http",
+                authority=_authority(context),
+                path=method,
+                headers=_headers(context.invocation_metadata()),
+                connection=connection,
+                remote=remote,
+                local=local,
+                local_port=port,
+            )
+        )
+        CURRENT.set(admission.peer)
+        if admission.refusal is None:
+            return None
+        return _CODES[admission.refusal.status], admission.refusal.body.decode()
+
+    def _connection(self, auth: Mapping[str, Sequence[bytes]]) -> Connection:
+        if auth.get("transport_security_type", (b"",))[0] != b"ssl":
+            return UNKNOWN
+        security = self._inbound.security(ALPN)
+        names = auth.get("ssl_requested_server_name", ())
+        key = (*auth.get("x509_pem_cert", ()), *auth.get("x509_pem_cert_chain", ()))
+        return Connection(
+            tls=True,
+            peer=self._peer(key),
+            server_name=names[0].decode("latin-1") if names else "",
+            alpn=ALPN[0],
+            own_uris=own_uris(security) if self._inbound.tells_about_callers else (),
+            epoch=security.epoch,
+        )
+
+    def _peer(self, key: tuple[bytes, ...]) -> Peer | None:
+        with self._lock:
+            if key in self._peers:
+                self._peers.move_to_end(key)
+                return self._peers[key]
+        from meshlib.identity.material import certificates_from_pem
+
+        chain = certificates_from_pem(b"\n".join(key)) if key else ()
+        found = self._inbound.security(ALPN).verify_chain(tuple(dict.fromkeys(chain)))
+        with self._lock:
+            self._peers[key] = found
+            while len(self._peers) > KEPT:
+                self._peers.popitem(last=False)
+        return found
+
+    def _addresses(self, peer: str) -> tuple[str, str, int]:
+        """Where the call comes from, and where it came to; what C-core does not tell is what the Inbound listens at."""
+        local, port = self._inbound.address
+        kind, _, rest = peer.partition(":")
+        if kind in ("ipv4", "ipv6"):
+            return unquote(rest).rpartition(":")[0].strip("[]"), local, port
+        return origin_of(rest) if kind == "unix-abstract" else "", local, port
+
+
+def _authority(context: Any) -> str:
+    """The `:authority`, where grpcio knows it: the blocking server does."""
+    host = getattr(getattr(getattr(context, "_rpc_event", None), "call_details", None), "host", b"")
+    return host.decode("latin-1") if isinstance(host, bytes) else str(host)
+
+
+def _headers(metadata: Sequence[tuple[str, str | bytes]]) -> Headers:
+    found: Headers = [_CONTENT_TYPE]
+    for name, value in metadata:
+        found.append((name, value if isinstance(value, str) else b64encode(value).decode().rstrip("=")))
+    return found
+
+
+def credentials(inbound: Inbound) -> grpc.ServerCredentials:
+    """For `server.add_secure_port`, one object for each port: key, chain and trust of the moment of each handshake.
+
+    A caller needs a certificate when the configuration asks for one; else C-core does not even ask. The interceptor
+    (`MeshInterceptor(inbound)`) has to be there too: it verifies callers against their own trust domain.
+
+    Raises:
+        ConfigError, ConfigTimeout: as Inbound.wait_ready. IdentityError: there is no certificate to show.
+    """
+    inbound.wait_ready()
+    security = inbound.security(ALPN)
+
+    def current() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            key, chain, roots = security.pem()
+        except IdentityError as error:  # what callers are shown then is over, and they refuse it
+            logger.error("a gRPC server has no certificate to show: %s", error)
+            return None
+        return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
+
+    security.pem()
+    return grpc.dynamic_ssl_server_credentials(current(), current, security.requires_certificate)
