@@ -6,7 +6,7 @@ from meshlib.resources.cluster import CircuitBreakers, Thresholds
 from meshlib.state import ClusterState, EndpointState, Permits, Waiter
 from meshlib.stats import Registry
 
-__all__ = ["Sleeper", "cluster", "counts", "endpoint"]
+__all__ = ["cluster", "counts", "endpoint", "sleeper", "woken"]
 
 
 def cluster(default: Thresholds | None = None, high: Thresholds | None = None) -> ClusterState:
@@ -19,17 +19,24 @@ def endpoint(state: ClusterState, number: int = 1) -> EndpointState:
     return state.endpoint(f"10.0.0.{number}:80", f"10.0.0.{number}", 80)
 
 
-class Sleeper(Waiter):
-    """A waiter of `owner` that counts its wake-ups."""
+class Wakes:
+    """Counts how often it is called."""
 
-    __slots__ = ("woken",)
+    count = 0
 
-    def __init__(self, owner: object = None) -> None:
-        super().__init__(self._count, owner)
-        self.woken = 0
+    def __call__(self) -> None:
+        self.count += 1
 
-    def _count(self) -> None:
-        self.woken += 1
+
+def sleeper(owner: object = None) -> Waiter:
+    """A waiter of `owner` whose wake-ups are counted."""
+    return Waiter(Wakes(), owner)
+
+
+def woken(waiter: Waiter) -> int:
+    """How often it was woken."""
+    assert isinstance(waiter.wake, Wakes)
+    return waiter.wake.count
 
 
 def counts(permits: Permits) -> tuple[int, int, int, int]:

@@ -14,7 +14,7 @@ from meshlib.resources.cluster import CircuitBreakers, RetryBudget, Thresholds
 from meshlib.resources.route import Priority
 from meshlib.state import Admission, ClusterState, StateStore, Waiter
 from meshlib.stats import Reading, Registry
-from tests.state.support import Sleeper, cluster, counts, endpoint
+from tests.state.support import cluster, counts, endpoint, sleeper, woken
 
 POOL = object()
 
@@ -73,7 +73,7 @@ class TestRetryBudget:
         state = cluster(Thresholds(retry_budget=budget))
         state.take_request(endpoint(state), state.default)
         assert not state.take_retry(state.default)
-        state.admit(endpoint(state), state.default, Sleeper())
+        state.admit(endpoint(state), state.default, sleeper())
         assert state.take_retry(state.default)
 
     def test_each_priority_has_its_own(self) -> None:
@@ -112,7 +112,7 @@ class TestGauges:
         )
         state.limit(CircuitBreakers(default=limits))
         state.take_request(endpoint(state), state.default)
-        state.admit(endpoint(state), state.default, Sleeper())
+        state.admit(endpoint(state), state.default, sleeper())
         state.take_retry(state.default)
         expected = {"default.remaining_cx": 4, "default.remaining_pending": 3}
         expected |= {"default.remaining_rq": 2, "default.remaining_retries": 1}
@@ -155,16 +155,16 @@ def _readings(registry: Registry, part: str) -> dict[str, float]:
 
 def test_no_pending_permit_fails_the_first_request() -> None:
     state = cluster(Thresholds(max_pending_requests=0))
-    assert state.admit(endpoint(state), state.default, Sleeper()) is Admission.OVERFLOW
+    assert state.admit(endpoint(state), state.default, sleeper()) is Admission.OVERFLOW
     assert counts(state.default) == (0, 0, 0, 0)
 
 
 def test_every_endpoint_may_have_one_connection() -> None:
     state = cluster(Thresholds(max_connections=1))
     first, second = endpoint(state, 1), endpoint(state, 2)
-    assert state.admit(first, state.default, Sleeper()) is Admission.CONNECT
-    assert state.admit(second, state.default, Sleeper()) is Admission.CONNECT
-    assert state.admit(first, state.default, Sleeper()) is Admission.WAIT
+    assert state.admit(first, state.default, sleeper()) is Admission.CONNECT
+    assert state.admit(second, state.default, sleeper()) is Admission.CONNECT
+    assert state.admit(first, state.default, sleeper()) is Admission.WAIT
     assert state.default.connections == 2
     assert state.stats.upstream_cx_overflow.value == 1
 
@@ -172,8 +172,8 @@ def test_every_endpoint_may_have_one_connection() -> None:
 def test_a_free_connection_goes_to_the_head_of_the_queue() -> None:
     state = cluster(Thresholds(max_connections=1))
     host = endpoint(state)
-    state.admit(host, state.default, Sleeper(POOL))
-    waiters = [Sleeper(POOL) for _ in range(3)]
+    state.admit(host, state.default, sleeper(POOL))
+    waiters = [sleeper(POOL) for _ in range(3)]
     for waiter in waiters:
         assert state.admit(host, state.default, waiter) is Admission.WAIT
     connection = object()
@@ -181,15 +181,15 @@ def test_a_free_connection_goes_to_the_head_of_the_queue() -> None:
         assert state.next_waiter(host, POOL, connection) is waiter
         assert waiter.served
         assert waiter.connection is connection
-        assert waiter.woken == 0, "waking is the pool's business: it happens outside the lock"
+        assert woken(waiter) == 0, "waking is the pool's business: it happens outside the lock"
     assert state.next_waiter(host, POOL, connection) is None
 
 
 def test_a_connection_is_not_handed_to_another_owner() -> None:
     state = cluster(Thresholds(max_connections=1))
     host = endpoint(state)
-    state.admit(host, state.default, Sleeper(POOL))
-    state.admit(host, state.default, Sleeper(object()))
+    state.admit(host, state.default, sleeper(POOL))
+    state.admit(host, state.default, sleeper(object()))
     assert state.next_waiter(host, POOL, object()) is None
     assert len(host.waiters) == 1
 
@@ -197,12 +197,12 @@ def test_a_connection_is_not_handed_to_another_owner() -> None:
 def test_a_closed_connection_lets_the_head_open_one() -> None:
     state = cluster(Thresholds(max_connections=1))
     host = endpoint(state)
-    state.admit(host, state.default, Sleeper())
-    head, next_one = Sleeper(), Sleeper()
+    state.admit(host, state.default, sleeper())
+    head, next_one = sleeper(), sleeper()
     state.admit(host, state.default, head)
     state.admit(host, state.default, next_one)
     state.connection_closed(host, state.default)
-    assert (head.served, head.woken, head.connection) == (True, 1, None)
+    assert (head.served, woken(head), head.connection) == (True, 1, None)
     assert not next_one.served
     assert (host.connections, state.default.connections) == (1, 1)
 
@@ -210,15 +210,15 @@ def test_a_closed_connection_lets_the_head_open_one() -> None:
 def test_a_connection_opened_by_the_queue_counts_for_the_waiters_priority() -> None:
     state = cluster(Thresholds(max_connections=1), Thresholds(max_connections=1))
     host = endpoint(state)
-    state.admit(host, state.default, Sleeper())
-    state.admit(host, state.high, Sleeper())
-    waiting = Sleeper()
+    state.admit(host, state.default, sleeper())
+    state.admit(host, state.high, sleeper())
+    waiting = sleeper()
     assert state.admit(host, state.high, waiting) is Admission.WAIT
     state.connection_closed(host, state.default)
-    assert waiting.woken == 0, "HIGH is at its limit, and its other connection will come free"
+    assert woken(waiting) == 0, "HIGH is at its limit, and its other connection will come free"
     assert (state.default.connections, state.high.connections) == (0, 1)
     state.connection_closed(host, state.high)
-    assert waiting.woken == 1
+    assert woken(waiting) == 1
     assert (state.default.connections, state.high.connections, host.connections) == (0, 1, 1)
     state.connection_closed(host, state.high)
     assert (state.default.connections, state.high.connections, host.connections) == (0, 0, 0)
@@ -227,8 +227,8 @@ def test_a_connection_opened_by_the_queue_counts_for_the_waiters_priority() -> N
 def test_withdraw_tells_whether_it_was_in_time() -> None:
     state = cluster(Thresholds(max_connections=1))
     host = endpoint(state)
-    state.admit(host, state.default, Sleeper(POOL))
-    early, late = Sleeper(POOL), Sleeper(POOL)
+    state.admit(host, state.default, sleeper(POOL))
+    early, late = sleeper(POOL), sleeper(POOL)
     state.admit(host, state.default, early)
     state.admit(host, state.default, late)
     assert state.withdraw(host, early)
@@ -273,8 +273,8 @@ class TestAfterAFork:
         state = cluster(Thresholds(max_requests=2, max_connections=1))
         host = endpoint(state)
         state.take_request(host, state.default)
-        state.admit(host, state.default, Sleeper())
-        state.admit(host, state.default, Sleeper())
+        state.admit(host, state.default, sleeper())
+        state.admit(host, state.default, sleeper())
         lock = state.lock
         with lock:  # held by a thread that does not exist in the child
             state.renew_lock()
@@ -289,7 +289,7 @@ class TestAfterAFork:
         host = endpoint(state)
         parents = state.default
         state.take_request(host, parents)
-        state.admit(host, parents, Sleeper())
+        state.admit(host, parents, sleeper())
         state.take_retry(parents)
         state.renew_lock()
         state.take_request(host, state.default)
@@ -306,7 +306,7 @@ class TestAfterAFork:
         parents = state.default
         state.renew_lock()
         assert state.take_request(host, parents)
-        assert state.admit(host, parents, Sleeper()) is Admission.CONNECT
+        assert state.admit(host, parents, sleeper()) is Admission.CONNECT
         state.return_request(host, parents)
         state.connection_closed(host, parents)
         assert (host.active, host.connections) == (0, 0)
@@ -334,7 +334,7 @@ class TestDepartures:
     def test_one_that_comes_back_is_found_again(self) -> None:
         state = cluster()
         host = endpoint(state)
-        state.admit(host, state.default, Sleeper())
+        state.admit(host, state.default, sleeper())
         state.depart([host], set())
         assert host.departed
         assert endpoint(state) is host
@@ -343,7 +343,7 @@ class TestDepartures:
     def test_one_that_waits_in_an_assignment_is_welcome_without_a_pick(self) -> None:
         state = cluster()
         host = endpoint(state)
-        state.admit(host, state.default, Sleeper())
+        state.admit(host, state.default, sleeper())
         state.depart([host], set())
         state.depart([host], {host.key})
         assert not host.departed

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from meshlib.resources.cluster import CircuitBreakers, RetryBudget, Thresholds
-from meshlib.state import Admission, EndpointState, Permits
-from tests.state.support import Sleeper, cluster, counts, endpoint
+from meshlib.state import Admission, EndpointState, Permits, Waiter
+from tests.state.support import cluster, counts, endpoint, sleeper, woken
 
 HOSTS = 3
 LIMITS = st.builds(
@@ -38,7 +38,7 @@ class PermitsMachine(RuleBasedStateMachine):
         self.retries: list[Permits] = []
         self.pending: list[Permits] = []
         self.connections: list[tuple[EndpointState, Permits]] = []
-        self.queues: dict[EndpointState, list[tuple[Sleeper, Permits]]] = {host: [] for host in self.hosts}
+        self.queues: dict[EndpointState, list[tuple[Waiter, Permits]]] = {host: [] for host in self.hosts}
 
     def _permits(self, high: bool) -> Permits:
         return self.state.high if high else self.state.default
@@ -78,7 +78,7 @@ class PermitsMachine(RuleBasedStateMachine):
     @rule(host=st.integers(0, HOSTS - 1), high=st.booleans(), owner=st.integers(0, 1))
     def admit(self, host: int, high: bool, owner: int) -> None:
         where, permits = self.hosts[host], self._permits(high)
-        waiter = Sleeper(self.owners[owner])
+        waiter = sleeper(self.owners[owner])
         free = permits.connections < permits.max_connections or where.connections == 0
         full = permits.pending >= permits.max_pending
         admission = self.state.admit(where, permits, waiter)
@@ -106,7 +106,7 @@ class PermitsMachine(RuleBasedStateMachine):
         self.state.connection_closed(where, permits)
         if queue and queue[0][0].served:
             waiter, own = queue.pop(0)
-            assert waiter.woken == 1
+            assert woken(waiter) == 1
             assert waiter.connection is None
             self.connections.append((where, own))
         assert not any(waiter.served for waiter, _ in queue), "only the head may be served"

@@ -198,12 +198,12 @@ class HashingLoadBalancer(LoadBalancer):
         """The figures of the table that was made last, as in Envoy."""
         gauge = self._state.gauge
         if isinstance(table, Ring):
-            gauge("ring_hash_lb.size").value = table.size
-            gauge("ring_hash_lb.min_hashes_per_host").value = table.least
-            gauge("ring_hash_lb.max_hashes_per_host").value = table.most
+            gauge("ring_hash_lb.size").value = float(table.size)
+            gauge("ring_hash_lb.min_hashes_per_host").value = float(table.least)
+            gauge("ring_hash_lb.max_hashes_per_host").value = float(table.most)
         else:
-            gauge("maglev_lb.min_entries_per_host").value = table.least
-            gauge("maglev_lb.max_entries_per_host").value = table.most
+            gauge("maglev_lb.min_entries_per_host").value = float(table.least)
+            gauge("maglev_lb.max_entries_per_host").value = float(table.most)
 
 
 def _maglev(config: HashingConfig) -> MaglevConfig:

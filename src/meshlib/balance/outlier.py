@@ -142,7 +142,7 @@ class OutlierDetector:
         return sum(1 for each in list(self._state.endpoints.values()) if each.ejected and not each.departed)
 
     def _show(self) -> None:
-        self._state.stats.ejections_active.value = self._ejected()
+        self._state.stats.ejections_active.value = float(self._ejected())
 
 
 def _longest(config: OutlierDetection) -> float:

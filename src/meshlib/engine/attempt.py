@@ -28,7 +28,7 @@ class Attempt:
     status, failure: the verdict.
     """
 
-    holding = Holding.NOTHING
+    holding: Holding
     waiter: Waiter | None = None
     connecting = False
     per_try_at: float | None = None
@@ -48,6 +48,7 @@ class Attempt:
         self.cluster = cluster
         self.permits = permits
         self.started = started
+        self.holding = Holding.NOTHING
 
     def take_request_permit(self) -> bool:
         if not self.cluster.state.take_request(self.endpoint, self.permits):

@@ -56,7 +56,7 @@ class CallBase:
     """The state of a call. `AttemptLoop`, `TimedLoop` and `Call` add what moves it."""
 
     # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
-    _stage = Stage.WAITING
+    _stage: Stage
     _started = 0.0
     _complete = True
     _mirrors: Mirrors | None = None
@@ -100,6 +100,7 @@ class CallBase:
         self._options = options
         self._replayable = replayable
         self._attempts: list[Attempt] = []
+        self._stage = Stage.WAITING
 
     def records(self) -> tuple[AttemptRecord, ...]:
         return tuple(attempt.outcome for attempt in self._attempts if attempt.over_at is not None)

@@ -22,7 +22,6 @@ limits other than max_requests) is no disagreement and is done in both. docs/dif
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from random import Random
 from types import MappingProxyType
@@ -101,7 +100,7 @@ def as_grpc_reads(plan: ForwardPlan) -> ForwardPlan:
 
 
 def _converted(plan: ForwardPlan) -> ForwardPlan:
-    own = copy(plan)
+    own = plan.twin()
     own.timeout = 0.0
     own.hedges = False
     own.max_grpc_timeout = None

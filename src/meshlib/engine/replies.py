@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 from urllib.parse import quote
 
 from meshlib.errors import (
@@ -68,11 +69,11 @@ class Ending:
 class Endings:
     """The rows that need no parameter."""
 
-    NO_ROUTE = Ending(NoRoute, 404, "", "NR", "route_not_found", "no virtual host or route matches")
-    NO_HEALTHY_UPSTREAM = Ending(
+    NO_ROUTE: ClassVar = Ending(NoRoute, 404, "", "NR", "route_not_found", "no virtual host or route matches")
+    NO_HEALTHY_UPSTREAM: ClassVar = Ending(
         NoHealthyEndpoint, 503, "no healthy upstream", "UH", "no_healthy_upstream", "no healthy endpoint"
     )
-    ROUTE_TIMEOUT = Ending(
+    ROUTE_TIMEOUT: ClassVar = Ending(
         DeadlineExceeded,
         504,
         "upstream request timeout",
@@ -80,7 +81,7 @@ class Endings:
         "response_timeout",
         "the call's timeout passed",
     )
-    PER_TRY_TIMEOUT = Ending(
+    PER_TRY_TIMEOUT: ClassVar = Ending(
         DeadlineExceeded,
         504,
         "upstream request timeout",
@@ -88,7 +89,7 @@ class Endings:
         "upstream_per_try_timeout",
         "the attempt's timeout passed",
     )
-    CALLER_DEADLINE = Ending(
+    CALLER_DEADLINE: ClassVar = Ending(
         DeadlineExceeded,
         504,
         "Deadline Exceeded",
@@ -97,7 +98,7 @@ class Endings:
         "the caller's own deadline passed",
         grpc_status=4,
     )
-    MAX_STREAM_DURATION = Ending(
+    MAX_STREAM_DURATION: ClassVar = Ending(
         DeadlineExceeded,
         504,
         "downstream duration timeout",
@@ -106,7 +107,7 @@ class Endings:
         "the route's max_stream_duration passed",
         grpc_status=4,
     )
-    UPSTREAM_MAX_STREAM_DURATION = Ending(
+    UPSTREAM_MAX_STREAM_DURATION: ClassVar = Ending(
         DeadlineExceeded,
         504,
         "upstream max stream duration reached",
@@ -114,7 +115,7 @@ class Endings:
         "upstream_max_stream_duration_reached",
         "the cluster's max_stream_duration passed",
     )
-    STREAM_IDLE = Ending(
+    STREAM_IDLE: ClassVar = Ending(
         DeadlineExceeded,
         504,
         "stream timeout",
@@ -122,7 +123,7 @@ class Endings:
         "stream_idle_timeout",
         "nothing moved for stream_idle_timeout",
     )
-    PATH_NORMALIZATION_FAILED = Ending(
+    PATH_NORMALIZATION_FAILED: ClassVar = Ending(
         NoRoute, 400, "", "", "path_normalization_failed", "the path holds a '#'", (("connection", "close"),)
     )
 

@@ -17,7 +17,7 @@ __all__ = ["RetryingCall"]
 class RetryingCall(CallBase):
     """The retries of a call, whose state is made when its first attempt goes wrong."""
 
-    _retry_rules: type[RetryState] = RetryState
+    _retry_rules: type[RetryState] | None = None
 
     def _retries(self) -> Retrier | None:
         """The call's retrier; None when neither the route nor the application wants retries."""
@@ -30,7 +30,7 @@ class RetryingCall(CallBase):
                 self.request,
                 self._options,
                 trust=engine.trust_request_headers,
-                kind=self._retry_rules,
+                kind=self._retry_rules or RetryState,
             )
             if state is not None:
                 self._retrier = Retrier(engine, state, self._replayable, self._started)

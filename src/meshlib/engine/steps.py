@@ -50,7 +50,7 @@ class WaitUntil:
     """Do nothing until `moment` (monotonic seconds), then go on with the same filter's `resume`, whose result is `carried`."""
 
     moment: float
-    carried: object = None
+    carried: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Ask:
     """Ask `service` and go on with `resume` when it has answered."""
 
     service: str
-    request: object
+    request: Any
 
 
 Step = GoOn | Answer | WaitUntil | Ask

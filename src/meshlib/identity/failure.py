@@ -133,7 +133,8 @@ def transport_failure(error: BaseException, chain: Sequence[bytes] = (), now: fl
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)):
         return ""
     if isinstance(error, ssl.SSLError):
-        name = _RENAMED.get(error.reason or "", error.reason or "")
+        reason = getattr(error, "reason", None) or ""  # there only when OpenSSL has made the error
+        name = _RENAMED.get(reason, reason)
         if name in _REASONS:
             return _text(_REASONS[name], name)
         return f"TLS_error:_{_underscored(name or 'unknown')}"

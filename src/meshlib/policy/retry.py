@@ -129,9 +129,9 @@ class RetryState:
         self, policy: RetryPolicy, *, retries: int | None = None, schedule: Schedule | None = None
     ) -> None:
         self.rules = rules_of(policy)
-        self.remaining: float = policy.num_retries
+        self.remaining: float = float(policy.num_retries)
         if retries is not None:
-            self.remaining = retries
+            self.remaining = float(retries)
         elif schedule is not None and schedule.stop is not None:
             self.remaining = inf
         self._schedule = schedule

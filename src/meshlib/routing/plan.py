@@ -75,6 +75,7 @@ class ForwardPlan:
     """
 
     __slots__ = (
+        "_action",
         "_after",
         "_append_forwarded_host",
         "_before",
@@ -119,6 +120,7 @@ class ForwardPlan:
         weighted: WeightedCluster | None = None,
         hash_of: HashOf | None = None,
     ) -> None:
+        self._action = action
         self.cluster = cluster
         self.grpc_plan: ForwardPlan | None = None
         self.hash_of = hash_of
@@ -172,6 +174,18 @@ class ForwardPlan:
             and not virtual_host.include_request_attempt_count
             and not virtual_host.include_is_timeout_retry_header
             and not virtual_host.include_attempt_count_in_response
+        )
+
+    def twin(self) -> ForwardPlan:
+        """Another one, made of the same."""
+        return ForwardPlan(
+            self.cluster,
+            action=self._action,
+            route=self.route,
+            virtual_host=self.virtual_host,
+            config=self.config,
+            weighted=self.weighted,
+            hash_of=self.hash_of,
         )
 
     def prepare(

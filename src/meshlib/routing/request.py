@@ -32,7 +32,7 @@ class RequestView:
 
     channel_id: int | None = None
     _headers: Headers | None = None
-    _known: KnownHeaders | None = None
+    _known: KnownHeaders | None
     _by_name: Mapping[str, list[str]] | None = None
     _random: int | None = None
 
@@ -55,6 +55,7 @@ class RequestView:
             self.channel_id = channel_id
         if isinstance(headers, list):
             self._headers = headers
+            self._known = None
         else:
             self._known = headers
 

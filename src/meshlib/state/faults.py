@@ -31,7 +31,7 @@ class ActiveFaults:
     def renew(self) -> None:
         """In a forked child: none of the parent's calls is here."""
         self.generation += 1
-        self.gauge.value = 0
+        self.gauge.value = 0.0
 
 
 class ActiveFault:

@@ -89,7 +89,13 @@ class Way:
 
     def leads_like(self, other: Way) -> bool:
         """Whether connections of the two can't be told apart."""
-        return all(getattr(self, part) == getattr(other, part) for part in self.__slots__)
+        return (
+            self.protocol is other.protocol
+            and self.security == other.security
+            and self.epoch == other.epoch
+            and self.named == other.named
+            and self.name_header == other.name_header
+        )
 
     def __repr__(self) -> str:
         made = "plaintext" if self.security is None else f"TLS, epoch {self.epoch}"

@@ -25,6 +25,7 @@ __all__ = ["CallAttempts"]
 class CallAttempts:
     """The attempts that one call has under way. Subclasses say what each action does to a connection."""
 
+    __deletable__ = ("call",)
     # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
     call: Call
     _request: OriginalRequest

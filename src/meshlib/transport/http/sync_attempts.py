@@ -30,7 +30,7 @@ from meshlib.transport.http.h2_single import H2Single
 from meshlib.transport.http.message import Response
 from meshlib.transport.http.pools import PoolSet
 from meshlib.transport.http.secure_sync import SecureSyncConnection
-from meshlib.transport.http.sync_bell import Bell
+from meshlib.transport.http.sync_bell import Alarm
 from meshlib.transport.http.sync_connection import SyncConnection
 
 __all__ = ["SyncAttempts"]
@@ -39,7 +39,7 @@ __all__ = ["SyncAttempts"]
 class SyncAttempts(CallAttempts):
     """What a call has under way, and how each action of the engine is carried out. `SyncExchange` adds the waiting."""
 
-    _event: threading.Event | Bell | None = None
+    _event: Alarm | None
     _moved = False
 
     def __init__(
@@ -55,6 +55,7 @@ class SyncAttempts(CallAttempts):
         self._request = request
         self._upload = upload
         self._monotonic = monotonic
+        self._event = None
         self._attempts = []
         if upload is not None:
             self._told_complete = False

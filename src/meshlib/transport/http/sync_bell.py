@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from types import TracebackType
+from typing import Protocol
 
-__all__ = ["Bell"]
+__all__ = ["Alarm", "Bell"]
+
+
+class Alarm(Protocol):
+    """What wakes a waiter: a `threading.Event` or a `Bell`."""
+
+    def set(self) -> None: ...
 
 
 class Bell:
