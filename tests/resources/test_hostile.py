@@ -17,6 +17,7 @@ from meshlib.resources.decode_endpoint import check_addresses
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from tests.resources.building import (
     EXTENSIONS,
+    ROUTER,
     TYPES,
     api_listener,
     assignment,
@@ -24,6 +25,21 @@ from tests.resources.building import (
     locality,
     route_config,
     socket_listener,
+)
+from tests.resources.test_decode_inbound import chain, listener, rbac_filter
+from tests.resources.test_decode_rbac import PERMISSIONS, PRINCIPALS, rbac
+from tests.resources.tls_samples import (
+    bundle_map,
+    certificate,
+    common,
+    downstream,
+    fingerprint,
+    from_sds,
+    from_server,
+    san,
+    spiffe,
+    trusted,
+    upstream,
 )
 
 RICH_ROUTE = route_config(
@@ -80,18 +96,72 @@ RICH_ASSIGNMENT = assignment(
     locality(endpoint("10.0.0.2"), priority=1),
     policy={"overprovisioning_factor": 100},
 )
+RICH_TLS = common(
+    trusted(
+        match_typed_subject_alt_names=[san(), san("OTHER_NAME", oid="1.2.3", safe_regex={"regex": "a.*"})],
+        verify_certificate_hash=[fingerprint()],
+        max_verify_depth=3,
+    ),
+    tls_certificate_sds_secret_configs=[from_sds("s", **from_server())],
+    alpn_protocols=["h2"],
+    tls_params={"tls_maximum_protocol_version": "TLSv1_3", "cipher_suites": ["x"]},
+)
+SECURE_CLUSTER = {
+    "name": "c",
+    "type": "STATIC",
+    "transport_socket": upstream(RICH_TLS, sni="a"),
+    "transport_socket_matches": [
+        {
+            "name": "m",
+            "match": {"a": "b", "n": 1, "l": [None, {"x": True}]},
+            "transport_socket": upstream(common(spiffe("a"))),
+        },
+        {
+            "name": "b",
+            "transport_socket": upstream(common(spiffe(trust_bundles={"inline_string": bundle_map()}))),
+        },
+    ],
+}
+INBOUND = listener(
+    chain(
+        downstream(common(tls_certificates=[certificate()])),
+        rbac_filter(),
+        filter_chain_match={
+            "server_names": ["*.a"],
+            "source_ports": [1],
+            "prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}],
+        },
+    )
+)
+AUTHORIZED = socket_listener(
+    http_filters=[
+        {
+            "name": "rbac",
+            "typed_config": rbac(
+                {"and_rules": {"rules": [each for each, _ in PERMISSIONS]}},
+                {"or_ids": {"ids": [each for each, _ in PRINCIPALS]}},
+            ),
+        },
+        ROUTER,
+    ]
+)
 SAMPLES = [
     (proto.LISTENER, api_listener(route_config=RICH_ROUTE)),
     (proto.LISTENER, socket_listener(stream_idle_timeout="1s")),
     (proto.ROUTE, RICH_ROUTE),
     (proto.CLUSTER, RICH_CLUSTER),
     (proto.ENDPOINT, RICH_ASSIGNMENT),
+    (proto.CLUSTER, SECURE_CLUSTER),
+    (proto.LISTENER, INBOUND),
+    (proto.LISTENER, AUTHORIZED),
+    (proto.SECRET, {"name": "s", "tls_certificate": certificate()}),
+    (proto.SECRET, {"name": "s", "validation_context": trusted(allow_expired_certificate=True)}),
 ]
 ENCODED = [
     (url, proto.from_dict(proto.full_name(url), value).SerializeToString(deterministic=True))
     for url, value in SAMPLES
 ]
-URLS = [proto.LISTENER, proto.ROUTE, proto.CLUSTER, proto.ENDPOINT]
+URLS = [proto.LISTENER, proto.ROUTE, proto.CLUSTER, proto.ENDPOINT, proto.SECRET]
 
 
 def attempt(type_url: str, data: bytes) -> Decoded | ResourceError:
@@ -242,3 +312,22 @@ def test_a_regular_expression_that_would_hang_a_backtracking_matcher(pattern: st
         assert regex.regex is not None
         regex.regex.fullmatch("a" * 20_000 + "!")
     assert time.process_time() - started < 5  # a backtracking matcher would take for ever
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/proc/self/environ", "/proc/../dev/zero", "", "\0", "/"])
+def test_a_file_that_has_no_end(path: str) -> None:
+    secret = {"name": "s", "validation_context": {"trusted_ca": {"filename": path}}}
+    message = proto.from_dict(proto.full_name(proto.SECRET), secret)
+    error = outcome(proto.SECRET, message.SerializeToString())
+    assert isinstance(error, ResourceError)
+
+
+def test_rules_nested_in_each_other() -> None:
+    rule: dict[str, Any] = {"any": True}
+    for _ in range(40):
+        rule = {"and_rules": {"rules": [rule]}}
+    config = socket_listener(http_filters=[{"name": "rbac", "typed_config": rbac(rule)}, ROUTER])
+    message = proto.from_dict(proto.full_name(proto.LISTENER), config)
+    error = outcome(proto.LISTENER, message.SerializeToString())
+    assert isinstance(error, ResourceError)
+    assert "deep" in error.reason

@@ -18,6 +18,9 @@ __all__ = [
     "runtime_fraction",
 ]
 
+_ILLEGAL = ("/dev/", "/proc/", "/sys/")
+"""As in Envoy: some of what lies there has no end."""
+
 _DENOMINATORS = {0: 100, 1: 10_000, 2: 1_000_000}
 
 
@@ -78,7 +81,10 @@ def data_source(reader: Reader) -> bytes:
 
 def _file(reader: Reader) -> bytes:
     try:
-        return Path(reader.text("filename")).read_bytes()
+        path = Path(reader.text("filename"))
+        if str(path.resolve()).startswith(_ILLEGAL):
+            raise ResourceError(reader.at("filename"), "devices and the kernel's files are not read")
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ResourceError(reader.at("filename"), f"can't be read: {reason}") from None
+        raise ResourceError(reader.at("filename"), f"the file can't be read: {reason}") from None
