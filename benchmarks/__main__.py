@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, footprint, grpc_cases, grpc_run, grpc_world, plan, push, report, runner
+from benchmarks import cases, footprint, grpc_cases, grpc_run, grpc_world, mtls, plan, push, report, runner
+from benchmarks.configuration import mesh_resources
 from benchmarks.plan import Plan
 from benchmarks.samples import Samples
 from benchmarks.world import World, world
@@ -47,7 +48,9 @@ def _throughput_turns(found: list[cases.Case[cases.AsyncFetch]]) -> list[tuple[A
     return turns + [(case, 512) for case in found if case.name.endswith("/meshlib")]
 
 
-def _measure(here: World, started: Any, chosen: list[str], how: Plan, order: random.Random) -> Samples:
+def _measure(
+    here: World, started: dict[str, Any], chosen: list[str], how: Plan, order: random.Random
+) -> Samples:
     """The sections that compare clients, in one process, interleaved."""
     measured = Samples()
     if "sync" in chosen:
@@ -61,7 +64,12 @@ def _measure(here: World, started: Any, chosen: list[str], how: Plan, order: ran
 
 
 async def _measure_async(
-    here: World, started: Any, chosen: list[str], how: Plan, order: random.Random, measured: Samples
+    here: World,
+    started: dict[str, Any],
+    chosen: list[str],
+    how: Plan,
+    order: random.Random,
+    measured: Samples,
 ) -> None:
     async with cases.async_cases(here, started) as found:
         if "async" in chosen:
@@ -95,7 +103,9 @@ def _clients(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(world(own_upstream=arguments.own_upstream))
         result["upstream"] = here.server
-        started = None if arguments.baselines else stack.enter_context(cases.mesh(here))
+        started = {}
+        if not arguments.baselines:
+            started["meshlib"] = stack.enter_context(cases.mesh(mesh_resources(here.upstreams)))
         unpinned = Samples()
         if arguments.pin == "same":
             here.place("same")
@@ -109,9 +119,27 @@ def _clients(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -
                 measured = _measure(here, started, chosen, how, order)
         if "memory" in chosen:
             with _stopwatch("memory"):
-                result["memory"] = footprint.memory(here, with_mesh=started is not None)
+                result["memory"] = footprint.memory(here, with_mesh=bool(started))
     _tell(result, arguments.pin, measured, unpinned, report.COMPARISONS, report.FURTHER)
     print(f"\n{report.table(result.get('memory', []))}")
+
+
+def _mtls(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
+    """Latency with mTLS, and what a handshake costs; with a world of its own."""
+    order = random.Random(arguments.seed)
+    with world(own_upstream=arguments.own_upstream) as here, mtls.meshes(here) as started:
+        unpinned = Samples()
+        if arguments.pin == "same":
+            here.place("same")
+            with _stopwatch("mtls, pinned to one CPU"):
+                measured = mtls.measure(here, started, how, order)
+            here.place("none")
+            with _stopwatch("mtls, unpinned"):
+                unpinned = mtls.measure(here, started, how.part(3), order)
+        else:
+            with _stopwatch("mtls, unpinned"):
+                measured = mtls.measure(here, started, how, order)
+    _tell(result, arguments.pin, measured, unpinned, report.MTLS_COMPARISONS, report.MTLS_FURTHER)
 
 
 def _grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
@@ -172,6 +200,8 @@ def main() -> int:
     print(f"Python {result['python']}, {result['machine']}", flush=True)
     if set(arguments.sections) & {"sync", "async", "throughput", "memory"}:
         _clients(arguments, how, result)
+    if "mtls" in arguments.sections and not arguments.baselines:
+        _mtls(arguments, how, result)
     if "grpc" in arguments.sections:
         _grpc(arguments, how, result)
     if "push" in arguments.sections:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
-from benchmarks.configuration import AUTHORITY, PATH, mesh_resources
+from benchmarks.configuration import AUTHORITY, PATH, Resource
 from benchmarks.world import World
 
 SyncFetch = Callable[[], None]
@@ -49,8 +49,8 @@ class Way:
     envoys: tuple[int, ...] = ()
 
 
-def ways(world: World) -> dict[str, Way]:
-    """The ways that this machine has."""
+def ways(world: World, meshes: Iterable[str] = ()) -> dict[str, Way]:
+    """The ways that this machine has, and those through meshes of these names."""
     found = [Way(name="direct", url=f"http://127.0.0.1:{world.upstreams[0][1]}{PATH}", headers={})]
     hops = (
         ("one_envoy", world.one_hop_port, world.one_hop_pids),
@@ -60,7 +60,7 @@ def ways(world: World) -> dict[str, Way]:
         if port is not None:
             url = f"http://127.0.0.1:{port}{PATH}"
             found.append(Way(name=name, url=url, headers={"host": AUTHORITY}, envoys=pids))
-    found.append(Way(name="meshlib", url=f"http://{AUTHORITY}{PATH}", headers={}))
+    found += [Way(name=name, url=f"http://{AUTHORITY}{PATH}", headers={}) for name in meshes]
     return {way.name: way for way in found}
 
 
@@ -69,11 +69,11 @@ def installed(library: str) -> bool:
 
 
 @contextlib.contextmanager
-def mesh(world: World) -> Iterator[Any]:
-    """A started Mesh with the benchmark's resources."""
+def mesh(resources: Resource) -> Iterator[Any]:
+    """A started Mesh with these resources."""
     import meshlib
 
-    with meshlib.Mesh(config=[mesh_resources(world.upstreams)]) as started:
+    with meshlib.Mesh(config=[resources]) as started:
         started.wait_ready(timeout=15.0)
         yield started
 
@@ -106,17 +106,17 @@ def _aiohttp_fetch(session: Any, way: Way) -> AsyncFetch:
 
 
 @contextlib.contextmanager
-def sync_cases(world: World, started: Any) -> Iterator[list[Case[SyncFetch]]]:
-    """httpx and httpx2, each by every way. `started` is a Mesh, or None to leave meshlib out."""
+def sync_cases(
+    world: World, meshes: Mapping[str, Any], libraries: Sequence[str] = ("httpx", "httpx2")
+) -> Iterator[list[Case[SyncFetch]]]:
+    """These libraries, each by every way. meshes: started ones by the name of their case; none leaves meshlib out."""
     with contextlib.ExitStack() as stack:
         cases = []
-        for library in filter(installed, ("httpx", "httpx2")):
-            for way in ways(world).values():
+        for library in filter(installed, libraries):
+            for way in ways(world, meshes).values():
                 options: dict[str, Any] = {"headers": way.headers, "trust_env": False}
-                if way.name == "meshlib":
-                    if started is None:
-                        continue
-                    options["transport"] = _transport(library, "MeshTransport", started)
+                if way.name in meshes:
+                    options["transport"] = _transport(library, "MeshTransport", meshes[way.name])
                 client = stack.enter_context(importlib.import_module(library).Client(**options))
                 fetch = _sync_fetch(client, way.url)
                 cases.append(Case(name=f"{library}/{way.name}", fetch=fetch, envoys=way.envoys))
@@ -124,28 +124,27 @@ def sync_cases(world: World, started: Any) -> Iterator[list[Case[SyncFetch]]]:
 
 
 @contextlib.asynccontextmanager
-async def async_cases(world: World, started: Any) -> AsyncIterator[list[Case[AsyncFetch]]]:
+async def async_cases(
+    world: World, meshes: Mapping[str, Any], libraries: Sequence[str] = ("httpx", "httpx2", "aiohttp")
+) -> AsyncIterator[list[Case[AsyncFetch]]]:
     """As `sync_cases`, and aiohttp."""
     async with contextlib.AsyncExitStack() as stack:
         cases = []
-        for library in filter(installed, ("httpx", "httpx2")):
-            for way in ways(world).values():
+        for library in filter(installed, [each for each in libraries if each != "aiohttp"]):
+            for way in ways(world, meshes).values():
                 options: dict[str, Any] = {"headers": way.headers, "trust_env": False}
-                if way.name == "meshlib":
-                    if started is None:
-                        continue
-                    options["transport"] = _transport(library, "AsyncMeshTransport", started)
+                if way.name in meshes:
+                    options["transport"] = _transport(library, "AsyncMeshTransport", meshes[way.name])
                 client = await stack.enter_async_context(
                     importlib.import_module(library).AsyncClient(**options)
                 )
                 fetch = _async_fetch(client, way.url)
                 cases.append(Case(name=f"{library}/{way.name}", fetch=fetch, envoys=way.envoys))
-        if installed("aiohttp"):
+        if "aiohttp" in libraries and installed("aiohttp"):
             import aiohttp
 
             session = await stack.enter_async_context(aiohttp.ClientSession())
             for way in ways(world).values():
-                if way.name != "meshlib":
-                    fetch = _aiohttp_fetch(session, way)
-                    cases.append(Case(name=f"aiohttp/{way.name}", fetch=fetch, envoys=way.envoys))
+                fetch = _aiohttp_fetch(session, way)
+                cases.append(Case(name=f"aiohttp/{way.name}", fetch=fetch, envoys=way.envoys))
         yield cases

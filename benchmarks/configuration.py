@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.certificates import Identity
+
 Resource = dict[str, Any]
 
 VIRTUAL_HOSTS = 200
@@ -16,6 +18,7 @@ AUTHORITY = "service-137.bench"
 PATH = "/api/items/17"
 ROUTE_CONFIGURATION = "bench-routes"
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 
 RETRY_POLICY: Resource = {
@@ -105,8 +108,33 @@ def clusters(endpoints: list[tuple[str, int]]) -> list[Resource]:
     ]
 
 
-def mesh_resources(endpoints: list[tuple[str, int]]) -> Resource:
-    """One document of resources, as `Mesh(config=[...])` takes it."""
+def upstream_tls(own: Identity, peer: Identity) -> Resource:
+    """A transport socket: TLS 1.3 with this certificate, to nobody but that peer."""
+    tls = {"@type": _TLS + "UpstreamTlsContext", "common_tls_context": common_tls(own, peer)}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": tls}
+
+
+def common_tls(own: Identity, peer: Identity) -> Resource:
+    """A CommonTlsContext for both sides."""
+    san = {"san_type": "URI", "matcher": {"exact": peer.spiffe_id}}
+    return {
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
+        "tls_certificates": [{
+            "certificate_chain": {"filename": str(own.chain)},
+            "private_key": {"filename": str(own.key)},
+        }],
+        "validation_context": {
+            "trusted_ca": {"filename": str(own.bundle)},
+            "match_typed_subject_alt_names": [san],
+        },
+    }  # fmt: skip
+
+
+def mesh_resources(endpoints: list[tuple[str, int]], **of_clusters: Any) -> Resource:
+    """One document of resources, as `Mesh(config=[...])` takes it. of_clusters: further fields of both clusters."""
     listener = {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": f"{AUTHORITY}:80",
@@ -122,4 +150,5 @@ def mesh_resources(endpoints: list[tuple[str, int]]) -> Resource:
         "virtual_hosts": virtual_hosts(),
     }
     cluster_type = {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster"}
-    return {"resources": [listener, routes, *(cluster_type | cluster for cluster in clusters(endpoints))]}
+    found = [cluster_type | cluster | of_clusters for cluster in clusters(endpoints)]
+    return {"resources": [listener, routes, *found]}

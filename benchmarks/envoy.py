@@ -58,24 +58,6 @@ def bootstrap(path: Path, listeners: list[Resource], clusters: list[Resource], *
     return path
 
 
-def _certificates(own: Identity, peer: Identity) -> Resource:
-    san = {"san_type": "URI", "matcher": {"exact": peer.spiffe_id}}
-    return {
-        "tls_params": {
-            "tls_minimum_protocol_version": "TLSv1_3",
-            "tls_maximum_protocol_version": "TLSv1_3",
-        },
-        "tls_certificates": [{
-            "certificate_chain": {"filename": str(own.chain)},
-            "private_key": {"filename": str(own.key)},
-        }],
-        "validation_context": {
-            "trusted_ca": {"filename": str(own.bundle)},
-            "match_typed_subject_alt_names": [san],
-        },
-    }  # fmt: skip
-
-
 def _routes() -> Resource:
     return {"name": configuration.ROUTE_CONFIGURATION, "virtual_hosts": configuration.virtual_hosts()}
 
@@ -91,8 +73,7 @@ def client_sidecar(
     directory: Path, port: int, server: tuple[str, int], own: Identity, peer: Identity
 ) -> Path:
     """The application's side of two hops: the benchmark's routes and policies, mTLS towards the other sidecar."""
-    tls = {"@type": _TLS + "UpstreamTlsContext", "common_tls_context": _certificates(own, peer)}
-    socket = {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls}}
+    socket = {"transport_socket": configuration.upstream_tls(own, peer)}
     manager = configuration.http_connection_manager(route_config=_routes())
     return bootstrap(
         directory / "client-sidecar.json",
@@ -108,7 +89,7 @@ def server_sidecar(
     tls = {
         "@type": _TLS + "DownstreamTlsContext",
         "require_client_certificate": True,
-        "common_tls_context": _certificates(own, peer),
+        "common_tls_context": configuration.common_tls(own, peer),
     }
     principal = {"authenticated": {"principal_name": {"exact": peer.spiffe_id}}}
     policy = {"permissions": [{"any": True}], "principals": [principal]}

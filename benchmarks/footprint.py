@@ -82,8 +82,8 @@ def memory(world: World, *, with_mesh: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {"case": f"{library}/{way.name}", **_client_memory(library, way, config)}
         for library in filter(installed, ("httpx", "httpx2"))
-        for way in ways(world).values()
-        if way.name == "direct" or (way.name == "meshlib" and with_mesh)
+        for way in ways(world, ["meshlib"] if with_mesh else []).values()
+        if way.name in ("direct", "meshlib")
     ]
     servers = {world.upstream_pid: world.server}
     servers |= dict.fromkeys(world.one_hop_pids, "one_envoy")

@@ -15,6 +15,13 @@ SECTIONS = {
         "push_delay_ms_10000",
         "push_delay_ms_100000",
     ),
+    "mtls": (
+        "mtls_sync_p50_vs_httpx",
+        "mtls_async_p50_vs_httpx",
+        "mtls_sync_p50_vs_two_envoys",
+        "mtls_async_p50_vs_two_envoys",
+        "mtls_handshake_vs_ssl",
+    ),
     "grpc": (
         "grpc_sync_p50_vs_grpcio",
         "grpc_aio_p50_vs_grpcio",

@@ -64,6 +64,20 @@ FURTHER = (
     _comparison("rps64_vs_aiohttp", samples.rps, _64, "async64/aiohttp/direct"),
     _comparison("sync_p50_two_envoys_vs_httpx", samples.p50, "sync/httpx/two_envoys", "sync/httpx/direct"),
 )
+_MTLS_SYNC, _MTLS_ASYNC = "mtls-sync/httpx/meshlib_mtls", "mtls-async/httpx/meshlib_mtls"
+MTLS_COMPARISONS = (
+    _comparison("mtls_sync_p50_vs_httpx", samples.p50, _MTLS_SYNC, "mtls-sync/httpx/direct"),
+    _comparison("mtls_async_p50_vs_httpx", samples.p50, _MTLS_ASYNC, "mtls-async/httpx/direct"),
+    _comparison("mtls_sync_p50_vs_two_envoys", samples.p50, _MTLS_SYNC, "mtls-sync/httpx/two_envoys"),
+    _comparison("mtls_async_p50_vs_two_envoys", samples.p50, _MTLS_ASYNC, "mtls-async/httpx/two_envoys"),
+    _comparison("mtls_handshake_vs_ssl", samples.p50, "handshake/meshlib", "handshake/ssl"),
+)
+MTLS_FURTHER = (
+    _comparison("mtls_sync_cpu_vs_two_envoys", samples.cpu, _MTLS_SYNC, "mtls-sync/httpx/two_envoys"),
+    _comparison("mtls_async_cpu_vs_two_envoys", samples.cpu, _MTLS_ASYNC, "mtls-async/httpx/two_envoys"),
+    _comparison("mtls_sync_p50_vs_plaintext", samples.p50, _MTLS_SYNC, "mtls-sync/httpx/meshlib"),
+    _comparison("mtls_async_p50_vs_plaintext", samples.p50, _MTLS_ASYNC, "mtls-async/httpx/meshlib"),
+)
 GOALS = {
     "sync_p50_vs_httpx": "<= 0.50",
     "async_p50_vs_httpx": "<= 0.30",
@@ -80,6 +94,11 @@ GOALS = {
     "grpc_aio_p50_vs_grpcio": "<= 1.12",
     "grpc_stream_vs_grpcio": ">= 0.97",
     "grpc_rps64_vs_grpcio": ">= 1.0",
+    "mtls_sync_p50_vs_httpx": "<= 0.62",
+    "mtls_async_p50_vs_httpx": "<= 0.36",
+    "mtls_sync_p50_vs_two_envoys": "<= 0.26",
+    "mtls_async_p50_vs_two_envoys": "<= 0.22",
+    "mtls_handshake_vs_ssl": "<= 1.2",
     "import_ms": "< 50",
 }
 

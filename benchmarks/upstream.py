@@ -7,10 +7,15 @@ was called.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import shutil
+import ssl
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.certificates import Identity
 
 BODY = b'{"item": 17, "name": "a small answer", "tags": ["one", "two", "three"], "price": 12.5, "stock": 4}'
 _NGINX_PATHS = ("/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/local/nginx/sbin/nginx")
@@ -20,13 +25,23 @@ def nginx_binary() -> str | None:
     return shutil.which("nginx") or next((path for path in _NGINX_PATHS if Path(path).exists()), None)
 
 
-def nginx_configuration(directory: Path, ports: list[int], everywhere: int) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurePorts:
+    """Ports that speak TLS with this identity, and want to see a certificate."""
+
+    ports: list[int]
+    identity: Identity
+
+
+def nginx_configuration(directory: Path, ports: list[int], everywhere: int, secure: SecurePorts) -> Path:
     """Writes nginx.conf: `ports` on 127.0.0.1, and `everywhere` on each loopback address (others are refused)."""
     temporary = "\n".join(
         f"  {kind}_temp_path {directory}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     listens = "\n".join(f"    listen 127.0.0.1:{port} backlog=4096;" for port in ports)
+    own = secure.identity
+    secure_listens = "\n".join(f"    listen 127.0.0.1:{port} ssl backlog=4096;" for port in secure.ports)
     path = directory / "nginx.conf"
     path.write_text(f"""\
 daemon off;
@@ -47,6 +62,16 @@ http {{
     location / {{ return 200 '{BODY.decode()}'; }}
   }}
   server {{
+{secure_listens}
+    ssl_certificate {own.chain};
+    ssl_certificate_key {own.key};
+    ssl_client_certificate {own.bundle};
+    ssl_verify_client on;
+    ssl_protocols TLSv1.3;
+    ssl_session_tickets off;
+    location / {{ return 200 '{BODY.decode()}'; }}
+  }}
+  server {{
     listen 0.0.0.0:{everywhere} backlog=4096;
     allow 127.0.0.0/8;
     deny all;
@@ -57,13 +82,20 @@ http {{
     return path
 
 
-def argv(directory: Path, ports: list[int], everywhere: int, *, own: bool = False) -> tuple[str, list[str]]:
+def argv(
+    directory: Path, ports: list[int], everywhere: int, secure: SecurePorts, *, own: bool = False
+) -> tuple[str, list[str]]:
     """Name and command of the server; `own` refuses nginx."""
     nginx = None if own else nginx_binary()
     if nginx is None:
-        arguments = [str(port) for port in (everywhere, *ports)]
+        identity = secure.identity
+        arguments = [
+            *("--ports", *map(str, (everywhere, *ports))),
+            *("--secure", *map(str, secure.ports)),
+            *("--identity", str(identity.chain), str(identity.key), str(identity.bundle)),
+        ]
         return "asyncio", [sys.executable, "-m", "benchmarks.upstream", *arguments]
-    configuration = nginx_configuration(directory, ports, everywhere)
+    configuration = nginx_configuration(directory, ports, everywhere, secure)
     return "nginx", [nginx, "-p", str(directory), "-c", str(configuration), "-e", "stderr"]
 
 
@@ -105,13 +137,30 @@ class _Where(_Answers):
         self._answer = _response(transport.get_extra_info("sockname")[0].encode(), "text/plain")
 
 
-async def _serve(everywhere: int, ports: list[int]) -> None:
+async def _serve(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
+    everywhere, *ports = arguments.ports
     await loop.create_server(_Where, "0.0.0.0", everywhere, backlog=4096)
     for port in ports:
         await loop.create_server(_Answers, "127.0.0.1", port, backlog=4096)
+    chain, key, bundle = arguments.identity
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    context.load_verify_locations(bundle)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0
+    for port in arguments.secure:
+        await loop.create_server(_Answers, "127.0.0.1", port, backlog=4096, ssl=context)
     await asyncio.Event().wait()
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ports", type=int, nargs="+", required=True, help="the first one on every address")
+    parser.add_argument("--secure", type=int, nargs="*", default=[], help="ports that speak TLS")
+    parser.add_argument("--identity", nargs=3, metavar=("CHAIN", "KEY", "BUNDLE"), required=True)
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), [int(argument) for argument in sys.argv[2:]]))
+    asyncio.run(_serve(_arguments()))

@@ -54,13 +54,19 @@ def start(supervisor: Supervisor, log: Path, argv: list[str], *ports: int) -> in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Where the servers are. Ports are on 127.0.0.1; `where_port` is on every address of 127.0.0.0/8."""
+    """Where the servers are. Ports are on 127.0.0.1; `where_port` is on every address of 127.0.0.0/8.
+
+    secure_upstreams: the same server over TLS; it is `service`, and wants a certificate like `caller`'s.
+    """
 
     directory: Path
     supervisor: Supervisor
     server: str
     upstream_pid: int
     upstreams: list[tuple[str, int]]
+    secure_upstreams: list[tuple[str, int]]
+    caller: certificates.Identity
+    service: certificates.Identity
     where_port: int
     one_hop_port: int | None
     two_hops_port: int | None
@@ -82,20 +88,22 @@ def world(*, own_upstream: bool = False, envoys: bool = True) -> Iterator[World]
         directory = Path(name)
         ports = [free_port(), free_port()]
         upstreams = [("127.0.0.1", port) for port in ports]
+        secure_ports = [free_port(), free_port()]
         where_port = free_port()
+        identities = certificates.issue(directory, "caller", "service")
+        caller, service = identities["caller"], identities["service"]
 
         def launch(server: str, argv: list[str], *listening: int) -> int:
             return start(supervisor, directory / f"{server}.log", argv, *listening)
 
-        kind, argv = upstream.argv(directory, ports, where_port, own=own_upstream)
-        upstream_pid = launch("upstream", argv, *ports, where_port)
+        secure = upstream.SecurePorts(ports=secure_ports, identity=service)
+        kind, argv = upstream.argv(directory, ports, where_port, secure, own=own_upstream)
+        upstream_pid = launch("upstream", argv, *ports, *secure_ports, where_port)
         one_hop_port = two_hops_port = None
         one_hop_pids: tuple[int, ...] = ()
         two_hops_pids: tuple[int, ...] = ()
         if envoys and envoy.binary() is not None:
             one_hop_port, two_hops_port, between = free_port(), free_port(), free_port()
-            identities = certificates.issue(directory, "caller", "service")
-            caller, service = identities["caller"], identities["service"]
             bootstrap = envoy.one_hop(directory, one_hop_port, upstreams)
             one_hop_pids = (launch("one-hop", envoy.argv(bootstrap), one_hop_port),)
             bootstrap = envoy.server_sidecar(directory, between, upstreams, service, caller)
@@ -110,6 +118,9 @@ def world(*, own_upstream: bool = False, envoys: bool = True) -> Iterator[World]
             server=kind,
             upstream_pid=upstream_pid,
             upstreams=upstreams,
+            secure_upstreams=[("127.0.0.1", port) for port in secure_ports],
+            caller=caller,
+            service=service,
             where_port=where_port,
             one_hop_port=one_hop_port,
             two_hops_port=two_hops_port,
