@@ -15,6 +15,7 @@ from meshlib.engine.events import (
 )
 from meshlib.transport.http.async_connection import AsyncConnection
 from meshlib.transport.http.async_h2 import H2Lane
+from meshlib.transport.http.async_pool import Lane
 from meshlib.transport.http.attempts import CallAttempts
 from meshlib.transport.http.body import AsyncUpload
 from meshlib.transport.http.exchange import (
@@ -25,7 +26,7 @@ from meshlib.transport.http.exchange import (
     encode_fields,
 )
 from meshlib.transport.http.failure import TransportFailure, connect_failure
-from meshlib.transport.http.pools import Lane, PoolSet
+from meshlib.transport.http.pools import PoolSet
 
 __all__ = ["AsyncAttempts"]
 

@@ -21,6 +21,7 @@ from meshlib.engine.events import (
 )
 from meshlib.errors import MeshError
 from meshlib.transport.http.async_attempts import AsyncAttempts
+from meshlib.transport.http.async_pool import Lane
 from meshlib.transport.http.exchange import (
     BEGIN,
     BEGIN_STREAMED,
@@ -36,7 +37,6 @@ from meshlib.transport.http.exchange import (
     decode_headers,
     give_up,
 )
-from meshlib.transport.http.pools import Lane
 
 __all__ = ["AsyncExchange"]
 
