@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 from meshlib.identity.client import ClientSecurity
+from meshlib.identity.contexts import ContextSpec, build
+from meshlib.identity.material import Svid
 from meshlib.identity.server import ServerSecurity
 from meshlib.identity.store import IdentityStore
 from meshlib.resources.matching import StringKind, StringMatch
@@ -21,7 +24,7 @@ from meshlib.resources.tls import (
 )
 from tests.identity.ca import Issued, TestCA
 
-__all__ = ["certificate", "client", "match", "roots", "server", "spiffe"]
+__all__ = ["bare_client", "bare_server", "certificate", "client", "match", "roots", "server", "spiffe"]
 
 
 def certificate(issued: Issued) -> TlsCertificate:
@@ -85,3 +88,24 @@ def server(
     return (store or IdentityStore()).server(
         DownstreamTls(common=common, require_client_certificate=required)
     )
+
+
+def bare_server(issued: Issued, version: TlsVersion) -> ssl.SSLContext:
+    """Shows what it has, and takes anybody."""
+    return build(
+        ContextSpec(
+            server=True, svids=(_svid(issued),), verify=ssl.CERT_NONE, minimum=version, maximum=version
+        )
+    )
+
+
+def bare_client(issued: Issued | None, version: TlsVersion) -> ssl.SSLContext:
+    """The same from the other side."""
+    svids = () if issued is None else (_svid(issued),)
+    return build(
+        ContextSpec(server=False, svids=svids, verify=ssl.CERT_NONE, minimum=version, maximum=version)
+    )
+
+
+def _svid(issued: Issued) -> Svid:
+    return Svid.from_pem(issued.chain, issued.key)

@@ -13,7 +13,7 @@ from meshlib.identity.client import ClientSecurity
 from meshlib.identity.server import ServerSecurity
 from meshlib.resources.tls import CertificateValidation, TlsVersion
 from tests.identity.ca import CA_USAGE, CLIENT, SERVER, Issued, TestCA, make_key, usage
-from tests.identity.configs import client, match, roots, server, spiffe
+from tests.identity.configs import bare_client, bare_server, client, match, roots, server, spiffe
 from tests.identity.tls import Ends, join
 
 SECRET = b"GET /secret HTTP/1.1\r\n\r\n"
@@ -147,19 +147,6 @@ def heard(end: ssl.SSLObject) -> bytes:
         return b""
 
 
-def bare_server(issued: Issued, version: TlsVersion) -> ssl.SSLContext:
-    """Shows what it has, and takes anybody."""
-    context = server(None, CA.issue(GOOD), required=False, version=version).current
-    assert context is not None
-    from meshlib.identity.contexts import ContextSpec, build
-    from meshlib.identity.material import Svid
-
-    svid = Svid.from_pem(issued.chain, issued.key)
-    return build(
-        ContextSpec(server=True, svids=(svid,), verify=ssl.CERT_NONE, minimum=version, maximum=version)
-    )
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("how", VALIDATIONS)
 def test_the_good_one_is_served(how: str, version: TlsVersion) -> None:
@@ -195,16 +182,6 @@ def serve(security: ServerSecurity, context: ssl.SSLContext) -> tuple[Ends, Base
             ends.server.write(ANSWER)
             ends.move()
     return ends, error
-
-
-def bare_client(issued: Issued | None, version: TlsVersion) -> ssl.SSLContext:
-    from meshlib.identity.contexts import ContextSpec, build
-    from meshlib.identity.material import Svid
-
-    svids = () if issued is None else (Svid.from_pem(issued.chain, issued.key),)
-    return build(
-        ContextSpec(server=False, svids=svids, verify=ssl.CERT_NONE, minimum=version, maximum=version)
-    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)

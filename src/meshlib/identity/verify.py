@@ -37,6 +37,9 @@ from meshlib.resources.tls import SanType
 
 __all__ = ["Peer", "Verifier"]
 
+KEPT, KEPT_FOR = 1024, 300.0
+"""How many accepted chains are remembered, and for how many seconds, less when a certificate ends before."""
+
 SHOWN = 512
 """Characters of a peer's names in a message."""
 
@@ -55,8 +58,24 @@ class _Presented:
         return ", ".join(name.text for name in self.names)[:SHOWN]
 
 
+_Question = tuple[tuple[bytes, ...], tuple[bytes, ...], str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """An answer that stays the same from `since` until `until`, seconds since the epoch."""
+
+    peer: Peer
+    since: float
+    until: float
+
+
 class Verifier:
-    """Holds what can be prepared of a Trust. server: we are the server, and the peer is a client."""
+    """Holds what can be prepared of a Trust. server: we are the server, and the peer is a client.
+
+    A peer that was accepted, and shows the very same chain again, is not examined again for a while, unless there are
+    revocation lists. OpenSSL has verified its signatures in this handshake as in every other; another Trust has another Verifier.
+    """
 
     def __init__(self, trust: Trust, *, server: bool, rsa_usage: bool = False) -> None:
         """rsa_usage: the keyUsage of an RSA key must allow signatures (enforce_rsa_key_usage)."""
@@ -73,6 +92,7 @@ class Verifier:
             name: chains.load(bundle.authorities) for name, bundle in (trust.bundles or {}).items()
         }
         self._roots = chains.load(trust.roots or ())
+        self._accepted: dict[_Question, _Accepted] = {}
 
     def check(
         self,
@@ -92,10 +112,27 @@ class Verifier:
         Raises:
             IdentityError: it may not.
         """
+        question = (tuple(chain), tuple(verified), sni, host)
+        known = self._accepted.get(question)
+        if known is not None and known.since <= now < known.until:
+            return known.peer
+        peer, path = self._examine(chain, verified, now, sni, host)
+        if not self.trust.crls:
+            ends = [each.not_valid_after_utc.timestamp() for each in path]
+            if len(self._accepted) >= KEPT:
+                self._accepted.clear()
+            self._accepted[question] = _Accepted(peer, now, min([now + KEPT_FOR, peer.not_after, *ends]))
+        return peer
+
+    def _examine(
+        self, chain: Sequence[bytes], verified: Sequence[bytes], now: float, sni: str, host: str
+    ) -> tuple[Peer, Sequence[x509.Certificate]]:
+        """The peer, and the path that its chain was verified by."""
         if not chain:
             raise refuse("the peer has shown no certificate", "empty cert chain", expected="a certificate")
         trust = self.trust
         presented = self._read(chain)
+        path: Sequence[x509.Certificate] = ()
         if self._rsa_usage:
             _check_rsa_usage(presented.leaf)
         if not trust.accept_untrusted:
@@ -104,7 +141,7 @@ class Verifier:
                 self._check_path(path, now)
             self._check_names(presented, sni, host)
             self._check_pins(presented)
-        return describe(presented.chain, presented.leaf, presented.names)
+        return describe(presented.chain, presented.leaf, presented.names), path
 
     def _read(self, chain: Sequence[bytes]) -> _Presented:
         certificates = chains.load(chain)
