@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AioMeshChannel"]
 
-CREDENTIALS = "Call credentials are only valid on secure channels"
 CLOSED = "Channel is closed."
 _NO_OPTIONS: dict[str, Any] = {}
 
@@ -80,15 +79,18 @@ class Method:
     ) -> Any:
         """Start a call on the running loop.
 
-        Raises grpc.aio.UsageError: the channel is closed, or credentials are given, which plaintext connections don't carry.
-        RuntimeError: no event loop runs. Whatever the serializer raises.
+        credentials: travel over TLS only; awaiting a call that comes to an endpoint in plaintext raises grpc.aio.UsageError.
+
+        Raises grpc.aio.UsageError: the channel is closed. RuntimeError: no event loop runs. Whatever the serializer raises.
         """
-        if credentials is not None:
-            raise grpc.aio.UsageError(CREDENTIALS)
         channel = self.channel
         home = channel.home()
         deadline = deadline_of(timeout, home.monotonic)
-        options = _NO_OPTIONS if compression is None else {"compression": compression}
+        options = _NO_OPTIONS
+        if credentials is not None:
+            options = {"compression": compression, "credentials": credentials}
+        elif compression is not None:
+            options = {"compression": compression}
         request_view = view(channel.target, channel.authority, self.path, metadata, channel.channel_id)
         if self.arity != "unary_unary":
             return self._stream(request, home, request_view, metadata, deadline, wait_for_ready, options)

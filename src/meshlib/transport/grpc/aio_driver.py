@@ -289,8 +289,12 @@ class Driver:
         metadata = self.metadata if start is None else outgoing_metadata(start, self.metadata)
         try:
             inner = self._begin(attempt, metadata)
-        except grpc.aio.UsageError as error:  # the inner channel has been closed under us
+        except grpc.aio.UsageError as error:
             self.detach(attempt)
+            if lane.tunnel is None and "credentials" in self.options:  # plaintext does not carry them
+                self._break(error)
+                return None
+            # the inner channel has been closed under us
             return Failed(attempt.number, FailureKind.CONNECT_FAILED, False, str(error))
         except (grpc.aio.BaseError, TypeError) as error:  # C-core does not take the application's metadata
             self.detach(attempt)

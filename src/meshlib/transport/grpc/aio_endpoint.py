@@ -26,7 +26,7 @@ from meshlib.transport.grpc.target import inner_options, target_of, tunnel_to, w
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.aio_home import Home
-    from meshlib.transport.grpc.tunnel import TunnelFailure
+    from meshlib.transport.grpc.tunnel import Tunnel, TunnelFailure
 
 __all__ = ["READY", "InnerChannel", "Lane", "Opened"]
 
@@ -39,9 +39,11 @@ Opened = Callable[[FailureKind | None, str], None]
 
 
 class Lane:
-    """A channel of grpc.aio, and its multicallables, which take and give bytes."""
+    """A channel of grpc.aio, and its multicallables, which take and give bytes. tunnel: None in plaintext."""
 
     __slots__ = ("_multicallables", "channel")
+
+    tunnel: Tunnel | None = None
 
     def __init__(
         self,

@@ -1,0 +1,161 @@
+"""A trust domain with a client and servers in it, and what a configuration says about them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tests.identity.ca import Issued, TestCA
+from tests.transport.grpc.support import Backend
+
+__all__ = ["CLIENT", "OTHER", "SERVER", "SecureBackend", "World", "terminator"]
+
+SERVER = "spiffe://td.example/ns/a/sa/srv"
+CLIENT = "spiffe://td.example/ns/a/sa/cli"
+OTHER = "spiffe://td.example/ns/a/sa/other"
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+
+
+class World:
+    def __init__(self) -> None:
+        self.ca = TestCA("td.example")
+        self.server = self.ca.issue(SERVER)
+        self.client = self.ca.issue(CLIENT)
+
+    def socket(
+        self,
+        san: str = SERVER,
+        *,
+        own: Issued | None = None,
+        shows: bool = True,
+        ca: TestCA | None = None,
+        maximum: str = "TLSv1_3",
+        **context: Any,
+    ) -> dict[str, Any]:
+        """A transport socket that expects this name and shows the client's certificate."""
+        common: dict[str, Any] = {
+            "tls_params": {"tls_maximum_protocol_version": maximum},
+            "validation_context": {
+                "trusted_ca": {"inline_string": (ca or self.ca).pem.decode()},
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": san}}],
+            },
+        }
+        own = own or self.client
+        if shows:
+            common["tls_certificates"] = [
+                {
+                    "certificate_chain": {"inline_string": own.chain.decode()},
+                    "private_key": {"inline_string": own.key.decode()},
+                }
+            ]
+        typed = {"@type": _TLS, "common_tls_context": common, **context}
+        return {"name": "envoy.transport_sockets.tls", "typed_config": typed}
+
+    def cluster(self, san: str = SERVER, **options: Any) -> dict[str, Any]:
+        """Fields of a Cluster."""
+        return {"transport_socket": self.socket(san, **options)}
+
+    def credentials(self, *, require: bool = True) -> grpc.ServerCredentials:
+        pair = (self.server.key, self.server.chain)
+        return grpc.ssl_server_credentials([pair], self.ca.pem if require else None, require)
+
+    def context(
+        self,
+        *,
+        alpn: Sequence[str] = ("h2",),
+        require: bool = True,
+        maximum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        issued: Issued | None = None,
+    ) -> ssl.SSLContext:
+        """For servers that are no gRPC servers."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        shown = issued or self.server
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "pem")
+            path.write_bytes(shown.key + shown.chain)
+            made.load_cert_chain(path)
+        made.maximum_version = maximum
+        made.load_verify_locations(cadata=self.ca.pem.decode())
+        made.verify_mode = ssl.CERT_REQUIRED if require else ssl.CERT_NONE
+        if alpn:
+            made.set_alpn_protocols(list(alpn))
+        return made
+
+    @contextlib.contextmanager
+    def backend(self, *, require: bool = True, port: int = 0) -> Iterator[SecureBackend]:
+        """A started server; `echo` returns the request, `who` the SPIFFE id of the caller."""
+        server = SecureBackend(self.credentials(require=require))
+        server.unary("echo", lambda request, context: request)
+        server.unary("who", _who)
+        server.start(port)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+class SecureBackend(Backend):
+    def __init__(self, credentials: grpc.ServerCredentials) -> None:
+        super().__init__()
+        self._credentials = credentials
+
+    def start(self, port: int = 0) -> None:
+        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        self.server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
+        self.server.add_generic_rpc_handlers((self,))
+        self.port = self.server.add_secure_port(f"127.0.0.1:{port}", self._credentials)
+        self.server.start()
+
+
+def _who(_request: bytes, context: grpc.ServicerContext) -> bytes:
+    names = context.auth_context().get("x509_subject_alternative_name", ())
+    return b",".join(names)
+
+
+@contextlib.contextmanager
+def terminator(context: ssl.SSLContext, port: int) -> Iterator[int]:
+    """The port of a server that speaks TLS, and passes what it decrypts on to `port`."""
+    ready: futures.Future[int] = futures.Future()
+    stop = asyncio.Event()
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(OSError):
+            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+            await writer.wait_closed()
+
+    async def run() -> None:
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+        ready.set_result(server.sockets[0].getsockname()[1])
+        await stop.wait()
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), name="terminator")
+    thread.start()
+    try:
+        yield ready.result(timeout=10)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
