@@ -649,7 +649,7 @@ def test_rotation_while_many_threads_shake_hands(ca: TestCA) -> None:
 
     def shake() -> None:
         last = 0
-        while not stop.is_set():
+        while not stop.wait(0.0005):
             handshake = held.handshake(alpn=("h2",))
             if handshake.epoch < last:
                 wrong.append("an epoch went back")
@@ -658,10 +658,12 @@ def test_rotation_while_many_threads_shake_hands(ca: TestCA) -> None:
     threads = [threading.Thread(target=shake) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for number in range(1, 21):
-        store.apply(snapshot(certificate_secret("own", issued[number % 5])))
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for number in range(1, 21):
+            store.apply(snapshot(certificate_secret("own", issued[number % 5])))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert wrong == []
     assert held.epoch == 21

@@ -7,7 +7,6 @@ import ipaddress
 import math
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from meshlib.errors import IdentityError
 from meshlib.identity.contexts import ContextCache, ContextSpec
@@ -18,9 +17,6 @@ from meshlib.identity.resolve import Materials, Memo, Resolved, resolve
 from meshlib.identity.verify import Verifier
 from meshlib.resources.tls import UpstreamTls
 from meshlib.routing.authority import without_port
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["ClientHandshake", "ClientSecurity"]
 
@@ -169,9 +165,8 @@ class ClientSecurity:
             curves=common.curves,
             alpn=common.alpn,
         )
-        asked_for: Mapping[tuple[str, ...], object] = (
-            {common.alpn: None} if before is None else before.contexts
-        )
+        # A copy: a call may ask for another list meanwhile.
+        asked_for = (common.alpn,) if before is None else tuple(before.contexts)
         return _Ready(
             resolved=resolved,
             spec=spec,
