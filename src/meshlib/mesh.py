@@ -283,6 +283,7 @@ class Mesh:
         from meshlib.xds.client import AdsClient
 
         self.engine.listener_name = bootstrap.listener_name
+        self.engine.server_listener_name = bootstrap.server_listener_name
         source = AdsClient(
             bootstrap,
             decode=decode_any,

@@ -190,3 +190,21 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         load(environ={"GRPC_XDS_BOOTSTRAP_CONFIG": "[]"})
     with pytest.raises(ConfigError, match="not JSON"):
         load(environ={"GRPC_XDS_BOOTSTRAP_CONFIG": "[" * 100_000})
+
+
+def test_names_of_the_listeners_of_servers() -> None:
+    assert parse(boot()).server_listener_name("0.0.0.0:8443") == "0.0.0.0:8443"
+    found = parse(boot(server_listener_resource_name_template="grpc/server?address=%s"))
+    assert found.server_listener_name("0.0.0.0:8443") == "grpc/server?address=0.0.0.0:8443"
+    found = parse(boot(server_listener_resource_name_template="xdstp://a/%s"))
+    assert found.server_listener_name("[::]:80") == "xdstp://a/%5B::%5D:80"
+
+
+def test_sds_servers_by_the_names_of_their_clusters() -> None:
+    agent = {"server_uri": "unix:/agent.sock", "channel_creds": [{"type": "insecure"}]}
+    found = parse(boot(sds_clusters={"sds-grpc": agent})).sds_clusters
+    assert found["sds-grpc"].server_uri == "unix:/agent.sock"
+    with pytest.raises(
+        ConfigError, match=r"sds_clusters\.x: server_uri: is missing|sds_clusters\.x\.server_uri"
+    ):
+        parse(boot(sds_clusters={"x": {}}))

@@ -58,9 +58,9 @@ class Engine:
 
     envoy_headers: do what Envoy does to headers by itself. trust_request_headers: obey the application's x-envoy-* headers.
     config_timeout: seconds that a call waits for configuration. random: seeded in tests. listener_name: from the `host:port` of
-    a request to the name of its Listener. defer: runs a
-    task on the publishing thread a little later, so that calls have the interpreter right after a push; None: at once. starting:
-    called before the source is started.
+    a request to the name of its Listener; server_listener_name: the same from the `ip:port` of a server. defer: runs a task on
+    the publishing thread a little later, so that calls have the interpreter right after a push; None: at once. starting: called
+    before the source is started.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Engine:
         self.config_timeout = config_timeout
         self.closed = False
         self.listener_name: Callable[[str], str] = str
+        self.server_listener_name: Callable[[str], str] = str
         self.source: ConfigSource | None = None
         self.defer: Callable[[Callable[[], None]], None] | None = None
         self.starting: Callable[[], None] | None = None

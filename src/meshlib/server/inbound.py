@@ -69,7 +69,8 @@ class Inbound:
     """See the module's text.
 
     mesh: gives the identity, the Listener, and the registry of counters; None: plaintext, or TLS that somebody else ends.
-    listener: the name of a Listener; TLS, RBAC, x-forwarded-for and x-forwarded-client-cert are as it says. rbac: rules of one's
+    listener: the address that the Listener is for, which the bootstrap's `server_listener_resource_name_template` makes a name
+    of (without one, it is the name); TLS, RBAC, x-forwarded-for and x-forwarded-client-cert are as it says. rbac: rules of one's
     own instead: the filter's configuration as a file, a dictionary or a dataclass. mode: STRICT, PERMISSIVE or DISABLE; without
     it what the listener has filter chains for, else STRICT. tls: what is shown and asked for; None for the workload's identity
     and a certificate of a domain that it trusts. trusted: whose x-forwarded-client-cert is believed. forward_client_cert,
@@ -107,6 +108,8 @@ class Inbound:
             raise ConfigError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
         self._mesh = mesh
         self._name = listener
+        if listener is not None and mesh is not None:
+            self._name = mesh.engine.server_listener_name(listener)
         self._mode = mode
         self._tls = tls
         self._trusted = trusted or xfcc.TrustedPeers()
@@ -122,7 +125,7 @@ class Inbound:
         self._lock = threading.Lock()
         if listener is not None:
             assert mesh is not None
-            mesh.engine.source.want_listener(listener)
+            mesh.engine.source.want_listener(self._name)
 
     # --- TLS ---------------------------------------------------------------------------------------------------------
 

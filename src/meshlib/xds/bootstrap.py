@@ -109,11 +109,11 @@ class Bootstrap:
             target = quote(target, safe="/-._~!$&'()*+,;=:@")
         return self.listener_template.replace("%s", target)
 
-    def server_listener_name(self, address: str) -> str | None:
-        """The name of the Listener of a server on this address (`ip:port`); None without a template (gRFC A36, A47)."""
+    def server_listener_name(self, address: str) -> str:
+        """The name of the Listener of a server on this address (`ip:port`); the address itself without a template (gRFC A36)."""
         template = self.server_listener_template
         if not template:
-            return None
+            return address
         if template.startswith("xdstp:"):
             address = quote(address, safe="/-._~!$&'()*+,;=:@")
         return template.replace("%s", address)
