@@ -279,7 +279,11 @@ class ServerContext(ssl.SSLContext):
         made.server = self
         made.do_handshake_on_connect = do_handshake_on_connect  # of the sockets that a listening one accepts
         if do_handshake_on_connect and made._connected:
-            made.do_handshake()
+            try:
+                made.do_handshake()
+            except BaseException:
+                made.close()
+                raise
         return made
 
     def verified(self, tls: InboundObject | InboundSocket) -> Connection:
