@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint conformance bench format clean
+.PHONY: help demo test lint conformance bench peers format clean
 
 help:
 	@echo "make demo         a whole mesh on this machine: canary, crash, ejection, lost control plane (about 40 s)"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint         the static checks alone"
 	@echo "make conformance  the same cases through a real Envoy and through meshlib"
 	@echo "make bench        the benchmark: one interleaved run, ratios to httpx, aiohttp and Envoy"
+	@echo "make peers        build SPIRE where Go is, and test against it (about ten minutes the first time)"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make clean        remove environments and caches"
 
@@ -33,6 +34,11 @@ conformance:
 bench:
 	@$(PYTHON) -m scripts.env --for dev
 	@$(RUN) -m benchmarks --json benchmarks/results.json
+
+peers:
+	@$(PYTHON) -m scripts.env --for dev
+	@$(RUN) -m scripts.peers
+	@$(RUN) -m pytest tests/interop
 
 format:
 	@$(PYTHON) -m scripts.env --for dev

@@ -161,7 +161,7 @@ def test_an_unknown_name_ends_a_state_of_the_world_stream(identities: Identities
     stream = sds.SotwStream()
     stream.receive(proto.message(f"{DISCOVERY}DiscoveryRequest")(resource_names=["default", "b", "a"]))
     with pytest.raises(
-        sds.UnknownSecret, match=r"workload is not authorized for the requested identities \['a', 'b'\]"
+        sds.UnknownSecret, match=r"workload is not authorized for the requested identities \[\"a\" \"b\"\]"
     ):
         stream.due(identities.view(None))
 

@@ -227,7 +227,7 @@ def test_secrets_are_fetched(server: CaServer) -> None:
 def test_what_an_sds_client_may_not_have(server: CaServer) -> None:
     unknown = (
         grpc.StatusCode.INVALID_ARGUMENT,
-        "workload is not authorized for the requested identities ['spiffe://example.org/admin']",
+        'workload is not authorized for the requested identities ["spiffe://example.org/admin"]',
     )
     with Client(server.addresses[0]) as client:
         assert refused(lambda: client.fetch("default", "spiffe://example.org/admin")) == unknown

@@ -53,7 +53,8 @@ class UnknownSecret(LookupError):
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(sorted(names))
-        super().__init__(f"workload is not authorized for the requested identities {list(self.names)}")
+        quoted = " ".join(f'"{name}"' for name in self.names)
+        super().__init__(f"workload is not authorized for the requested identities [{quoted}]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
