@@ -273,3 +273,23 @@ def test_as_a_process(meshlib: Meshlib, folder: Path) -> None:
     assert json.loads(done.stdout)["status"] == 418
     done = meshlib("explain", folder / "nothing", "http://reviews/")
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_cluster_with_tls(folder: Path, tmp_path: Path) -> None:
+    """Nobody connects, so no certificate is needed."""
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    secret = {"name": "cert", "sds_config": {"ads": {}}}
+    cluster = {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": "secure",
+        "type": "STATIC",
+        "transport_socket": {
+            "name": "tls",
+            "typed_config": {
+                "@type": kind,
+                "common_tls_context": {"tls_certificate_sds_secret_configs": [secret]},
+            },
+        },
+    }
+    (tmp_path / "secure.json").write_text(json.dumps({"resources": [cluster]}))
+    assert answer(folder, tmp_path / "secure.json", "http://reviews/")["listener"] == "reviews:80"

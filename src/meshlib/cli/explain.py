@@ -21,6 +21,7 @@ from meshlib.resources.files import DECODED, FileConfig
 from meshlib.runtime.clock import SystemClock
 from meshlib.snapshot import from_resources
 from meshlib.state import StateStore
+from meshlib.state.way import Handshake
 from meshlib.stats import Registry
 
 __all__ = ["explain"]
@@ -83,13 +84,25 @@ def explain(
             random.seed(seed)
 
 
+class _NoHandshakes:
+    """TLS of clusters that nobody connects to."""
+
+    epoch = 1
+
+    def handshake(self, *, authority: str, hostname: str, alpn: tuple[str, ...]) -> Handshake:
+        raise NotImplementedError
+
+
+_NO_HANDSHAKES = _NoHandshakes()
+
+
 def _program(loaded: FileConfig, random: Random) -> Program:
     decoded = [
         decode(resource.type_url, resource.message)
         for resource in loaded.resources
         if resource.type_url in DECODED
     ]
-    compiler = Compiler(StateStore(Registry()), random)
+    compiler = Compiler(StateStore(Registry()), random, secure=lambda tls: _NO_HANDSHAKES)
     return compiler.compile(from_resources(decoded), compiler.empty())
 
 
