@@ -275,7 +275,7 @@ def test_as_a_process(meshlib: Meshlib, folder: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_a_cluster_with_tls(folder: Path, tmp_path: Path) -> None:
+def test_a_cluster_with_tls(folder: Path) -> None:
     """Nobody connects, so no certificate is needed."""
     kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
     secret = {"name": "cert", "sds_config": {"ads": {}}}
@@ -291,5 +291,5 @@ def test_a_cluster_with_tls(folder: Path, tmp_path: Path) -> None:
             },
         },
     }
-    (tmp_path / "secure.json").write_text(json.dumps({"resources": [cluster]}))
-    assert answer(folder, tmp_path / "secure.json", "http://reviews/")["listener"] == "reviews:80"
+    (folder / "secure.json").write_text(json.dumps({"resources": [cluster]}))
+    assert answer(folder, "http://reviews/")["listener"] == "reviews:80"
