@@ -379,10 +379,13 @@ def test_an_expired_certificate_is_never_shown(ca: TestCA) -> None:
     assert held.handshake().epoch == 2
 
 
-def test_a_server_with_an_expired_certificate_fails_closed(ca: TestCA) -> None:
+def test_a_server_whose_own_identity_has_expired_fails_closed(ca: TestCA) -> None:
     clock = FakeClock(epoch=SystemClock().time())
-    store = IdentityStore(clock=clock)
-    secured = server(roots(ca), ca.issue(SRV, lifetime=60), store=store)
+    source = Source()
+    store = IdentityStore(source, clock=clock)
+    secured = store.server()
+    store.start()
+    source.give(update(ca.issue(SRV, lifetime=60), ca))
     caller = client(None, ca.issue(CLI)).handshake()
     assert join(caller.context, secured.context).done
     assert len(secured.pem()) == 3

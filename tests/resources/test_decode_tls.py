@@ -81,8 +81,8 @@ def test_an_empty_context() -> None:
 def test_names() -> None:
     found = tls_of(common(trusted()), sni="a.example", auto_host_sni=True, auto_sni_san_validation=True)
     assert (found.sni, found.auto_host_sni, found.auto_sni_san_validation) == ("a.example", True, True)
-    assert not found.enforce_rsa_key_usage
-    assert tls_of(enforce_rsa_key_usage=True).enforce_rsa_key_usage
+    assert found.enforce_rsa_key_usage
+    assert not tls_of(enforce_rsa_key_usage=False).enforce_rsa_key_usage
 
 
 def test_parameters() -> None:

@@ -61,7 +61,10 @@ class ClientHandshake:
 
         tls: the object of the handshake, from which the certificate at fault is known.
         """
-        return transport_failure(error, () if tls is None else presented_chain(tls), self._ready.life.now())
+        ready = self._ready
+        if tls is not None and isinstance(error, ssl.SSLCertVerificationError):
+            error = ready.verifier.explain(error, presented_chain(tls), ready.life.now())
+        return transport_failure(error, None if tls is None else presented_chain(tls), self._ready.life.now())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

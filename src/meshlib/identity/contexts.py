@@ -36,7 +36,7 @@ NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME, which `ssl` does not name."""
 
 _CURVES = {"X25519": "X25519", "P-256": "prime256v1", "P-384": "secp384r1", "P-521": "secp521r1"}
-_COMMON_CURVE = "P-256"
+_COMMON = frozenset(("X25519", "P-256"))
 
 _VERSIONS = {TlsVersion.TLSv1_2: ssl.TLSVersion.TLSv1_2, TlsVersion.TLSv1_3: ssl.TLSVersion.TLSv1_3}
 
@@ -191,13 +191,18 @@ def _set_ciphers(context: ssl.SSLContext, spec: ContextSpec) -> None:
         context.set_ciphers(":".join([*names, SECURITY_LEVEL]))
     except ssl.SSLError:
         raise IdentityError(f"none of these cipher suites is known: {', '.join(names)}") from None
-    if spec.curves:
-        # `ssl` takes one curve; the one that everybody has is the best choice among several.
-        name = _COMMON_CURVE if _COMMON_CURVE in spec.curves else spec.curves[0]
-        try:
-            context.set_ecdh_curve(_CURVES[name])
-        except (KeyError, ValueError, ssl.SSLError):
-            raise IdentityError(f"the curve {name} is not known") from None
+    _set_curves(context, spec.curves)
+
+
+def _set_curves(context: ssl.SSLContext, curves: tuple[str, ...]) -> None:
+    """`ssl` takes one curve. Of several, OpenSSL's own list stands in where none in it is weaker than the weakest of them."""
+    unknown = [name for name in curves if name not in _CURVES]
+    if unknown:
+        raise IdentityError(
+            f"the curve {unknown[0]} is not known", expected=", ".join(_CURVES), got=unknown[0]
+        )
+    if curves and (len(curves) == 1 or not _COMMON.intersection(curves)):
+        context.set_ecdh_curve(_CURVES[curves[0]])
 
 
 def _set_trust(context: ssl.SSLContext, spec: ContextSpec) -> None:

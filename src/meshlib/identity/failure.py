@@ -68,6 +68,8 @@ _REASONS = {
     "DECODE_ERROR": 137,
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": 139,
     "DIGEST_CHECK_FAILED": 142,
+    "HANDSHAKE_FAILURE_ON_CLIENT_HELLO": 154,
+    "KEY_USAGE_BIT_INCORRECT": 302,
     "ENCRYPTED_LENGTH_TOO_LONG": 146,
     "HTTPS_PROXY_REQUEST": 155,
     "HTTP_REQUEST": 156,
@@ -112,18 +114,23 @@ _AT_THE_END = frozenset((2, 19, 20))
 _NOT_YET, _EXPIRED = 9, 10
 
 
-def transport_failure(error: BaseException, chain: Sequence[bytes] = (), now: float | None = None) -> str:
+def transport_failure(
+    error: BaseException, chain: Sequence[bytes] | None = None, now: float | None = None
+) -> str:
     """Envoy's text for what a handshake, or the first read after it, ended with; empty where Envoy gives none.
 
-    chain: what the peer sent, DER, leaf first, and now, seconds since the epoch: they tell which certificate is at fault.
+    chain: what the peer sent, DER, leaf first, empty when it had sent none yet, None when that is not known; now, seconds since
+    the epoch. They tell which certificate is at fault.
     Envoy gives no text for a connection that just ends, and the system's words for an OSError are the transport's own matter.
     """
     if isinstance(error, IdentityError):
         if error.reason.startswith("verify cert failed"):
             return _text(VERIFY_FAILED, f"CERTIFICATE_VERIFY_FAILED:{error.reason}")
+        if error.reason in _REASONS:
+            return _text(_REASONS[error.reason], error.reason)
         return f"TLS_error:{_underscored(' ' + (error.reason or error.message))}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        depth = _depth(error.verify_code, chain, now)
+        depth = _depth(error.verify_code, chain or (), now)
         words = _VERIFY_WORDS.get(error.verify_code, error.verify_message)
         return _text(
             VERIFY_FAILED,
@@ -135,6 +142,9 @@ def transport_failure(error: BaseException, chain: Sequence[bytes] = (), now: fl
     if isinstance(error, ssl.SSLError):
         reason = getattr(error, "reason", None) or ""  # there only when OpenSSL has made the error
         name = _RENAMED.get(reason, reason)
+        if name == "SSLV3_ALERT_HANDSHAKE_FAILURE" and chain == ():
+            # BoringSSL says so when the alert is the first thing that it hears.
+            return _joined(name, "HANDSHAKE_FAILURE_ON_CLIENT_HELLO")
         if name in _REASONS:
             return _text(_REASONS[name], name)
         return f"TLS_error:_{_underscored(name or 'unknown')}"
@@ -142,8 +152,15 @@ def transport_failure(error: BaseException, chain: Sequence[bytes] = (), now: fl
 
 
 def _text(reason: int, words: str) -> str:
-    number = SSL_LIBRARY + reason
-    return f"TLS_error:|{number}:SSL_routines:OPENSSL_internal:{_underscored(words)}:TLS_error_end"
+    return f"TLS_error:{_one(reason, words)}:TLS_error_end"
+
+
+def _joined(*names: str) -> str:
+    return f"TLS_error:{''.join(_one(_REASONS[name], name) for name in names)}:TLS_error_end"
+
+
+def _one(reason: int, words: str) -> str:
+    return f"|{SSL_LIBRARY + reason}:SSL_routines:OPENSSL_internal:{_underscored(words)}"
 
 
 def _underscored(words: str) -> str:

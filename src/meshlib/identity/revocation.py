@@ -14,6 +14,9 @@ from meshlib.identity.refusal import refuse_chain
 
 __all__ = ["RevocationList", "check_revocation", "crls_from_pem"]
 
+CHECK_FAILED = "certificate revocation check against provided CRLs failed: "
+"""What Envoy puts before the words for a certificate that is on a list."""
+
 _BEGIN, _END = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 _KNOWN = frozenset((x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid))
 
@@ -94,7 +97,10 @@ def _check_one(
             problem = "unhandled critical CRL extension"
         elif crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
             raise refuse_chain(
-                "certificate revoked", depth, "a certificate that is not revoked", _title(certificate)
+                f"{CHECK_FAILED}certificate revoked",
+                depth,
+                "a certificate that is not revoked",
+                _title(certificate),
             )
         else:
             return

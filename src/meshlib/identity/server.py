@@ -13,6 +13,7 @@ from meshlib.identity.material import to_pem
 from meshlib.identity.peer import Peer, presented_chain, verified_chain
 from meshlib.identity.resolve import Materials, Memo, Resolved, resolve, resolve_default
 from meshlib.identity.source import IdentityUpdate
+from meshlib.identity.trust import Trust
 from meshlib.identity.verify import Verifier
 from meshlib.resources.tls import DownstreamTls
 
@@ -70,7 +71,11 @@ class ServerSecurity:
 
     @property
     def current(self) -> ssl.SSLContext | None:
-        """The context for a handshake that begins now; None when there is nothing to show: the handshake has to fail."""
+        """The context for a handshake that begins now; None when there is nothing to show: the handshake has to fail.
+
+        A certificate that is over is still shown when a configuration names it, as Envoy does: it is the caller who refuses it.
+        The workload's own identity is not.
+        """
         self._start()
         ready = self._ready
         if ready is None:
@@ -79,7 +84,8 @@ class ServerSecurity:
             ready.life.check()
         except IdentityError as error:
             self._problem = error
-            return None
+            if self.tls is None:
+                return None
         return ready.context
 
     def verify(self, tls: ssl.SSLObject | ssl.SSLSocket) -> Peer | None:
@@ -114,8 +120,12 @@ class ServerSecurity:
 
     @property
     def requires_certificate(self) -> bool:
-        """A caller without a certificate is refused."""
-        return self._verify_mode() is ssl.CERT_REQUIRED
+        """A caller without a certificate is refused.
+
+        As in Envoy not only by require_client_certificate: the SPIFFE validator, matchers for names and pins do it, too.
+        """
+        ready = self._ready
+        return self._verify_mode(None if ready is None else ready.resolved.trust) is ssl.CERT_REQUIRED
 
     def _check(self, chain: Sequence[bytes], verified: Sequence[bytes]) -> Peer | None:
         ready = self._ready
@@ -152,13 +162,14 @@ class ServerSecurity:
 
     def _prepare(self, resolved: Resolved, before: _Ready | None) -> _Ready:
         trust = resolved.trust
-        mode = self._verify_mode()
+        mode = self._verify_mode(trust)
         if mode is not ssl.CERT_NONE and (trust.accept_untrusted or not trust.verifies_chain):
             raise IdentityError(
                 "a server can't ask for certificates that it does not verify: give a trusted CA"
             )
         spec = dataclasses.replace(
             self._spec(),
+            verify=mode,
             svids=resolved.svids,
             roots=trust.anchors,
             system_roots=trust.system_roots,
@@ -172,12 +183,15 @@ class ServerSecurity:
             context=self._cache.get(spec),
         )
 
-    def _verify_mode(self) -> ssl.VerifyMode:
+    def _verify_mode(self, trust: Trust | None = None) -> ssl.VerifyMode:
+        """trust: None while it is not known."""
         if self.tls is None or self.tls.require_client_certificate:
             return ssl.CERT_REQUIRED
         common = self.tls.common
         if common.validation is None and common.validation_secret is None:
             return ssl.CERT_NONE
+        if trust is not None and trust.wants_certificate:
+            return ssl.CERT_REQUIRED
         return ssl.CERT_OPTIONAL
 
     def _spec(self) -> ContextSpec:

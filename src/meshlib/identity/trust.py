@@ -45,6 +45,13 @@ class Trust:
         return self.bundles.authorities() if self.bundles is not None else self.roots or ()
 
     @property
+    def wants_certificate(self) -> bool:
+        """There is more to look at than the chain of a certificate that may be there."""
+        return bool(
+            self.bundles is not None or self.match_sans or self.certificate_hashes or self.certificate_spkis
+        )
+
+    @property
     def wants_one_uri(self) -> bool:
         """SPIFFE's rules for the names apply: the peer is known by a URI."""
         return self.bundles is not None or any(_by_uri(match) for match in self.match_sans)

@@ -16,6 +16,7 @@ Every refusal is an IdentityError with Envoy's words for it.
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -142,6 +143,18 @@ class Verifier:
             self._check_names(presented, sni, host)
             self._check_pins(presented)
         return describe(presented.chain, presented.leaf, presented.names), path
+
+    def explain(
+        self, error: ssl.SSLCertVerificationError, chain: Sequence[bytes], now: float
+    ) -> ssl.SSLCertVerificationError | IdentityError:
+        """Why a chain that OpenSSL has refused would have been refused here, where SPIFFE's rules say more than it can."""
+        if self.trust.bundles is None or not chain:
+            return error
+        try:
+            self.check(chain, (), now)
+        except IdentityError as refused:
+            return refused
+        return error
 
     def _read(self, chain: Sequence[bytes]) -> _Presented:
         certificates = chains.load(chain)

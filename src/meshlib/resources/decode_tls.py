@@ -52,7 +52,7 @@ def decode_upstream_tls(reader: Reader) -> UpstreamTls:
         sni=sni,
         auto_host_sni=reader.flag("auto_host_sni"),
         auto_sni_san_validation=matches_sni,
-        enforce_rsa_key_usage=bool(reader.boxed("enforce_rsa_key_usage")),
+        enforce_rsa_key_usage=reader.boxed("enforce_rsa_key_usage") is not False,
     )
 
 

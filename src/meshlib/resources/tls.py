@@ -231,7 +231,7 @@ class UpstreamTls:
     without it or when it is empty the authority, in both cases without a port.
     auto_sni_san_validation: the certificate must hold the SNI that was sent as a DNS name, instead of match_sans.
     auto_san_validation: one of the certificate's names must be the name of the request, instead of match_sans.
-    enforce_rsa_key_usage: the keyUsage of an RSA certificate must allow what TLS uses it for.
+    enforce_rsa_key_usage: the keyUsage of an RSA certificate must allow what TLS uses it for; Envoy's default, too.
     """
 
     common: CommonTls = CommonTls()
@@ -241,7 +241,7 @@ class UpstreamTls:
     auto_sni: bool = False
     auto_san_validation: bool = False
     override_auto_sni_header: str = ""
-    enforce_rsa_key_usage: bool = False
+    enforce_rsa_key_usage: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
