@@ -15,7 +15,7 @@ from meshlib.identity.refusal import refuse_chain
 __all__ = ["RevocationList", "check_revocation", "crls_from_pem"]
 
 CHECK_FAILED = "certificate revocation check against provided CRLs failed: "
-"""What Envoy puts before the words for a certificate that is on a list."""
+"""What Envoy puts before OpenSSL's words."""
 
 _BEGIN, _END = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 _KNOWN = frozenset((x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid))
@@ -84,7 +84,7 @@ def _check_one(
 ) -> None:
     candidates = [item.parsed for item in crls if item.parsed.issuer == certificate.issuer]
     if not candidates:
-        raise refuse_chain("unable to get certificate CRL", depth, "a CRL of its issuer", _title(certificate))
+        raise _refuse("unable to get certificate CRL", depth, "a CRL of its issuer", _title(certificate))
     problem = "CRL signature failure"
     for crl in candidates:
         if not _signed_by(crl, issuer):
@@ -96,15 +96,19 @@ def _check_one(
         elif any(extension.critical and extension.oid not in _KNOWN for extension in crl.extensions):
             problem = "unhandled critical CRL extension"
         elif crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
-            raise refuse_chain(
-                f"{CHECK_FAILED}certificate revoked",
+            raise _refuse(
+                "certificate revoked",
                 depth,
                 "a certificate that is not revoked",
                 _title(certificate),
             )
         else:
             return
-    raise refuse_chain(problem, depth, "a valid CRL of its issuer", _title(certificate))
+    raise _refuse(problem, depth, "a valid CRL of its issuer", _title(certificate))
+
+
+def _refuse(problem: str, depth: int, expected: str, got: str) -> IdentityError:
+    return refuse_chain(CHECK_FAILED + problem, depth, expected, got)
 
 
 def _signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
