@@ -13,6 +13,7 @@ from cryptography import x509
 from meshlib.errors import IdentityError
 from meshlib.identity.names import Name, values
 from meshlib.identity.spiffe import SpiffeId
+from meshlib.identity.subject import one_line
 from meshlib.resources.tls import SanType
 
 __all__ = ["Peer", "describe", "presented_chain", "verified_chain"]
@@ -45,8 +46,8 @@ def describe(chain: Sequence[bytes], leaf: x509.Certificate, names: Sequence[Nam
         spiffe_id=_spiffe_id(uris),
         uri_sans=uris,
         dns_sans=values(names, SanType.DNS),
-        subject=leaf.subject.rfc4514_string(),
-        issuer=leaf.issuer.rfc4514_string(),
+        subject=one_line(leaf.subject),
+        issuer=one_line(leaf.issuer),
         serial=f"{leaf.serial_number:x}",
         not_after=leaf.not_valid_after_utc.timestamp(),
         certificate_der=chain[0],
