@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from meshlib.resources.decode_endpoint import (
 from meshlib.resources.endpoint import OUT, ClusterLoadAssignment, Endpoint, Health, Locality
 from meshlib.resources.endpoint_address import identity, ip_text
 from meshlib.resources.endpoint_wire import BAD, keys_of
+from meshlib.resources.metadata import NO_METADATA, SocketMetadata
 from meshlib.resources.reader import Reading
 from tests.resources.building import assignment, decode_assignment, decoded, endpoint, locality, refused
 
@@ -401,3 +403,40 @@ def test_an_endpoint_in_two_pieces_is_refused() -> None:
 def test_a_message_and_its_bytes_decode_alike() -> None:
     message = proto.from_dict(ASSIGNMENT, assignment(locality(endpoint(), endpoint("::1"))))
     assert decode(proto.ENDPOINT, message) == decode_any(proto.ENDPOINT, message.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [("/run/x.sock", "/run/x.sock"), ("@name", "@name"), ("x.sock", str(Path.cwd() / "x.sock"))],
+)
+def test_unix_sockets(path: str, address: str) -> None:
+    pipe = {"endpoint": {"address": {"pipe": {"path": path}}, "hostname": "h"}}
+    found = decoded(proto.ENDPOINT, assignment(locality(pipe, endpoint())))
+    assert found.unsupported == ()
+    first, second = decode_assignment(assignment(locality(pipe, endpoint()))).localities[0].endpoints
+    assert (first.address, first.port, first.key, first.hostname) == (address, 0, address, "h")
+    assert second.key == "127.0.0.1:80"
+
+
+def test_metadata_for_the_choice_of_a_transport_socket() -> None:
+    def labels(**fields: Any) -> dict[str, Any]:
+        return {
+            "metadata": {"filter_metadata": {"envoy.transport_socket_match": fields, "other": {"a": "b"}}}
+        }
+
+    found = decode_assignment(
+        assignment(
+            locality(endpoint("10.0.0.1", **labels(mode="tls")), endpoint("10.0.0.2"), **labels(zone="z")),
+            locality(endpoint("10.0.0.3", **labels(mode="tls", n=1)), endpoint("10.0.0.4")),
+            locality(endpoint("10.0.0.5")),
+        )
+    )
+    near, plain = found.localities[0].endpoints
+    assert near.transport_socket_metadata == {"mode": "tls"}
+    assert isinstance(near.transport_socket_metadata, SocketMetadata)
+    assert near.transport_socket_metadata.locality == {"zone": "z"}
+    assert isinstance(plain.transport_socket_metadata, SocketMetadata)
+    assert not plain.transport_socket_metadata
+    assert found.localities[1].endpoints[0].transport_socket_metadata == {"mode": "tls", "n": 1.0}
+    assert found.localities[1].endpoints[1].transport_socket_metadata is NO_METADATA
+    assert [place.has_metadata for place in found.localities] == [True, True, False]

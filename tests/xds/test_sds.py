@@ -250,7 +250,8 @@ BY_CLUSTER = ServerSource(cluster="sds", metadata=(("k", "v"),))
 @pytest.mark.parametrize(
     ("endpoints", "target"),
     [
-        ([Endpoint("unix:/run/x.sock", 0)], "unix:/run/x.sock"),
+        ([Endpoint("/run/x.sock", 0)], "unix:/run/x.sock"),
+        ([Endpoint("@x", 0)], "unix-abstract:x"),
         ([Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 81)], "ipv4:10.0.0.1:80,10.0.0.2:81"),
         ([Endpoint("::1", 80)], "ipv6:[::1]:80"),
     ],

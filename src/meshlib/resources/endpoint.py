@@ -33,8 +33,8 @@ OUT = frozenset((Health.UNHEALTHY, Health.DRAINING))
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. address is an IP address (a hostname only in the load assignment of a DNS cluster; `unix:` and a path for a
-    Unix socket, with port 0); weight >= 1.
+    """One endpoint. address is an IP address (a hostname only in the load assignment of a DNS cluster; the path for a Unix
+    socket, with port 0, `@` and a name for an abstract one); weight >= 1.
 
     hostname: for auto_host_rewrite; empty when not given. hash_key: what the policies that balance by hash know it by
     (metadata `envoy.lb`, key `hash_key`); empty when not given. transport_socket_metadata: what `tls.select_tls` looks at, that
@@ -52,7 +52,7 @@ class Endpoint:
     @property
     def key(self) -> str:
         """`ip:port` (`[ip]:port` for IPv6), the identity of the endpoint within its cluster."""
-        if not self.port and self.address.startswith("unix:"):
+        if not self.port and self.address.startswith(("/", "@")):
             return self.address
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+from pathlib import Path
 from typing import Any
 
 from meshlib.errors import ResourceError
@@ -19,7 +20,7 @@ _SOCKET_APPLIED = frozenset({"address", "port_value"})
 
 
 def read_address(item: bytes, *, hostnames: bool) -> tuple[str, int, str]:
-    """Address, port and hostname of an LbEndpoint; `unix:` with a path, and port 0, for a pipe.
+    """Address, port and hostname of an LbEndpoint; the path, and port 0, for a pipe.
 
     hostnames: the address may be a name to resolve; otherwise it must be an IP address. Raises ResourceError.
     """
@@ -31,7 +32,7 @@ def read_address(item: bytes, *, hostnames: bool) -> tuple[str, int, str]:
         raise ResourceError("endpoint.address", "must be given")
     kind = endpoint.address.WhichOneof("address")
     if kind == "pipe" and not hostnames:
-        return f"unix:{_pipe(endpoint.address.pipe.path)}", 0, str(endpoint.hostname)
+        return _pipe(endpoint.address.pipe.path), 0, str(endpoint.hostname)
     if kind != "socket_address":
         raise ResourceError("endpoint.address", f"a {kind} can't be called" if kind else "must be given")
     place = "endpoint.address.socket_address"
@@ -55,19 +56,19 @@ def read_address(item: bytes, *, hostnames: bool) -> tuple[str, int, str]:
 
 
 def _pipe(path: str) -> str:
+    """The path of a Unix socket, from the root; `@` and a name for one of Linux's abstract ones."""
+    if not path.startswith("@"):
+        path = str(Path(path).absolute())
     if len(path.encode("utf-8", "surrogatepass")) > LONGEST_PIPE:
         raise ResourceError("endpoint.address.pipe.path", f"is longer than {LONGEST_PIPE} bytes")
     return path
 
 
 def unapplied(item: bytes) -> list[str]:
-    """The fields of the endpoint that are set and not applied, as paths within the LbEndpoint.
-
-    A Unix socket is among them: it can be the place of an SDS server, but calls do not go there.
-    """
+    """The fields of the endpoint that are set and not applied, as paths within the LbEndpoint."""
     endpoint = parse(item).endpoint
     if endpoint.address.WhichOneof("address") == "pipe":
-        return ["endpoint.address.pipe"]
+        return ["endpoint.address.pipe.mode"] if endpoint.address.pipe.mode else []
     fields = [f"endpoint.{name}" for name in _names(endpoint) if name not in _APPLIED]
     address = endpoint.address.socket_address
     fields += [f"endpoint.address.socket_address.{n}" for n in _names(address) if n not in _SOCKET_APPLIED]

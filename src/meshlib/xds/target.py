@@ -63,11 +63,14 @@ def _addresses(cluster: Cluster, snapshot: Snapshot) -> str:
     )
     if not found:
         raise TargetError(f"cluster {cluster.name!r} has no endpoint")
-    if found[0].address.startswith("unix"):
-        return found[0].address
+    first = found[0].address
+    if first.startswith("@"):
+        return f"unix-abstract:{first[1:]}"
+    if first.startswith("/"):
+        return f"unix:{first}"
     if cluster.discovery is DiscoveryType.STRICT_DNS:
         found = found[:1]
-    kind = "ipv6" if ":" in found[0].address else "ipv4"
+    kind = "ipv6" if ":" in first else "ipv4"
     return f"{kind}:" + ",".join(each.key for each in found if (":" in each.address) == (kind == "ipv6"))
 
 

@@ -21,6 +21,7 @@ from typing import Protocol
 from meshlib.engine.events import FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.transport.http.address import socket_address
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.message import OutgoingRequest, Response
@@ -68,7 +69,7 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         self.opened = False
         self._connecting: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
-        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+        family, _ = socket_address(endpoint)
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
     def connect(self, limit: float, authority: str) -> None:
@@ -101,8 +102,9 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
     async def _open(self, authority: str) -> None:
         """Raises OSError, TransportFailure."""
         sock = self._socket
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await self.loop.sock_connect(sock, (self.endpoint.address, self.endpoint.port))
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await self.loop.sock_connect(sock, socket_address(self.endpoint)[1])
         await self.loop.create_connection(lambda: self, sock=sock)
 
     def _give_up(self) -> None:

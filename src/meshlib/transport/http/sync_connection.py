@@ -22,6 +22,7 @@ from typing import Protocol
 
 from meshlib.resources.cluster import Cluster
 from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.transport.http.address import socket_address
 from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.message import OutgoingRequest
@@ -101,15 +102,16 @@ class SyncConnection(PooledConnection):
         self._pending: memoryview | None = None
         self._source: BodySource | None = None
         self._broken = False
-        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+        family, _ = socket_address(endpoint)
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._poller = select.poll()
         self.connecting = True
 
     def connect(self) -> None:
         """Begin to connect. Raises TransportFailure when that is refused at once."""
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        code = self._socket.connect_ex((self.endpoint.address, self.endpoint.port))
+        if self._socket.family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = self._socket.connect_ex(socket_address(self.endpoint)[1])
         if code not in (0, errno.EINPROGRESS):
             raise connect_failure(OSError(code, os.strerror(code)))
         self._poller.register(self._socket, select.POLLIN)
