@@ -11,9 +11,11 @@ nobody watches idle channels.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 import grpc
 import grpc.aio
@@ -99,6 +101,7 @@ class InnerChannel(Lane):
     """
 
     __slots__ = (
+        "__weakref__",
         "_counted",
         "_joined",
         "_max_calls",
@@ -126,6 +129,8 @@ class InnerChannel(Lane):
             owner.compression,
             None if tunnel is None else within_the_process(),
         )
+        if tunnel is not None:
+            tunnel.on_expiry = WeakMethod(self.expired)
         self.get_state = self.channel.get_state
         self._state: ClusterState = start.state
         self._permits: Permits = start.permits
@@ -231,6 +236,11 @@ class InnerChannel(Lane):
     @property
     def _broken(self) -> TunnelFailure | None:
         return None if self.tunnel is None else self.tunnel.failure
+
+    def expired(self) -> None:
+        """The certificate that its connection was opened with is over. From any thread."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self._owner.loop.call_soon_threadsafe(self.wear_out)
 
     @property
     def refused(self) -> BaseException | None:

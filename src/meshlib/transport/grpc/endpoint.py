@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 import grpc
 
@@ -282,6 +283,10 @@ class InnerChannel:
         else:
             self._close()
 
+    def expired(self) -> None:
+        """The certificate that its connection was opened with is over. On a thread that must not wait."""
+        timers().later(0.0, partial(self.owner.wear_out, self))
+
     def _close(self) -> None:
         self.channel.close()
         if self.tunnel is not None:
@@ -429,6 +434,7 @@ class EndpointChannels:
             self, endpoint, start.cluster, start.state, authority, channel, self._monotonic, way, tunnel
         )
         if tunnel is not None:  # its first attempt to connect is its only one
+            tunnel.on_expiry = WeakMethod(inner.expired)
             inner.connect_by = self._monotonic() + start.cluster.connect_timeout
         if authority == self._authority:
             self._by_endpoint[endpoint] = inner

@@ -6,7 +6,7 @@ hands and has the peer verified; only then are the two joined (`Pump`), and C-co
 wrong closes the door: C-core sees a connection that could not be opened, and `failure` says why.
 
 A tunnel is for one connection. When that is over, the inner channel is of no use, and the next call makes a new one with the
-certificate and the trust of that moment.
+certificate and the trust of that moment. It takes no new calls once the certificate that it was opened with is over.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ import os
 import socket
 import ssl
 import threading
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from meshlib.errors import IdentityError
 from meshlib.policy.failure import FailureKind
+from meshlib.runtime.clock import SystemClock
 from meshlib.state import EndpointState, Handshake, Security
 from meshlib.transport.grpc.timers import Alarm
 from meshlib.transport.grpc.tunnel_door import Door
@@ -55,7 +59,8 @@ class TunnelFailure:
 class Tunnel:
     """One connection to be opened to an endpoint. authority: of its calls; it may be needed for the SNI.
 
-    target: for C-core. failure: None as long as the connection opens or is open. Attributes may be read on any thread.
+    target: for C-core. failure: None as long as the connection opens or is open. on_expiry: what is to be called, on a thread
+    that must not wait, when our own certificate is over. Attributes may be read on any thread.
     """
 
     __slots__ = (
@@ -63,6 +68,7 @@ class Tunnel:
         "_authority",
         "_door",
         "_endpoint",
+        "_expiry",
         "_handshake",
         "_incoming",
         "_joined",
@@ -76,6 +82,7 @@ class Tunnel:
         "_verified",
         "begun",
         "failure",
+        "on_expiry",
         "target",
     )
 
@@ -86,7 +93,9 @@ class Tunnel:
         self.failure: TunnelFailure | None = None
         self.begun = False
         self._lock = threading.Lock()
+        self.on_expiry: weakref.WeakMethod[Callable[[], None]] | None = None
         self._alarm: Alarm | None = None
+        self._expiry: Alarm | None = None
         self._handshake: Handshake | None = None
         self._local: socket.socket | None = None
         self._remote: socket.socket | None = None
@@ -280,12 +289,28 @@ class Tunnel:
             unsent=self._unsent,
         )
         self._local = self._remote = self._tls = None
-        pumping_loop().submit(pump.start)
+        pumping_loop().submit(partial(self._run, pump))
+
+    # --- on the thread that moves bytes -----------------------------------------------------------------------------
+
+    def _run(self, pump: Pump) -> None:
+        assert self._handshake is not None
+        left = self._handshake.not_after - SystemClock.time()
+        if left < inf:
+            self._expiry = pumping_loop().later(max(left, 0.0), self._expire)
+        pump.start()
+
+    def _expire(self) -> None:
+        expired = None if self.on_expiry is None else self.on_expiry()
+        if expired is not None:
+            expired()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _ended(self, error: BaseException | None) -> None:
         """On the thread that moves bytes: the connection is over."""
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self.failure is None:
             self.failure = TunnelFailure(
                 kind=FailureKind.TERMINATED,

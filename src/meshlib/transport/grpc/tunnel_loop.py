@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ __all__ = ["BUFFER", "GONE", "IN", "OUT", "Loop", "opening_loop", "pumping_loop"
 
 LINGER = 1.0
 """Seconds."""
+
+MANY = 256
+"""From so many alarms on, those that were cancelled are looked for in the middle of the heap too."""
 
 BUFFER = 256 * 1024
 """Bytes that a thread reads at once. What a peer does not take of them waits, one such piece for each direction at most."""
@@ -52,7 +55,7 @@ class Poller(Protocol):
     def register(self, fd: int, eventmask: int = ..., /) -> None: ...
     def modify(self, fd: int, eventmask: int, /) -> None: ...
     def unregister(self, fd: int, /) -> None: ...
-    def poll(self, timeout: float | None = ..., /) -> Iterable[tuple[int, int]]: ...
+    def poll(self, timeout: float | None = ..., /) -> list[tuple[int, int]]: ...
     def close(self) -> None: ...
 
 
@@ -74,16 +77,16 @@ class PortablePoller:
         if fd in self._selector.get_map():
             self._selector.unregister(fd)
 
-    def poll(self, timeout: float | None = None, /) -> Iterable[tuple[int, int]]:
+    def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         found = self._selector.select(None if timeout is None or timeout < 0 else timeout)
-        for key, events in found:
-            yield (
-                key.fd,
-                (IN if events & selectors.EVENT_READ else 0) | (OUT if events & selectors.EVENT_WRITE else 0),
-            )
+        return [(key.fd, _events(ready)) for key, ready in found]
 
     def close(self) -> None:
         self._selector.close()
+
+
+def _events(ready: int) -> int:
+    return (IN if ready & selectors.EVENT_READ else 0) | (OUT if ready & selectors.EVENT_WRITE else 0)
 
 
 def _portable(mask: int) -> int:
@@ -103,15 +106,19 @@ class Loop:
         fork.register(self)
 
     def _clear(self) -> None:
+        self._running = threading.Lock()
+        self._paused = False
         self._lock = threading.Lock()
         self._tasks: deque[Task] = deque()
         self._handlers: dict[int, Handler] = {}
         self._broken: dict[int, Broken] = {}
         self._alarms: list[tuple[float, int, Alarm]] = []
+        self._crowded = MANY
         self._numbers = itertools.count()
         self._poller: Poller | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._asleep = True
+        self._thread: threading.Thread | None = None
         self.sockets: set[socket.socket] = set()
 
     # --- from any thread -------------------------------------------------------------------------------------------
@@ -135,9 +142,9 @@ class Loop:
         self._poller.register(ours.fileno(), IN)
         self._handlers[ours.fileno()] = self._awake
         self._asleep = True
-        thread = threading.Thread(target=self._run, args=(self._poller,), name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._poller,), name=self.name, daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError:  # the interpreter shuts down: nobody waits for a connection any more
             self._stop()
 
@@ -171,29 +178,37 @@ class Loop:
     def later(self, delay: float, task: Task) -> Alarm:
         """Run the task after `delay` seconds, unless the alarm is cancelled."""
         alarm = Alarm(SystemClock.monotonic() + delay, task)
+        if len(self._alarms) >= self._crowded:
+            alive = [entry for entry in self._alarms if entry[2].task is not None]
+            self._alarms[:] = alive
+            heapq.heapify(self._alarms)
+            self._crowded = max(MANY, 2 * len(alive))
         heapq.heappush(self._alarms, (alarm.when, next(self._numbers), alarm))
         return alarm
 
     def _run(self, poller: Poller) -> None:
-        poll, handlers = poller.poll, self._handlers
+        poll, handlers, running = poller.poll, self._handlers, self._running
+        limit, resting = 0.0, False
         while True:
-            limit = self._limit()
-            if limit is None:
-                return
             found = poll(limit)
-            for fd, mask in found:
-                handler = handlers.get(fd)
-                if handler is None:  # closed a moment ago
-                    continue
-                try:
-                    handler(mask)
-                except Exception as error:
-                    if not sys.is_finalizing():
-                        logger.exception("a TLS connection of a gRPC channel broke")
-                    self._tell(fd, error)
+            with running:
+                for fd, mask in found:
+                    handler = handlers.get(fd)
+                    if handler is None:  # closed a moment ago
+                        continue
+                    try:
+                        handler(mask)
+                    except Exception as error:
+                        if not sys.is_finalizing():
+                            logger.exception("a TLS connection of a gRPC channel broke")
+                        self._tell(fd, error)
+                if resting and not found and self._quit():
+                    return
+                limit = self._limit()
+                resting = not self._alarms and len(handlers) <= 1
 
-    def _limit(self) -> float | None:
-        """How long to sleep, after what is due now; None when the thread is to end."""
+    def _limit(self) -> float:
+        """How long to sleep, after what is due now."""
         alarms = self._alarms
         while alarms:
             left = alarms[0][0] - SystemClock.monotonic()
@@ -203,22 +218,15 @@ class Loop:
             heapq.heappop(alarms)
             if task is not None:
                 self._do(task)
-        if len(self._handlers) > 1:
-            return -1
-        return self._rest()
+        return -1 if len(self._handlers) > 1 else LINGER
 
-    def _rest(self) -> float | None:
-        """Nothing is watched. Wait a while for something to do; `None` after that."""
-        due = SystemClock.monotonic() + LINGER
-        while (left := due - SystemClock.monotonic()) > 0:
-            assert self._poller is not None
-            if any(True for _ in self._poller.poll(left)):
-                return 0
+    def _quit(self) -> bool:
+        """Nothing was watched for a while: whether the thread is to end."""
         with self._lock:
             if self._tasks:
-                return 0
+                return False
             self._stop()
-        return None
+            return True
 
     def _stop(self) -> None:
         """The caller holds the lock. The next task starts another thread."""
@@ -257,10 +265,14 @@ class Loop:
     # --- around a fork ---------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Nothing to pause: the child takes nothing over."""
+        """Wait until the thread sleeps: a lock of OpenSSL that it holds would be held in the child for ever."""
+        if self._poller is not None and self._thread is not threading.current_thread():
+            self._paused = self._running.acquire(timeout=fork.PATIENCE)
 
     def after_fork_in_parent(self) -> None:
-        """Nothing was paused."""
+        if self._paused:
+            self._paused = False
+            self._running.release()
 
     def after_fork_in_child(self) -> None:
         """The thread is not here. Close what is this process's of the parent's sockets, which the parent does not notice."""

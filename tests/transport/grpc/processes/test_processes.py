@@ -20,6 +20,7 @@ import pytest
 from meshlib.controlplane import ControlPlane
 from meshlib.testing import serve, service
 from tests.transport.grpc.processes.client import HOST, MODES
+from tests.transport.grpc.secure.world import World
 
 ROOT = Path(__file__).resolve().parents[4]
 LIMIT = 45.0
@@ -36,9 +37,10 @@ def say_twice(request: bytes, context: Any) -> Iterator[bytes]:
     yield request
 
 
-@pytest.fixture
-def control_plane() -> Iterator[ControlPlane]:
+@pytest.fixture(params=["plaintext", "tls"])
+def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """It serves a mesh with one service, which echoes."""
+    world = World() if request.param == "tls" else None
     handlers = {
         "Say": grpc.unary_unary_rpc_method_handler(say),
         "SayTwice": grpc.unary_stream_rpc_method_handler(say_twice),
@@ -46,9 +48,16 @@ def control_plane() -> Iterator[ControlPlane]:
     with ThreadPoolExecutor(8) as executor:
         server = grpc.server(executor)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tests.Echo", handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
+        if world is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = server.add_secure_port("127.0.0.1:0", world.credentials())
         server.start()
-        with serve(service("echo", f"127.0.0.1:{port}", listener=HOST)) as made:
+        document = service("echo", f"127.0.0.1:{port}", listener=HOST)
+        if world is not None:
+            cluster = next(each for each in document["resources"] if each["@type"].endswith(".Cluster"))
+            cluster.update(world.cluster())
+        with serve(document) as made:
             yield made
         server.stop(None).wait()
 
