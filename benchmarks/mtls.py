@@ -1,6 +1,7 @@
 """The mTLS section: httpx with meshlib over mTLS, beside meshlib and httpx in plaintext and httpx behind two Envoys.
 
-The last two cases open a connection for each call: what `ssl` alone needs for that, and what a call of the mesh needs.
+The last two cases are about one connection: opened, one request, closed; once with nothing but `socket` and `ssl`, once as
+meshlib's blocking transport does it: with the check of the peer's identity, without httpx and routing, which come before.
 """
 
 from __future__ import annotations
@@ -16,19 +17,17 @@ from typing import Any
 from benchmarks import cases, runner
 from benchmarks.cases import Case, SyncFetch, Unexpected
 from benchmarks.certificates import Identity
-from benchmarks.configuration import AUTHORITY, PATH, Resource, mesh_resources, upstream_tls
+from benchmarks.configuration import AUTHORITY, PATH, mesh_resources, upstream_tls
 from benchmarks.plan import Plan
 from benchmarks.samples import Samples
 from benchmarks.world import World
 
-_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _REQUEST = f"GET {PATH} HTTP/1.1\r\nhost: {AUTHORITY}\r\n\r\n".encode()
-_HANDSHAKES = "handshakes"
 
 
 @contextlib.contextmanager
 def meshes(world: World) -> Iterator[dict[str, Any]]:
-    """In plaintext, with mTLS, and with mTLS and a connection for each call."""
+    """In plaintext, and with mTLS."""
     tls = {"transport_socket": upstream_tls(world.caller, world.service)}
     with contextlib.ExitStack() as stack:
         yield {
@@ -36,39 +35,27 @@ def meshes(world: World) -> Iterator[dict[str, Any]]:
             for name, resources in (
                 ("meshlib", mesh_resources(world.upstreams)),
                 ("meshlib_mtls", mesh_resources(world.secure_upstreams, **tls)),
-                (_HANDSHAKES, mesh_resources(world.secure_upstreams, **tls, **_one_call())),
             )
         }
 
 
-def _one_call() -> Resource:
-    """Fields of a cluster whose connections serve one call each."""
-    options = {
-        "@type": f"type.googleapis.com/{_OPTIONS}",
-        "common_http_protocol_options": {"max_requests_per_connection": 1},
-        "explicit_http_config": {"http_protocol_options": {}},
-    }
-    return {"typed_extension_protocol_options": {_OPTIONS: options}}
-
-
 def measure(world: World, started: dict[str, Any], how: Plan, order: random.Random) -> Samples:
     """All blocking cases take turns, then all of asyncio, then the handshakes."""
-    running = {name: mesh for name, mesh in started.items() if name != _HANDSHAKES}
     measured = Samples()
     upstream = world.upstream_pid
 
     def take(found: Samples) -> None:
         measured.by_case |= {f"mtls-{name}": values for name, values in found.by_case.items()}
 
-    with cases.sync_cases(world, running, ["httpx"]) as clients:
+    with cases.sync_cases(world, started, ["httpx"]) as clients:
         take(runner.run_sync(clients, upstream, rounds=how.rounds, calls=how.calls, order=order))
 
     async def run() -> Samples:
-        async with cases.async_cases(world, running, ["httpx"]) as turns:
+        async with cases.async_cases(world, started, ["httpx"]) as turns:
             return await runner.run_async(turns, upstream, rounds=how.rounds, calls=how.calls, order=order)
 
     take(asyncio.run(run()))
-    with _handshakes(world, started[_HANDSHAKES]) as turns:
+    with _handshakes(world, started["meshlib_mtls"]) as turns:
         calls = max(2, how.calls // 10)
         samples = runner.run_sync(turns, upstream, rounds=how.rounds, calls=calls, order=order)
         measured.by_case |= {name.removeprefix("sync/"): values for name, values in samples.by_case.items()}
@@ -77,22 +64,44 @@ def measure(world: World, started: dict[str, Any], how: Plan, order: random.Rand
 
 @contextlib.contextmanager
 def _handshakes(world: World, mesh: Any) -> Iterator[list[Case[SyncFetch]]]:
-    import httpx
+    from meshlib.state import Waiter
+    from meshlib.transport.http.h1 import H1Codec
+    from meshlib.transport.http.message import OutgoingRequest
+    from meshlib.transport.http.pool import Pool
+    from meshlib.transport.http.secure_sync import SecureSyncConnection
 
-    import meshlib.httpx
+    program = mesh.engine.program.clusters["v1"]
+    state, permits = program.state, program.state.default
+    endpoint = program.balancer.pick(mesh.clock.monotonic(), None)
+    request = OutgoingRequest(b"GET", PATH.encode(), AUTHORITY.encode(), [])
+    pool = Pool(mesh.clock)
 
-    with httpx.Client(transport=meshlib.httpx.MeshTransport(mesh), trust_env=False) as client:
-        url = f"http://{AUTHORITY}{PATH}"
+    def as_the_mesh_does() -> None:
+        state.admit(endpoint, permits, Waiter(_nobody))
+        state.end_pending(permits)
+        way = endpoint.way
+        connection = SecureSyncConnection(
+            pool, endpoint, program.cluster, state, permits, way, H1Codec(), endpoint, AUTHORITY
+        )
+        connection.connect()
+        while connection.connecting:
+            connection.advance(5.0)
+        connection.round_trip(request, 5.0)
+        while not connection.codec.response.complete:
+            connection.advance(5.0)
+        if connection.codec.response.status != 200:
+            raise Unexpected("as the mesh does")
+        connection.close()
 
-        def through_the_mesh() -> None:
-            if client.get(url).status_code != 200:
-                raise Unexpected("through the mesh")
+    bare = _bare(world.secure_upstreams[0], _context(world.caller))
+    yield [
+        Case(name="handshake/ssl", fetch=bare, envoys=()),
+        Case(name="handshake/meshlib", fetch=as_the_mesh_does, envoys=()),
+    ]
 
-        bare = _bare(world.secure_upstreams[0], _context(world.caller))
-        yield [
-            Case(name="handshake/ssl", fetch=bare, envoys=()),
-            Case(name="handshake/meshlib", fetch=through_the_mesh, envoys=()),
-        ]
+
+def _nobody() -> None:
+    """Nobody waits."""
 
 
 def _context(own: Identity) -> ssl.SSLContext:

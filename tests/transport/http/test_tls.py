@@ -212,7 +212,7 @@ def test_nothing_to_show(driver: Driver, world: World) -> None:
 
 def test_a_refused_certificate_is_retried_only_by_reset(driver: Driver, world: World) -> None:
     """TLS 1.3: the request has left when the alert comes, so it is no `connect-failure`."""
-    retry = {"num_retries": 1, "back_off": BackOff(base_interval=0.001)}
+    retry: dict[str, Any] = {"num_retries": 1, "back_off": BackOff(base_interval=0.001)}
     tls = world.tls(shows=False, maximum=TlsVersion.TLSv1_3)
     tried = []
     with world.serve() as server:

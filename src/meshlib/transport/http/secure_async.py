@@ -83,8 +83,9 @@ class _Secure(AsyncSocket):
             raw.write(session.take())
             self._shaking_failed(failure)
             return False
-        raw.write(session.take())
-        if over and shaken is not None:
+        if not over:
+            raw.write(session.take())
+        elif shaken is not None:  # what is left to say (TLS 1.3) goes out together with the request
             self._shaken = None
             if not shaken.done():
                 shaken.set_result(None)
@@ -101,14 +102,15 @@ class _Secure(AsyncSocket):
         session, raw = self._session, self._raw
         assert session is not None
         assert raw is not None
-        if self._shaken is not None:
+        shaking = self._shaken is not None
+        if shaking:
             if not self._shake(data):
                 return
             data = b""  # something may have come together with the end of the handshake
         plain = session.open(data)
         if plain:
             super().data_received(plain)
-        if session.pending:
+        if session.pending and not shaking:
             raw.write(session.take())
         if session.over:
             raw.abort()

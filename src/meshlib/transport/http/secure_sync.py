@@ -63,8 +63,9 @@ class SecureSyncConnection(SyncConnection):
             with suppress(OSError):
                 self._socket.send(session.take(), DONTWAIT)
             raise
-        self._queue(session.take())
-        if over:
+        if not over:
+            self._queue(session.take())
+        else:  # what is left to say (TLS 1.3) goes out together with the request
             self._shaking = False
             self.expires = self.pool.moment(session.not_after)
             self.codec = TlsCodec(self.codec, session)
