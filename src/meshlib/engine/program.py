@@ -88,7 +88,8 @@ class Program:
 class Compiler:
     """Makes Programs. Used by one thread at a time.
 
-    secure: makes of a TLS configuration what connections use; None: none may come.
+    secure: makes of a TLS configuration what connections use; None: none may come. names_secrets: the workload's own identity
+    may stand for a secret that the configuration does not give.
     """
 
     def __init__(
@@ -98,8 +99,11 @@ class Compiler:
         breakers: BreakerSet | None = None,
         secure: Secure | None = None,
         clock: Clock | None = None,
+        *,
+        names_secrets: bool = False,
     ) -> None:
         self._store = store
+        self._names_secrets = names_secrets
         self._secure = secure
         self._monotonic = (clock or SystemClock()).monotonic
         self._random = random
@@ -175,7 +179,7 @@ class Compiler:
     def _cluster(self, cluster: Cluster, snapshot: Snapshot, known: ClusterProgram | None) -> ClusterProgram:
         assignment = snapshot.assignment(cluster)
         same = known is not None and known.cluster is cluster
-        secure_by = self._secure_by(cluster, known if same else None)
+        secure_by = self._secure_by(cluster, snapshot, known if same else None)
         awaited = secure_by is not None or (assignment is None and snapshot.pending_endpoints(cluster))
         if known is not None and same and known.assignment is assignment and known.awaited is awaited:
             return known
@@ -211,12 +215,14 @@ class Compiler:
             secure_by=secure_by,
         )
 
-    def _secure_by(self, cluster: Cluster, known: ClusterProgram | None) -> float | None:
+    def _secure_by(self, cluster: Cluster, snapshot: Snapshot, known: ClusterProgram | None) -> float | None:
         """`ClusterProgram.secure_by`. known: what was made of the same version of the cluster; a new one is taken over here."""
         if known is None:
             self._store.cluster(cluster.name).configure(cluster, self._secure)
         elif known.secure_by is None:
             return None
         if not self._store.cluster(cluster.name).unsecured:
+            return None
+        if not self._names_secrets and any(map(snapshot.lacks_secret, cluster.secrets)):
             return None
         return self._monotonic() + SECRETS_TIMEOUT if known is None else known.secure_by

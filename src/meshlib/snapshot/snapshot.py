@@ -163,6 +163,10 @@ class Snapshot:
             return self.pending(Kind.SECRET, ref.name)
         return ref not in self.external_secrets and ref not in self.missing_secrets
 
+    def lacks_secret(self, ref: SecretRef) -> bool:
+        """The secret has not come, and nobody expects it any longer."""
+        return self.secret(ref) is None and not self.pending_secret(ref)
+
     def pending_secrets(self, cluster: Cluster) -> bool:
         """The cluster can't be connected to before a secret has come, and it may still come."""
         return any(self.pending_secret(ref) for ref in cluster.secrets)
