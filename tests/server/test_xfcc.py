@@ -22,8 +22,12 @@ from meshlib.server.xfcc import (
 
 HASH = "9ba61d6425303443c0748a02dd8de688468ed33be74eee6556d90c0149c1309e"
 
-printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=30)
+characters = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+printable = st.text(characters, max_size=30)
 filled = printable.filter(bool)
+subjects = st.lists(st.from_regex(r'[^"\\]|\\.', fullmatch=True, alphabet=characters), max_size=20).map(
+    "".join
+)
 pem = st.text(st.characters(codec="ascii"), max_size=40)
 elements = st.builds(
     XfccElement,
@@ -31,7 +35,7 @@ elements = st.builds(
     hash=st.just("") | st.text("0123456789abcdef", min_size=64, max_size=64),
     cert=pem,
     chain=pem,
-    subject=st.none() | printable,
+    subject=st.none() | subjects,
     uri=st.lists(filled, max_size=3).map(tuple),
     dns=st.lists(filled, max_size=3).map(tuple),
 )
@@ -89,10 +93,12 @@ def test_the_form_of_envoy() -> None:
         ("by=x", (XfccElement(by=("x",)),)),
         ("BY=x ; hAsH=1", (XfccElement(by=("x",), hash="1"),)),
         ("URI=a;URI=b", (XfccElement(uri=("a", "b")),)),
-        ("URI=", (XfccElement(),)),
+        ("URI=", (XfccElement(uri=("",)),)),
+        ("URI=;URI=a;URI=", (XfccElement(uri=("a",)),)),
         ('Subject=""', (XfccElement(subject=""),)),
         ('Subject="a,b;c=d"', (XfccElement(subject="a,b;c=d"),)),
-        (r'Subject="a\"b\\"', (XfccElement(subject='a"b\\'),)),
+        (r'Subject="a\"b\\"', (XfccElement(subject=r"a\"b\\"),)),
+        (r'URI="a\"b\\"', (XfccElement(uri=('a"b\\',)),)),
         (r'Subject="CN=a\,b"', (XfccElement(subject=r"CN=a\,b"),)),
         ("URI=a,URI=b", (XfccElement(uri=("a",)), XfccElement(uri=("b",)))),
         ("URI=x=y", (XfccElement(uri=("x=y",)),)),

@@ -57,6 +57,8 @@ _KEYS = {
 _REPEATED = ("by", "uri", "dns")
 _QUOTED = frozenset(',;="')
 _PEM_SAFE = "-_.~"
+_WELL_FORMED = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
+"""RFC 2253 text, which has its own escapes: it stands in the quotes as it is."""
 _ESCAPED = re.compile(r'"|\\(?=["\\]|\Z)')
 """A quote, and a backslash that would otherwise be read together with what follows. `CN=a\\,b` stays as Envoy writes it."""
 
@@ -70,7 +72,8 @@ class XfccElement:
     """What one hop says about its own caller.
 
     by: URI SANs of the hop's own certificate. hash: SHA-256 of the caller's certificate, hexadecimal. cert, chain: PEM.
-    subject: RFC 2253 text; None when it is not given, which differs from an empty one. uri, dns: the caller's SANs.
+    subject: RFC 2253 text, escapes included; None when it is not given, which differs from an empty one. uri, dns: the caller's
+    SANs; uri is one empty text where the hop says that there is none.
     """
 
     by: tuple[str, ...] = ()
@@ -147,17 +150,18 @@ def _element(text: str) -> XfccElement:
         if name is None:
             continue
         value = _unquoted(raw.strip())
+        if name == "subject" and raw.strip().startswith('"'):
+            value = raw.strip()[1:-1]
         if name in repeated:
-            if value:
-                repeated[name].append(value)
+            repeated[name].append(value)
         elif name in single:
             raise XfccError(f"the key {key.strip()} stands twice in one element")
         else:
             single[name] = unquote(value) if name in ("cert", "chain") else value
     return XfccElement(
-        by=tuple(repeated["by"]),
-        uri=tuple(repeated["uri"]),
-        dns=tuple(repeated["dns"]),
+        by=tuple(filter(None, repeated["by"])),
+        uri=tuple(filter(None, repeated["uri"])) or tuple(repeated["uri"][:1]),
+        dns=tuple(filter(None, repeated["dns"])),
         hash=single.get("hash", ""),
         cert=single.get("cert", ""),
         chain=single.get("chain", ""),
@@ -207,7 +211,10 @@ def _rendered(element: XfccElement) -> str:
     if element.chain:
         pairs.append(f'Chain="{quote(element.chain, safe=_PEM_SAFE)}"')
     if element.subject is not None:
-        pairs.append(f"Subject={_quoted(element.subject)}")
+        whole = _WELL_FORMED.fullmatch(element.subject) is not None
+        pairs.append(
+            f'Subject="{_checked(element.subject)}"' if whole else f"Subject={_quoted(element.subject)}"
+        )
     pairs.extend(f"URI={_value(uri)}" for uri in element.uri)
     pairs.extend(f"DNS={_value(name)}" for name in element.dns)
     return ";".join(pairs)
@@ -251,7 +258,7 @@ def describe(
         cert=cert if "cert" in wanted else "",
         chain=chain if "chain" in wanted else "",
         subject=peer.subject if "subject" in wanted else None,
-        uri=tuple(peer.uri_sans) if "uri" in wanted else (),
+        uri=(tuple(peer.uri_sans) or ("",)) if "uri" in wanted else (),
         dns=tuple(peer.dns_sans) if "dns" in wanted else (),
     )
 
