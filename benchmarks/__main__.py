@@ -14,7 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, footprint, grpc_cases, grpc_run, grpc_world, mtls, plan, push, report, runner
+from benchmarks import (
+    cases,
+    footprint,
+    grpc_cases,
+    grpc_mtls,
+    grpc_run,
+    grpc_world,
+    mtls,
+    plan,
+    push,
+    report,
+    runner,
+)
 from benchmarks.configuration import mesh_resources
 from benchmarks.plan import Plan
 from benchmarks.samples import Samples
@@ -142,6 +154,24 @@ def _mtls(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> N
     _tell(result, arguments.pin, measured, unpinned, report.MTLS_COMPARISONS, report.MTLS_FURTHER)
 
 
+def _mtls_grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
+    """The same for gRPC calls, one by one."""
+    order = random.Random(arguments.seed)
+    with grpc_mtls.secure_world() as here:
+        unpinned = Samples()
+        if arguments.pin == "same":
+            here.place("same")
+            with _stopwatch("mtls_grpc, pinned to one CPU"):
+                measured = grpc_mtls.measure(here, how, order)
+            here.place("none")
+            with _stopwatch("mtls_grpc, unpinned"):
+                unpinned = grpc_mtls.measure(here, how.part(3), order)
+        else:
+            with _stopwatch("mtls_grpc, unpinned"):
+                measured = grpc_mtls.measure(here, how, order)
+    _tell(result, arguments.pin, measured, unpinned, report.MTLS_GRPC_COMPARISONS, report.MTLS_GRPC_FURTHER)
+
+
 def _grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
     """The same for gRPC."""
     order = random.Random(arguments.seed)
@@ -202,6 +232,8 @@ def main() -> int:
         _clients(arguments, how, result)
     if "mtls" in arguments.sections and not arguments.baselines:
         _mtls(arguments, how, result)
+    if "mtls_grpc" in arguments.sections and not arguments.baselines:
+        _mtls_grpc(arguments, how, result)
     if "grpc" in arguments.sections:
         _grpc(arguments, how, result)
     if "push" in arguments.sections:

@@ -83,9 +83,17 @@ def client_sidecar(
 
 
 def server_sidecar(
-    directory: Path, port: int, upstreams: list[tuple[str, int]], own: Identity, peer: Identity
+    directory: Path,
+    port: int,
+    upstreams: list[tuple[str, int]],
+    own: Identity,
+    peer: Identity,
+    clusters: list[Resource] | None = None,
 ) -> Path:
-    """The service's side of two hops: asks for the peer's certificate and admits only its SPIFFE id (RBAC)."""
+    """The service's side of two hops: asks for the peer's certificate and admits only its SPIFFE id (RBAC).
+
+    clusters: instead of those of `upstreams`; the first one, `v1`, is used.
+    """
     tls = {
         "@type": _TLS + "DownstreamTlsContext",
         "require_client_certificate": True,
@@ -106,5 +114,5 @@ def server_sidecar(
     return bootstrap(
         directory / "server-sidecar.json",
         [socket_listener("inbound", port, manager, tls)],
-        configuration.clusters(upstreams)[:1],
+        (clusters or configuration.clusters(upstreams))[:1],
     )

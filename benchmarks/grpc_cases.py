@@ -75,7 +75,7 @@ def _count(messages: int) -> None:
         raise Unexpected(f"{messages} messages")
 
 
-def _unary(channel: Any) -> SyncFetch:
+def unary_fetch(channel: Any) -> SyncFetch:
     call = channel.unary_unary(UNARY)
 
     def fetch() -> None:
@@ -93,7 +93,7 @@ def _stream(channel: Any) -> SyncFetch:
     return fetch
 
 
-def _aio_unary(channel: Any) -> AsyncFetch:
+def aio_unary_fetch(channel: Any) -> AsyncFetch:
     call = channel.unary_unary(UNARY)
 
     async def fetch() -> None:
@@ -125,7 +125,7 @@ def sync_cases(
         unary, stream = [], []
         for way in ways(world, started):
             channel = stack.enter_context(way.open(grpc, meshlib.grpc.channel))
-            unary.append(Case(name=f"grpc/{way.name}", fetch=_unary(channel), envoys=way.envoys))
+            unary.append(Case(name=f"grpc/{way.name}", fetch=unary_fetch(channel), envoys=way.envoys))
             stream.append(Case(name=f"grpc-stream/{way.name}", fetch=_stream(channel), envoys=way.envoys))
         yield unary, stream
 
@@ -141,6 +141,6 @@ async def async_cases(
         unary, stream = [], []
         for way in ways(world, started):
             channel = await stack.enter_async_context(way.open(grpc.aio, meshlib.grpc.aio_channel))
-            unary.append(Case(name=f"grpc/{way.name}", fetch=_aio_unary(channel), envoys=way.envoys))
+            unary.append(Case(name=f"grpc/{way.name}", fetch=aio_unary_fetch(channel), envoys=way.envoys))
             stream.append(Case(name=f"grpc-stream/{way.name}", fetch=_aio_stream(channel), envoys=way.envoys))
         yield unary, stream

@@ -87,9 +87,9 @@ def _listener_and_routes() -> list[Resource]:
     ]
 
 
-def mesh_resources(endpoints: list[tuple[str, int]]) -> Resource:
-    """As `Mesh(config=[...])` takes them."""
-    typed = [{"@type": _TYPE + "cluster.v3.Cluster", **cluster} for cluster in clusters(endpoints)]
+def mesh_resources(endpoints: list[tuple[str, int]], **more: Resource) -> Resource:
+    """As `Mesh(config=[...])` takes them. more: fields of each Cluster."""
+    typed = [{"@type": _TYPE + "cluster.v3.Cluster", **cluster, **more} for cluster in clusters(endpoints)]
     return {"resources": [*_listener_and_routes(), *typed]}
 
 

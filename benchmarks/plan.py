@@ -22,6 +22,7 @@ SECTIONS = {
         "mtls_async_p50_vs_two_envoys",
         "mtls_handshake_vs_ssl",
     ),
+    "mtls_grpc": ("mtls_grpc_sync_p50_vs_two_envoys", "mtls_grpc_aio_p50_vs_two_envoys"),
     "grpc": (
         "grpc_sync_p50_vs_grpcio",
         "grpc_aio_p50_vs_grpcio",

@@ -78,6 +78,23 @@ MTLS_FURTHER = (
     _comparison("mtls_sync_p50_vs_plaintext", samples.p50, _MTLS_SYNC, "mtls-sync/httpx/meshlib"),
     _comparison("mtls_async_p50_vs_plaintext", samples.p50, _MTLS_ASYNC, "mtls-async/httpx/meshlib"),
 )
+_MTLS_GRPC_SYNC, _MTLS_GRPC_AIO = "mtls-sync/grpc/meshlib_mtls", "mtls-async/grpc/meshlib_mtls"
+MTLS_GRPC_COMPARISONS = (
+    _comparison(
+        "mtls_grpc_sync_p50_vs_two_envoys", samples.p50, _MTLS_GRPC_SYNC, "mtls-sync/grpc/two_envoys"
+    ),
+    _comparison("mtls_grpc_aio_p50_vs_two_envoys", samples.p50, _MTLS_GRPC_AIO, "mtls-async/grpc/two_envoys"),
+)
+MTLS_GRPC_FURTHER = (
+    _comparison("mtls_grpc_sync_p50_vs_plaintext", samples.p50, _MTLS_GRPC_SYNC, "mtls-sync/grpc/meshlib"),
+    _comparison("mtls_grpc_aio_p50_vs_plaintext", samples.p50, _MTLS_GRPC_AIO, "mtls-async/grpc/meshlib"),
+    _comparison("mtls_grpc_sync_p50_vs_grpcio", samples.p50, _MTLS_GRPC_SYNC, "mtls-sync/grpc/direct"),
+    _comparison("mtls_grpc_aio_p50_vs_grpcio", samples.p50, _MTLS_GRPC_AIO, "mtls-async/grpc/direct"),
+    _comparison(
+        "mtls_grpc_sync_cpu_vs_two_envoys", samples.cpu, _MTLS_GRPC_SYNC, "mtls-sync/grpc/two_envoys"
+    ),
+    _comparison("mtls_grpc_aio_cpu_vs_two_envoys", samples.cpu, _MTLS_GRPC_AIO, "mtls-async/grpc/two_envoys"),
+)
 GOALS = {
     "sync_p50_vs_httpx": "<= 0.50",
     "async_p50_vs_httpx": "<= 0.30",
@@ -99,6 +116,8 @@ GOALS = {
     "mtls_sync_p50_vs_two_envoys": "<= 0.26",
     "mtls_async_p50_vs_two_envoys": "<= 0.22",
     "mtls_handshake_vs_ssl": "<= 1.2",
+    "mtls_grpc_sync_p50_vs_two_envoys": "<= 0.55",
+    "mtls_grpc_aio_p50_vs_two_envoys": "<= 0.60",
     "import_ms": "< 50",
 }
 
