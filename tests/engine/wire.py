@@ -33,7 +33,7 @@ from meshlib.resources.route import Action
 from meshlib.routing.request import RequestView
 from meshlib.runtime.clock import FakeClock
 from meshlib.snapshot import Snapshot
-from meshlib.state import ClusterState, EndpointState, Permits, StateStore, Waiter
+from meshlib.state import ClusterState, EndpointState, Permits, Secure, StateStore, Waiter
 from meshlib.stats import Registry
 from tests.engine.builders import forward, listener, route_config
 
@@ -103,6 +103,7 @@ class FakeMesh:
         breakers: BreakerSet | None = None,
         publish: bool = True,
         seed: int = 1,
+        secure: Secure | None = None,
         **engine: Any,
     ) -> None:
         self.clock = FakeClock()
@@ -113,7 +114,7 @@ class FakeMesh:
             clock=self.clock,
             random=random,
             store=self.store,
-            compiler=Compiler(self.store, random, breakers),
+            compiler=Compiler(self.store, random, breakers, secure, self.clock),
             **engine,
         )
         self.pool = FakePool()
