@@ -74,11 +74,11 @@ def verified_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
 
 
 def _chain(tls: Any, name: str) -> tuple[bytes, ...]:
-    # Public from Python 3.13 on, where it gives bytes; before, it is a method of the object below.
-    method = getattr(tls, name, None) or getattr(getattr(tls, "_sslobj", None), name, None)
+    # Public from Python 3.13 on, but there it fails for a server whose caller has shown no certificate; the object below it has
+    # the method in all versions, with a None in the list in that case.
+    method = getattr(getattr(tls, "_sslobj", None), name, None) or getattr(tls, name, None)
     if method is None:
         return ()
-    # A server whose caller has shown no certificate finds a None in the list.
     found = (item for item in method() or () if item is not None)
     return tuple(item if isinstance(item, bytes) else item.public_bytes(_DER) for item in found)
 
