@@ -115,10 +115,29 @@ class _Inbound:
 
 
 class InboundObject(_Inbound, ssl.SSLObject):
-    """For event loops. Once `do_handshake` has returned, the peer has been verified."""
+    """For event loops. Once `do_handshake` has returned, the peer has been verified.
+
+    An event loop whose handshake fails closes at once, and drops the alert that tells the caller why. So a failure is put off
+    until the caller has more to say, or closes, or the loop's handshake timeout has passed: a loop that is asked to wait sends
+    what there is to send first.
+    """
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    _failure: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
-        super().do_handshake()
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            if not self.outgoing.pending:
+                raise
+            self._failure = error
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is to be sent") from error
         self.connection = self.server.verified(self)
         CONNECTION.set(self.connection)
 
@@ -126,8 +145,6 @@ class InboundObject(_Inbound, ssl.SSLObject):
 class PermissiveObject(InboundObject):
     """The same, or, when the first byte is not TLS, a plaintext stream through the same two buffers."""
 
-    incoming: ssl.MemoryBIO
-    outgoing: ssl.MemoryBIO
     _plaintext: bool | None = None
 
     def do_handshake(self) -> None:
@@ -261,8 +278,7 @@ class ServerContext(ssl.SSLContext):
         made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         assert isinstance(made, InboundObject)
         made.server = self
-        if isinstance(made, PermissiveObject):
-            made.incoming, made.outgoing = incoming, outgoing
+        made.incoming, made.outgoing = incoming, outgoing
         return made
 
     def wrap_socket(
