@@ -30,6 +30,7 @@ lint:
 conformance:
 	@$(PYTHON) -m scripts.env --for dev
 	@$(RUN) -m conformance --json conformance/results.json
+	@$(RUN) -m conformance.tls --json conformance/results-tls.json
 
 bench:
 	@$(PYTHON) -m scripts.env --for dev
