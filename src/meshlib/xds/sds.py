@@ -38,6 +38,9 @@ __all__ = ["OpenSds", "Publish", "SdsContext", "SdsDriver"]
 
 logger = logging.getLogger("meshlib.xds")
 
+JOIN = 2.0
+"""Seconds to wait for the thread of a closed stream."""
+
 LOOK = 1.0
 """Seconds between two looks at a file."""
 
@@ -87,7 +90,12 @@ class SdsDriver:
                 watch.start()
 
     def close(self) -> None:
-        self.sync(())
+        """End all streams, and wait for their threads. From any thread, when the executor runs no longer."""
+        streams = [watch.close() for watch in self._wanted.values()]
+        self._wanted.clear()
+        for stream in streams:
+            if stream is not None:
+                stream.join(JOIN)
 
     def before_fork(self) -> None:
         for watch in self._wanted.values():
@@ -226,9 +234,10 @@ class _Subscription(_Watch):
         self._begin()
         self._connect()
 
-    def close(self) -> None:
+    def close(self) -> Stream | None:
+        """The stream that has been closed."""
         self._end()
-        self._connection.close()
+        return self._connection.close()
 
     def before_fork(self) -> None:
         self._connection.before_fork()
