@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from meshlib.identity.material import BundleSet, Svid, TrustBundle
+from meshlib.identity.source import IdentityUpdate
 from meshlib.identity.store import IdentityStore
 from meshlib.resources.matching import StringKind, StringMatch
 from meshlib.resources.tls import (
@@ -34,10 +36,30 @@ from tests.transport.http.support import (
     serve,
 )
 
-__all__ = ["CLIENT", "SERVER", "World", "server_context"]
+__all__ = ["CLIENT", "SERVER", "Source", "World", "server_context"]
 
 SERVER = "spiffe://td.example/ns/a/sa/srv"
 CLIENT = "spiffe://td.example/ns/a/sa/cli"
+
+
+class Source:
+    """An IdentitySource that gives what it is told to give."""
+
+    def __init__(self) -> None:
+        self.tell: Callable[[IdentityUpdate], None] | None = None
+        self.closed = False
+
+    def start(self, on_update: Callable[[IdentityUpdate], None]) -> None:
+        self.tell = on_update
+
+    def close(self) -> None:
+        self.closed = True
+
+    def give(self, own: Issued, *authorities: TestCA) -> None:
+        assert self.tell is not None
+        svid = Svid.from_pem(own.chain, own.key)
+        bundle = TrustBundle("td.example", tuple(each.der for each in authorities), 1)
+        self.tell(IdentityUpdate(svids=(svid,), bundles=BundleSet([bundle])))
 
 
 def server_context(

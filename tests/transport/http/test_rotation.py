@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,15 +12,13 @@ import pytest
 
 from meshlib import errors
 from meshlib.httpx import MeshTransport
-from meshlib.identity.material import BundleSet, Svid, TrustBundle
-from meshlib.identity.source import IdentityUpdate
 from meshlib.identity.store import IdentityStore
 from meshlib.resources.cluster import Cluster, HttpProtocol
 from meshlib.resources.tls import CertificateValidation, CommonTls, ProviderInstance, UpstreamTls
 from tests.identity.ca import Issued, TestCA
 from tests.transport.http.drivers import Driver
 from tests.transport.http.h2_server import H2Server
-from tests.transport.http.secure import CLIENT, World, server_context
+from tests.transport.http.secure import CLIENT, Source, World, server_context
 from tests.transport.http.support import OK, FakeMesh, mesh_for, read_request, serve
 
 TLS = UpstreamTls(
@@ -29,25 +27,6 @@ TLS = UpstreamTls(
         validation=CertificateValidation(ca_provider=ProviderInstance(instance_name="own")),
     )
 )
-
-
-class Source:
-    """An IdentitySource that gives what it is told to give."""
-
-    def __init__(self) -> None:
-        self.tell: Callable[[IdentityUpdate], None] | None = None
-
-    def start(self, on_update: Callable[[IdentityUpdate], None]) -> None:
-        self.tell = on_update
-
-    def close(self) -> None:
-        self.tell = None
-
-    def give(self, own: Issued, *authorities: TestCA) -> None:
-        assert self.tell is not None
-        svid = Svid.from_pem(own.chain, own.key)
-        bundle = TrustBundle("td.example", tuple(each.der for each in authorities), 1)
-        self.tell(IdentityUpdate(svids=(svid,), bundles=BundleSet([bundle])))
 
 
 class Rotating(World):

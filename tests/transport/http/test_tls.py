@@ -34,8 +34,8 @@ def refused(driver: Driver, kind: type[errors.MeshError] = errors.ConnectFailed)
     """A call fails as if the connection could not be opened."""
     with pytest.raises(kind) as caught:
         driver.get("/secret")
-    error = caught.value
-    assert isinstance(error, driver.lib.ConnectError)
+    assert isinstance(caught.value, driver.lib.ConnectError)
+    error: errors.MeshError = caught.value
     assert error.local_reply is not None
     assert (error.flags, error.local_reply.status) == ("UF", 503)
     assert error.local_reply.body.endswith(b"reset reason: remote connection failure")
