@@ -13,7 +13,7 @@ from meshlib.identity.material import Svid
 __all__ = ["Life", "copy_of"]
 
 WARN_AT = 0.8
-"""Share of a certificate's life after which one without a successor is worth a warning. Renewal is usual at 0.5."""
+"""Share of a certificate's life here after which one without a successor is worth a warning. Renewal is usual at 0.5."""
 
 logger = logging.getLogger("meshlib.identity")
 
@@ -32,7 +32,8 @@ class Life:
         self.not_after = math.inf
         self._warn_at = math.inf
         if self._svid is not None:
-            start, end = self._svid.not_before, self._svid.not_after
+            # From when it came: many a CA dates its certificates back.
+            start, end = max(self._svid.not_before, now()), self._svid.not_after
             self.not_after = end
             self._warn_at = start + WARN_AT * (end - start)
 

@@ -38,6 +38,7 @@ from meshlib.resources.tls import (
 )
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.threads import Slicer
 
 if TYPE_CHECKING:
     from meshlib.snapshot import Snapshot
@@ -51,7 +52,7 @@ class IdentityStore:
     """See the module's text. One for each Mesh. Making it starts nothing.
 
     source: the workload's default identity. providers: of the bootstrap, by instance name. interval: seconds between two looks
-    at files that configurations name.
+    at files that configurations name. slicer: leaves room for calls while many configurations are looked at again.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class IdentityStore:
         *,
         clock: Clock | None = None,
         interval: float = INTERVAL,
+        slicer: Slicer | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._source = source
         self._providers = dict(providers or {})
         self._cache = ContextCache()
         self._memo = Memo()
+        self._slicer = slicer or Slicer()
         self._clients: weakref.WeakValueDictionary[UpstreamTls, ClientSecurity] = (
             weakref.WeakValueDictionary()
         )
@@ -227,11 +230,13 @@ class IdentityStore:
 
     def _refresh(self) -> bool:
         """Look at everything in use again; whether an epoch has grown. The lock is held."""
+        self._slicer.begin()
         self._memo.next_pass()
         self._files.next_pass()
         changed = False
         for client in list(self._clients.values()):
             changed |= client.refresh(self, self._memo, self._warn)
+            self._slicer.pause()
         for server in list(self._servers.values()):
             changed |= server.refresh(self, self._memo, self._default, self._warn)
         if changed:
