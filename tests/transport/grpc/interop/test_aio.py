@@ -1,4 +1,5 @@
-"""The interoperability test cases through an asyncio channel: plain grpcio's, which shows that a case is right, and the mesh's.
+"""The interoperability test cases through an asyncio channel: plain grpcio's, which shows that a case is right, and the mesh's,
+in plaintext and with mutual TLS.
 
 test_sync.py says which published cases have no place here.
 """
@@ -19,11 +20,11 @@ from tests.transport.grpc.interop.tap import Tap
 Make = Callable[[], grpc.aio.Channel]
 
 
-@pytest.fixture(params=["grpcio", "mesh"])
+@pytest.fixture(params=["grpcio", "mesh", "secure_mesh"])
 def make(request: pytest.FixtureRequest, tap: Tap) -> Make:
     if request.param == "grpcio":
         return lambda: grpc.aio.insecure_channel(f"ipv4:{tap.address}")
-    mesh = request.getfixturevalue("mesh")
+    mesh = request.getfixturevalue(request.param)
     return lambda: meshlib.grpc.aio_channel(HOST, mesh=mesh)
 
 
