@@ -46,7 +46,8 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
-    await asyncio.sleep(0)
+    while (await receive()).get("more_body", False):
+        pass
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
     body = told(scope["scheme"], headers.get("x-forwarded-client-cert"), scope["path"])
     length = str(len(body)).encode()

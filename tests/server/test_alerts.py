@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshlib.server.inbound import Inbound
+from meshlib.server.tls import Mode
 from tests.server.identities import client_context, identities
 
 
@@ -100,3 +101,25 @@ def test_who_stays_after_the_alert_is_closed_in_time(server: Server, tmp_path: P
             "closed by the server, at the latest when the time for a handshake is over"
         )
     assert server.served == 0
+
+
+@pytest.mark.parametrize("mode", ["STRICT", "PERMISSIVE"])
+@pytest.mark.parametrize("maximum", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_caller_that_is_refused_after_its_chain_was_accepted_is_told(
+    tmp_path: Path, mode: Mode, maximum: ssl.TLSVersion
+) -> None:
+    """An id of our trust domain that a federated CA has signed: OpenSSL accepts it, and we do not."""
+    with identities() as known:
+        inbound = Inbound(known.mesh, mode=mode).context()
+        assert inbound is not None
+        forged = known.federated.issue("spiffe://td.example/ns/a/sa/cli")
+        context = client_context(tmp_path, known.ca, forged)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.maximum_version = maximum
+        told = r"(?i)certificate unknown" if maximum is ssl.TLSVersion.TLSv1_2 else r"(?i)EOF"
+        with Server(inbound, timeout=1.0) as running:
+            with socket.create_connection(("127.0.0.1", running.port), timeout=10) as raw:
+                with pytest.raises((ssl.SSLError, ConnectionResetError), match=told):
+                    with context.wrap_socket(raw, suppress_ragged_eofs=False) as connection:
+                        connection.recv(1)
+            assert running.served == 0

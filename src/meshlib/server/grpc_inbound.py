@@ -8,6 +8,7 @@ once for each certificate, which is kept as long as it is among the last `KEPT`.
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from base64 import b64encode
 from collections import OrderedDict
@@ -38,6 +39,7 @@ ALPN = ("h2",)
 KEPT = 4096
 """Certificates of callers whose verdict is kept."""
 
+_VERSIONS = {b"TLSv1.2": ssl.TLSVersion.TLSv1_2, b"TLSv1.3": ssl.TLSVersion.TLSv1_3}
 _CODES = {403: grpc.StatusCode.PERMISSION_DENIED, 503: grpc.StatusCode.UNAVAILABLE}
 _CONTENT_TYPE = ("content-type", "application/grpc")
 
@@ -80,6 +82,7 @@ class Gate:
         if auth.get("transport_security_type", (b"",))[0] != b"ssl":
             return UNKNOWN
         security = self._inbound.security(ALPN)
+        _check_version(auth, security.context)
         names = auth.get("ssl_requested_server_name", ())
         key = (*auth.get("x509_pem_cert", ()), *auth.get("x509_pem_cert_chain", ()))
         return Connection(
@@ -113,6 +116,19 @@ class Gate:
         if kind in ("ipv4", "ipv6"):
             return unquote(rest).rpartition(":")[0].strip("[]"), local, port
         return origin_of(rest) if kind == "unix-abstract" else "", local, port
+
+
+def _check_version(auth: Mapping[str, Sequence[bytes]], context: ssl.SSLContext) -> None:
+    """Raises: IdentityError: a TLS version that the configuration does not allow, which C-core can't be told."""
+    spoken = auth.get("ssl_tls_version", (b"an unknown version",))[0]
+    version = _VERSIONS.get(spoken, 0)
+    lowest, highest = context.minimum_version, context.maximum_version
+    if lowest == ssl.TLSVersion.TLSv1_3 > version or highest == ssl.TLSVersion.TLSv1_2 < (version or 1 << 16):
+        raise IdentityError(
+            f"the caller speaks {spoken.decode()}",
+            expected=f"{lowest.name} to {highest.name}",
+            got=spoken.decode(),
+        )
 
 
 def _authority(context: Any) -> str:

@@ -12,6 +12,7 @@ With a listener nothing is served before that has come: a request without rules 
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import threading
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from meshlib.errors import ConfigError, ConfigTimeout, LocalReply
 from meshlib.resources.inbound import DownstreamHttp
+from meshlib.runtime import fork
 from meshlib.server import xfcc
 from meshlib.server.arrival import Arrival, inbound_request
 from meshlib.server.authorization import BODY, ChainAuthorization, OwnAuthorization
@@ -122,10 +124,20 @@ class Inbound:
         self._compiled: CompiledListener | None = None
         self._securities: dict[tuple[str, ...], ServerSecurity] = {}
         self._contexts: dict[tuple[str, ...], ServerContext] = {}
+        self._following = 0
         self._lock = threading.Lock()
-        if listener is not None:
-            assert mesh is not None
-            mesh.engine.source.want_listener(self._name)
+        fork.register(self)
+
+    # --- around a fork -----------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Nothing to wait for."""
+
+    def after_fork_in_parent(self) -> None:
+        """All goes on."""
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
 
     # --- TLS ---------------------------------------------------------------------------------------------------------
 
@@ -216,7 +228,7 @@ class Inbound:
         assert self._mesh is not None
         assert self._name is not None
         engine = self._mesh.engine
-        engine.start()
+        self._follow()
         due = engine.clock.monotonic() + timeout
         while True:
             woken = threading.Event()
@@ -328,6 +340,7 @@ class Inbound:
     def _chain(self, arrival: Arrival) -> CompiledChain | str:
         """The filter chain that the connection belongs to; or why there is none."""
         assert self._mesh is not None
+        self._follow()
         snapshot: Snapshot = self._mesh.engine.program.snapshot
         compiled = self._compiled
         if compiled is None or compiled.snapshot is not snapshot:
@@ -338,6 +351,15 @@ class Inbound:
         if chain is None:
             return "no filter chain matches"
         return "no route configuration" if chain.waits else chain
+
+    def _follow(self) -> None:
+        """Ask for the listener, and have the mesh keep up to date: cheap when that has been done, also in a forked child."""
+        assert self._mesh is not None
+        engine = self._mesh.engine
+        if self._following != (here := os.getpid()) and not engine.closed:
+            engine.start()
+            engine.source.want_listener(self._name)
+            self._following = here
 
     def _compile(self, snapshot: Snapshot) -> CompiledListener | None:
         assert self._mesh is not None

@@ -21,7 +21,7 @@ import socket
 import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from meshlib.errors import ConfigError, IdentityError
 
@@ -50,8 +50,6 @@ MODES: tuple[Mode, ...] = ("STRICT", "PERMISSIVE", "DISABLE")
 _HANDSHAKE = 0x16
 """TLSPlaintext.type of a handshake record (RFC 8446, section 5.1)."""
 
-_TAKEN_OVER = ("verify_mode", "minimum_version", "maximum_version", "options", "verify_flags", "num_tickets")
-
 
 class Security(Protocol):
     """What identity.store.ServerSecurity offers."""
@@ -62,6 +60,7 @@ class Security(Protocol):
     def epoch(self) -> int: ...
     def verify(self, tls: Any, /) -> Peer | None: ...
     def pem(self) -> tuple[bytes, bytes, bytes]: ...
+    def configure(self, context: ssl.SSLContext) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +137,27 @@ class InboundObject(_Inbound, ssl.SSLObject):
                 raise
             self._failure = error
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is to be sent") from error
-        self.connection = self.server.verified(self)
+        try:
+            self.connection = self.server.verified(self)
+        except ssl.SSLCertVerificationError as error:
+            self._refuse(error)
         CONNECTION.set(self.connection)
+
+    def _refuse(self, error: ssl.SSLCertVerificationError) -> NoReturn:
+        """The caller is not the right one, though its handshake is over for OpenSSL.
+
+        With TLS 1.2 it is not yet over for the caller: our Finished waits to be sent. An alert goes out in its place, in the
+        clear as everything until then, and the caller sees a handshake that has failed, as Envoy would have let it fail.
+        """
+        cause = error.__cause__
+        if not isinstance(cause, IdentityError) or self.version() != "TLSv1.2" or not self.outgoing.pending:
+            raise error
+        from meshlib.identity.failure import refusal_alert
+
+        self.outgoing.read()
+        self.outgoing.write(refusal_alert(cause))
+        self._failure = error
+        raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is to be sent") from error
 
 
 class PermissiveObject(InboundObject):
@@ -256,9 +274,7 @@ class ServerContext(ssl.SSLContext):
         self.permissive = mode == "PERMISSIVE"
         self.sslobject_class = PermissiveObject if self.permissive else InboundObject
         self.sslsocket_class = InboundSocket
-        base = security.context
-        for name in _TAKEN_OVER:
-            setattr(self, name, getattr(base, name))
+        security.configure(self)
         self.sni_callback = self._greeted
 
     def _greeted(self, tls: Any, name: str | None, context: ssl.SSLContext) -> int | None:
