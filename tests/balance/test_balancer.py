@@ -6,15 +6,18 @@ import threading
 from collections import Counter
 from math import sqrt
 from random import Random
+from typing import Any
 
 import pytest
 
 from meshlib import proto
 from meshlib.balance.balancer import EAGER, LoadBalancer
+from meshlib.balance.hosts import HostTable
 from meshlib.balance.membership import find
 from meshlib.resources.cluster import Cluster, DiscoveryType, LocalityLbConfig
 from meshlib.resources.decode_endpoint import decode_load_assignment
 from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
+from meshlib.resources.metadata import NO_METADATA, SocketMetadata
 from meshlib.resources.reader import Reading
 from meshlib.state import ClusterState, EndpointState
 from meshlib.stats import Registry
@@ -297,3 +300,31 @@ def test_an_empty_locality_is_no_trouble() -> None:
         [LocalityEndpoints(endpoints=()), locality(1, 2), LocalityEndpoints(endpoints=(), weight=3)]
     )
     assert balanced.counts(10) == {key(1): 5, key(2): 5}
+
+
+def test_metadata_follows_the_latest_assignment() -> None:
+    """What a host is connected to with must not be what an earlier assignment said, whoever knows the host already."""
+
+    def labelled(metadata: Any) -> LocalityEndpoints:
+        host = Endpoint("10.0.0.1", 80, transport_socket_metadata=metadata)
+        return LocalityEndpoints(endpoints=(host,), has_metadata=bool(metadata))
+
+    state = ClusterState("c", Registry())
+    labels: list[Any] = [
+        NO_METADATA,
+        SocketMetadata({}, {"zone": "plain"}),
+        NO_METADATA,
+        {"mode": 1.0},
+        {"mode": True},
+        SocketMetadata({"mode": True}, {"zone": "z"}),
+        SocketMetadata({"mode": True}),
+    ]
+    known: list[Any] = []
+    for metadata in labels:
+        table = HostTable([labelled(metadata)], state)
+        table.adopt(known)
+        host = table.host(0)
+        assert host.metadata is metadata
+        known = [host]
+    for metadata in labels:  # and where nobody adopts
+        assert HostTable([labelled(metadata)], state).host(0).metadata is metadata

@@ -432,11 +432,14 @@ def test_metadata_for_the_choice_of_a_transport_socket() -> None:
         )
     )
     near, plain = found.localities[0].endpoints
-    assert near.transport_socket_metadata == {"mode": "tls"}
-    assert isinstance(near.transport_socket_metadata, SocketMetadata)
-    assert near.transport_socket_metadata.locality == {"zone": "z"}
-    assert isinstance(plain.transport_socket_metadata, SocketMetadata)
-    assert not plain.transport_socket_metadata
+    assert near.transport_socket_metadata == SocketMetadata({"mode": "tls"}, {"zone": "z"})
+    assert plain.transport_socket_metadata == SocketMetadata({}, {"zone": "z"})
+    assert plain.transport_socket_metadata != SocketMetadata({}, {"zone": "y"})
+    assert plain.transport_socket_metadata != NO_METADATA
+    assert plain.transport_socket_metadata != NO_METADATA
+    assert plain.transport_socket_metadata
+    assert not SocketMetadata({})
+    assert SocketMetadata({"a": "b"}) == {"a": "b"}
     assert found.localities[1].endpoints[0].transport_socket_metadata == {"mode": "tls", "n": 1.0}
     assert found.localities[1].endpoints[1].transport_socket_metadata is NO_METADATA
     assert [place.has_metadata for place in found.localities] == [True, True, False]

@@ -223,6 +223,22 @@ def test_a_plain_listener_is_a_clients_and_a_servers() -> None:
     assert found.inbound.chains[0].http is found.http
     assert found.inbound.chains[0].tls is None
     assert find_filter_chain(found.inbound, ConnectionInfo()) is found.inbound.chains[0]
+    value = socket_listener()
+    value["filter_chains"][0]["filter_chain_match"] = {"source_ports": [7]}
+    matched = decoded(proto.LISTENER, value).resource
+    assert isinstance(matched, Listener)
+    assert matched.inbound is not None
+    assert find_filter_chain(matched.inbound, ConnectionInfo(source_port=8)) is None
+    assert find_filter_chain(matched.inbound, ConnectionInfo(source_port=7)) is not None
+    default = {"name": "l", "default_filter_chain": socket_listener()["filter_chains"][0]}
+    last = decoded(proto.LISTENER, default).resource
+    assert isinstance(last, Listener)
+    assert last.inbound is not None
+    assert find_filter_chain(last.inbound, ConnectionInfo()) is last.inbound.default_filter_chain
+    proxied = {"name": "p", "typed_config": {"@type": PROXY_PROTOCOL}}
+    clients = decoded(proto.LISTENER, {**socket_listener(), "listener_filters": [proxied]}).resource
+    assert isinstance(clients, Listener)
+    assert clients.inbound is None
     api = decoded(proto.LISTENER, api_listener()).resource
     assert isinstance(api, Listener)
     assert api.inbound is None

@@ -99,7 +99,6 @@ def test_what_is_not_applied_is_reported() -> None:
     listener["access_log"] = [{"name": "b"}]
     assert set(decoded(proto.LISTENER, listener).unsupported) == {
         "access_log",
-        "filter_chains[0].filter_chain_match",
         f"{SOCKET}.access_log",
         f"{SOCKET}.normalize_path",
         f"{SOCKET}.tracing",

@@ -10,6 +10,7 @@ import pytest
 from meshlib import proto
 from meshlib.resources.address import CidrRange, ip_address
 from meshlib.resources.inbound import InboundListener
+from meshlib.resources.listener import Listener
 from meshlib.resources.matching import HeaderMatch, StringKind, StringMatch
 from meshlib.resources.rbac import (
     AllOf,
@@ -342,3 +343,14 @@ def test_templates(text: str, matching: list[str], others: list[str]) -> None:
 def test_wrong_templates(text: str) -> None:
     with pytest.raises(TemplateError):
         compile_template(text)
+
+
+def test_rules_on_routes_alone_leave_a_listener_to_clients() -> None:
+    routes = route_config(typed_per_filter_config={"rbac": {"@type": PER_ROUTE}})
+    assert isinstance(decoded(proto.LISTENER, socket_listener(route_config=routes)).resource, Listener)
+
+
+def test_rules_in_a_typed_struct() -> None:
+    struct = {"type_url": RBAC, "value": {"rules": rules()}}
+    config = {"@type": "type.googleapis.com/xds.type.v3.TypedStruct", **struct}
+    assert decode_rbac(config) == decode_rbac(rbac())

@@ -40,7 +40,9 @@ _FORWARDING = {each.value: each for each in ClientCertForwarding}
 
 def decode_inbound(reader: Reader, chains: list[Reader], default: Reader | None) -> InboundListener:
     """A Listener that only a server can use. Raises ResourceError."""
-    _check_listener_filters(reader)
+    unknown = _unknown_listener_filter(reader)
+    if unknown is not None:
+        raise unknown
     found = tuple(_chain(each) for each in chains)
     _check_overlaps(reader, found)
     return InboundListener(
@@ -51,13 +53,32 @@ def decode_inbound(reader: Reader, chains: list[Reader], default: Reader | None)
     )
 
 
-def decode_plain_chain(reader: Reader, chain: Reader) -> InboundListener:
-    """A Listener with one plaintext filter chain that clients use too: filters as for a client. Raises ResourceError."""
+def decode_plain_chain(
+    reader: Reader, chain: Reader, *, default: bool
+) -> tuple[InboundListener | None, HttpConnectionManager]:
+    """A Listener with one plaintext filter chain, which clients use too; None when only they can.
+
+    default: it is the default filter chain. What tells connections apart means nothing to a client. Raises ResourceError.
+    """
     tls = downstream_socket(chain)
     assert tls is None
+    match = chain.child("filter_chain_match")
     _, http, downstream = _filters(chain, client=True)
-    only = FilterChain(name=chain.text("name"), http=http, downstream=downstream)
-    return InboundListener(name=reader.text("name"), address=_address(reader), default_filter_chain=only)
+    only = FilterChain(
+        name=chain.text("name"),
+        match=FilterChainMatch() if match is None else _match(match),
+        http=http,
+        downstream=downstream,
+    )
+    if _unknown_listener_filter(reader) is not None or chain.boxed("use_proxy_proto"):
+        return None, http
+    listener = InboundListener(
+        name=reader.text("name"),
+        address=_address(reader),
+        filter_chains=() if default else (only,),
+        default_filter_chain=only if default else None,
+    )
+    return listener, http
 
 
 def _chain(reader: Reader) -> FilterChain:
@@ -184,14 +205,15 @@ def _sizes(match: FilterChainMatch) -> tuple[int, ...]:
     return (*(len(each) or 1 for each in values), 1, 1, 1)
 
 
-def _check_listener_filters(reader: Reader) -> None:
+def _unknown_listener_filter(reader: Reader) -> ResourceError | None:
     for index, entry in enumerate(reader.message.listener_filters):
         kind = entry.typed_config.type_url.rpartition("/")[2]
         if kind not in _LISTENER_FILTERS:
-            raise ResourceError(
+            return ResourceError(
                 reader.at(f"listener_filters[{index}]"),
                 f"the listener filter {entry.name!r} ({kind or 'no type'}) is not implemented",
             )
+    return None
 
 
 def _address(reader: Reader) -> str:

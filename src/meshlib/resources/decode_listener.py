@@ -6,6 +6,7 @@ runs it for the same application; a server may use it as well. All others (TLS, 
 
 from __future__ import annotations
 
+from meshlib import proto
 from meshlib.resources.decode_http import HTTP_CONNECTION_MANAGER, decode_http_connection_manager
 from meshlib.resources.decode_inbound import decode_inbound, decode_plain_chain
 from meshlib.resources.decode_transport_socket import is_plaintext
@@ -32,8 +33,8 @@ def decode_listener(reader: Reader) -> Listener | InboundListener:
     if only is None or not _for_clients(only):
         reader.leave("per_connection_buffer_limit_bytes")
         return decode_inbound(reader, chains, default)
-    inbound = decode_plain_chain(reader, only)
-    return _listener(reader, inbound.chains[0].http, inbound)
+    inbound, http = decode_plain_chain(reader, only, default=default is not None)
+    return _listener(reader, http, inbound)
 
 
 def _listener(
@@ -64,4 +65,20 @@ def _for_clients(chain: Reader) -> bool:
     config = message.filters[0].typed_config
     if config.type_url.rpartition("/")[2] != HTTP_CONNECTION_MANAGER:
         return True  # an error, which names the filter
-    return RBAC.encode() not in config.value
+    return not _asks_callers(config.value)
+
+
+def _asks_callers(manager: bytes) -> bool:
+    """Whether an HTTP filter of the HttpConnectionManager is RBAC, also in a TypedStruct."""
+    name = RBAC.encode()
+    if name not in manager:
+        return False
+    try:
+        filters = proto.parse(HTTP_CONNECTION_MANAGER, manager).http_filters
+    except proto.DecodeError:
+        return False  # an error, which the decoder finds
+    return any(
+        each.typed_config.type_url.endswith(f"/{RBAC}")
+        or (each.typed_config.type_url.endswith(".TypedStruct") and name in each.typed_config.value)
+        for each in filters
+    )

@@ -44,6 +44,17 @@ class SocketMetadata(dict[str, Scalar]):
         super().__init__(own)
         self.locality = locality
 
+    def __bool__(self) -> bool:
+        return len(self) > 0 or len(self.locality) > 0
+
+    def __eq__(self, other: object) -> bool:
+        return dict.__eq__(self, other) is True and self.locality == getattr(other, "locality", NO_METADATA)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
+
 
 def contains(metadata: Mapping[str, Scalar], labels: Mapping[str, Scalar]) -> bool:
     """Whether metadata has all labels with equal values; always when there are no labels, as in Envoy."""

@@ -146,6 +146,10 @@ class ClusterState:
         """The configuration asks for TLS, and what TLS needs has not come yet."""
         return self._ways is not None and self._ways.unsecured
 
+    def count_tls(self, what: str) -> None:
+        """One more of `cluster.<name>.ssl.<what>`. Only handshakes are counted so, which take a thousand times as long."""
+        self._registry.counter(f"cluster.{self.name}.ssl.{what}").value += 1
+
     def rotated(self) -> bool:
         """A certificate or a bundle may have been exchanged. True when connections are made in another way now."""
         ways = self._ways
@@ -198,7 +202,7 @@ class ClusterState:
                 known = self.endpoints.setdefault(key, made)
                 if known is made:
                     self._describe(known, metadata)
-        if known.metadata != metadata:
+        if known.metadata is not metadata:  # equal is not enough: 1 == True
             self.describe(known, metadata)
         if known.hostname != hostname:
             known.hostname = hostname
