@@ -62,7 +62,12 @@ def listener(*chains: dict[str, Any]) -> dict[str, Any]:
 
 
 def arrival(path: str = "/", *, connection: Connection = UNKNOWN, **more: Any) -> Arrival:
-    given: dict[str, Any] = {"remote": "10.0.0.1", "local": "10.0.0.9", "local_port": 8080, "headers": []} | more
+    given: dict[str, Any] = {
+        "remote": "10.0.0.1",
+        "local": "10.0.0.9",
+        "local_port": 8080,
+        "headers": [],
+    } | more
     return Arrival("GET", "http", "svc.example", path, connection=connection, **given)
 
 
