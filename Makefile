@@ -34,7 +34,7 @@ conformance:
 
 bench:
 	@$(PYTHON) -m scripts.env --for dev
-	@$(RUN) -m benchmarks --json benchmarks/results.json
+	@PYTHONPATH="$$($(RUN) -m scripts.compiled)" $(RUN) -m benchmarks --json benchmarks/results.json
 
 peers:
 	@$(PYTHON) -m scripts.env --for dev
@@ -47,4 +47,4 @@ format:
 	@$(RUN) -m ruff format .
 
 clean:
-	rm -rf .venv .venv-3.* .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-3.* .compiled .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -31,6 +31,7 @@ from benchmarks.configuration import mesh_resources
 from benchmarks.plan import Plan
 from benchmarks.samples import Samples
 from benchmarks.world import World, world
+from meshlib.engine import call
 
 
 def _arguments() -> argparse.Namespace:
@@ -223,11 +224,12 @@ def main() -> int:
         "ratios": {},
         "cases": [],
         "python": platform.python_version(),
+        "build": "interpreted" if (call.__file__ or "").endswith(".py") else "compiled",
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
         "quick": arguments.quick,
         "pin": arguments.pin,
     }
-    print(f"Python {result['python']}, {result['machine']}", flush=True)
+    print(f"Python {result['python']}, {result['machine']}, meshlib {result['build']}", flush=True)
     if set(arguments.sections) & {"sync", "async", "throughput", "memory"}:
         _clients(arguments, how, result)
     if "mtls" in arguments.sections and not arguments.baselines:

@@ -1,14 +1,15 @@
 """`make test`: every check and every test, on each supported Python of this machine.
 
 Two lanes run side by side. The first, with the Python that runs this script, does the static checks and the tests;
-the second makes an environment for each other supported Python and runs the tests there. The conformance suite
-compares times with a real Envoy's, so it runs last and alone. A failed step shows its output; the last line has the
-totals.
+the second makes an environment for each other supported Python and runs the tests there, on one of them with the
+compiled build where there is a C compiler. The conformance suite compares times with a real Envoy's, so it runs last
+and alone. A failed step shows its output; the last line has the totals.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.compiled import compiler
 from scripts.env import ROOT, SetupFailed, ensure
 from scripts.pythons import SUPPORTED, find
+
+COMPILED = "3.12"
+"""The Python whose tests run on the compiled build."""
 
 STEP_LIMIT = 600.0
 """Seconds after which a step counts as failed."""
@@ -62,12 +67,16 @@ class Totals:
                 print(output.rstrip(), flush=True)
 
 
-def _run(command: Sequence[str]) -> tuple[int, str, float]:
-    """Exit code, combined output, seconds. A step that outlives STEP_LIMIT is ended and gets exit code 124."""
+def _run(command: Sequence[str], path: str | None = None) -> tuple[int, str, float]:
+    """Exit code, combined output, seconds. A step that outlives STEP_LIMIT is ended and gets exit code 124.
+
+    path: the PYTHONPATH, None to leave it as it is.
+    """
     begun = time.monotonic()
     with subprocess.Popen(
         command,
         cwd=ROOT,
+        env=None if path is None else {**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -102,12 +111,14 @@ def _read_totals(report: Path) -> tuple[int, int, int] | None:
     return max(tests - failures - errors - skipped, 0), failures + errors, skipped
 
 
-def run_tests(name: str, python: str, arguments: Sequence[str], totals: Totals) -> None:
-    """Run pytest with ``python`` and add what its report says."""
+def run_tests(
+    name: str, python: str, arguments: Sequence[str], totals: Totals, path: str | None = None
+) -> None:
+    """Run pytest with ``python`` and add what its report says. path: as in `_run`."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         code, output, seconds = _run(
-            [python, "-m", "pytest", "-q", "--no-header", f"--junitxml={report}", *arguments]
+            [python, "-m", "pytest", "-q", "--no-header", f"--junitxml={report}", *arguments], path
         )
         counts = _read_totals(report)
     passed, failed, skipped = counts if counts is not None else (0, 1, 0)
@@ -143,7 +154,20 @@ def _other_lane(totals: Totals, versions: Sequence[str]) -> None:
             totals.add(passed=0, failed=1, skipped=0)
             totals.say(name, "FAILED", 0.0, str(error))
             continue
-        run_tests(name, str(interpreter), ("-m", "not packaging"), totals)
+        if version == COMPILED and compiler() is not None:
+            _test_compiled(name, str(interpreter), totals)
+        else:
+            run_tests(name, str(interpreter), ("-m", "not packaging"), totals)
+
+
+def _test_compiled(name: str, python: str, totals: Totals) -> None:
+    """Compile, and run the tests on that."""
+    code, output, seconds = _run([python, "-m", "scripts.compiled"])
+    totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
+    totals.say("compiled build", "ok" if code == 0 else "FAILED", seconds, output)
+    if code == 0:
+        arguments = ("-o", "pythonpath=.", "-m", "not packaging and not interpreted")
+        run_tests(f"{name}, compiled", python, arguments, totals, path=output.split()[-1])
 
 
 def main() -> int:

@@ -146,6 +146,7 @@ class TestBoth:
         assert None in picks
         assert not picks & {key(1), key(2)}
 
+    @pytest.mark.interpreted
     def test_an_ejected_host_leaves_and_comes_back(self, policy: Any, built: list[int]) -> None:
         hashed = Hashed([locality(1, 5)], policy)
         before = hashed.picks()
@@ -165,6 +166,7 @@ class TestBoth:
         hashed.state.endpoints[first].ejected = True
         assert hashed.pick(value) not in (None, first)
 
+    @pytest.mark.interpreted
     def test_a_push_that_changes_nothing_keeps_the_table(self, policy: Any, built: list[int]) -> None:
         hashed = Hashed([locality(1, 5)], policy)
         hashed.again([locality(1, 5)], connect_timeout=9.0)
@@ -200,6 +202,7 @@ class TestLater:
     def hashed(self, policy: Any = None) -> Hashed:
         return Hashed([locality(1, 5)], policy or MaglevConfig(table_size=9001), deferred=[])
 
+    @pytest.mark.interpreted
     def test_another_host_until_the_table_is_there(self, built: list[int]) -> None:
         hashed = self.hashed()
         assert hashed.deferred is not None
@@ -234,6 +237,7 @@ class TestLater:
         hashed.deferred.pop()()
         assert hashed.pick(HASHES[0]) is None
 
+    @pytest.mark.interpreted
     def test_weights_far_apart_make_a_ring_large(self, built: list[int]) -> None:
         """Its least host has one entry, so the others have thousands, whatever minimum_ring_size says."""
         hashed = Hashed([locality(1, 3, weights=(1, 10_000, 10_000))], RingHashConfig(), deferred=[])
@@ -242,6 +246,7 @@ class TestLater:
         assert len(hashed.deferred) == 1
         assert built == [3]
 
+    @pytest.mark.interpreted
     def test_a_small_table_at_once(self, built: list[int]) -> None:
         hashed = self.hashed(RingHashConfig())
         hashed.eject(2)

@@ -64,6 +64,7 @@ def test_a_response_can_be_pickled_and_read_twice(driver: Driver) -> None:
         assert answer.read() == b"hello"
 
 
+@pytest.mark.interpreted
 def test_a_wait_that_ends_early_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection waits by the system's time, the engine by its clock's: they need not agree to the microsecond."""
     limits: list[float] = []

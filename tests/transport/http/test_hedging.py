@@ -510,6 +510,7 @@ def test_over_http2_a_loser_costs_its_stream_or_a_blocking_calls_connection(driv
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.interpreted
 def test_two_events_at_once_are_both_reported() -> None:
     """Two parked attempts may be served together, and both of their connections are there at once."""
 

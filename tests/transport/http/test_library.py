@@ -69,6 +69,7 @@ def test_importing_one_library_does_not_need_the_other() -> None:
     assert "import httpx\n" not in source
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("lib", "mod"), LIBRARIES)
 @pytest.mark.parametrize(
     "value", [b"plain", "gr\u00fc\u00df".encode(), "gr\u00fc\u00df".encode("latin-1"), b""]

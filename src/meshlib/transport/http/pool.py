@@ -17,6 +17,7 @@ from collections import deque
 from math import inf
 
 from meshlib.resources.cluster import Cluster
+from meshlib.runtime.ahead import mypyc_attr
 from meshlib.runtime.clock import Clock
 from meshlib.state import ClusterState, EndpointState, Permits, Way
 
@@ -30,6 +31,7 @@ Shelf = EndpointState | tuple[EndpointState, str]
 """Where a connection waits: with all others to its endpoint, or with those of the same name."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PooledConnection:
     """What the pool knows of a connection. Subclasses move the bytes.
 

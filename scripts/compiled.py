@@ -1,0 +1,134 @@
+"""Compile what every call runs through with mypyc, into extension modules that stand beside the sources.
+
+The same Python, ahead of time: `pyproject.toml` lists the modules under `tool.meshlib.compiled`. A wheel that was built with
+MESHLIB_COMPILE=1 carries them (hatch_build.py); the benchmark and one lane of `make test` run on a copy of the package in
+`.compiled/`, which this script makes:
+
+    python -m scripts.compiled        print the folder for PYTHONPATH; exit 1 where there is no C compiler
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
+STAMP = "meshlib-stamp"
+
+SETUP = """
+from mypyc.build import mypycify
+from setuptools import setup
+
+setup(
+    name="meshlib",
+    packages=[],
+    ext_modules=mypycify(
+        ["--config-file=", "--ignore-missing-imports", *{modules!r}], opt_level="2", debug_level="0", multi_file=True
+    ),
+)
+"""
+
+
+class CompilationFailed(Exception):
+    """The text is the compiler's."""
+
+
+def compiler() -> str | None:
+    """The C compiler that extension modules of this Python are made with; None when this machine lacks it."""
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    return shutil.which(command.split()[0])
+
+
+def modules(source: Path = SOURCE) -> list[str]:
+    """The modules that are compiled, relative to `source`."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["meshlib"]["compiled"]
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.py"))
+    return [
+        file
+        for file in files
+        if any(fnmatch.fnmatch(file, pattern) for pattern in wanted["modules"])
+        and not any(fnmatch.fnmatch(file, pattern) for pattern in wanted["interpreted"])
+    ]
+
+
+def build(target: Path) -> list[Path]:
+    """Compile into `target`, which mirrors `src`. The extension modules, relative to it.
+
+    Raises CompilationFailed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        shutil.copytree(SOURCE / "meshlib", work / "meshlib", ignore=shutil.ignore_patterns("__pycache__"))
+        (work / "setup.py").write_text(SETUP.format(modules=modules()))
+        done = subprocess.run(
+            [sys.executable, "setup.py", "build_ext", "--inplace"],
+            cwd=work,
+            env={**os.environ, "MYPYPATH": str(work)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise CompilationFailed(f"{done.stdout}\n{done.stderr}")
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        built = [path.relative_to(work) for path in work.rglob(f"*{suffix}") if "build" not in path.parts]
+        for path in built:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(work / path, target / path)
+    return built
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256(f"{sys.version} {sys.executable}".encode())
+    for path in _inputs():
+        digest.update(path.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _inputs() -> Iterator[Path]:
+    yield ROOT / "pyproject.toml"
+    yield Path(__file__)
+    yield from sorted(
+        path for path in (SOURCE / "meshlib").rglob("*") if path.suffix in (".py", ".bin", ".json")
+    )
+
+
+def ensure() -> Path:
+    """A folder with the whole package, compiled for this Python; made anew when a source has changed.
+
+    Raises CompilationFailed.
+    """
+    folder = ROOT / ".compiled" / str(sysconfig.get_config_var("SOABI"))
+    stamp, wanted = folder / STAMP, _fingerprint()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(SOURCE / "meshlib", folder / "meshlib", ignore=shutil.ignore_patterns("__pycache__"))
+        build(folder)
+        stamp.write_text(wanted)
+    return folder
+
+
+def main() -> int:
+    if compiler() is None:
+        print("There is no C compiler on this machine: the modules stay interpreted.", file=sys.stderr)
+        return 1
+    try:
+        print(ensure())
+    except CompilationFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
