@@ -13,7 +13,7 @@ from cryptography import x509
 
 from meshlib.errors import IdentityError
 
-__all__ = ["transport_failure"]
+__all__ = ["refusal_alert", "transport_failure"]
 
 SSL_LIBRARY = 16 << 24
 """BoringSSL's number of its SSL library, in the high byte of an error."""
@@ -149,6 +149,26 @@ def transport_failure(
             return _text(_REASONS[name], name)
         return f"TLS_error:_{_underscored(name or 'unknown')}"
     return ""
+
+
+def refusal_alert(error: IdentityError) -> bytes:
+    """The TLS 1.2 record that tells a peer why it is refused, with the alert that Envoy sends for the same reason.
+
+    Not encrypted: only for a handshake in which nothing that is has been sent yet.
+    """
+    number = next((alert for words, alert in _REFUSALS if words in error.reason), _CERTIFICATE_UNKNOWN)
+    return bytes((_ALERT, 3, 3, 0, 2, _FATAL, number))
+
+
+_ALERT, _FATAL, _CERTIFICATE_UNKNOWN = 21, 2, 46
+
+_REFUSALS = (
+    ("certificate revoked", 44),
+    ("certificate has expired", 45),
+    ("certificate chain too long", 48),
+    ("cert hash and spki", 114),
+)
+"""Envoy's words for a refusal and the number of the alert, where it is not certificate_unknown."""
 
 
 def _text(reason: int, words: str) -> str:

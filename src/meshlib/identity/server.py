@@ -15,7 +15,7 @@ from meshlib.identity.resolve import Materials, Memo, Resolved, resolve, resolve
 from meshlib.identity.source import IdentityUpdate
 from meshlib.identity.trust import Trust
 from meshlib.identity.verify import Verifier
-from meshlib.resources.tls import DownstreamTls
+from meshlib.resources.tls import CertificateValidation, DownstreamTls
 
 __all__ = ["ServerSecurity"]
 
@@ -55,7 +55,15 @@ class ServerSecurity:
         self._ready: _Ready | None = None
         self._problem = IdentityError("there is no material yet")
         self.context = RotatingContext(self)
-        apply_settings(self.context, self._spec())
+        self.configure(self.context)
+
+    def configure(self, context: ssl.SSLContext) -> None:
+        """Give a context that makes its own objects all settings but the material, which its `sni_callback` brings.
+
+        Raises:
+            IdentityError: OpenSSL does not take one of them.
+        """
+        apply_settings(context, self._spec())
 
     @property
     def epoch(self) -> int:
@@ -184,13 +192,13 @@ class ServerSecurity:
         )
 
     def _verify_mode(self, trust: Trust | None = None) -> ssl.VerifyMode:
-        """trust: None while it is not known."""
+        """trust: None while it is not known. As in Envoy, a caller needs a certificate where more than its chain is looked at."""
         if self.tls is None or self.tls.require_client_certificate:
             return ssl.CERT_REQUIRED
         common = self.tls.common
         if common.validation is None and common.validation_secret is None:
             return ssl.CERT_NONE
-        if trust is not None and trust.wants_certificate:
+        if _looks_closer(common.validation) if trust is None else trust.wants_certificate:
             return ssl.CERT_REQUIRED
         return ssl.CERT_OPTIONAL
 
@@ -213,3 +221,13 @@ class ServerSecurity:
 
     def __repr__(self) -> str:
         return f"<ServerSecurity epoch {self.epoch}>"
+
+
+def _looks_closer(validation: CertificateValidation | None) -> bool:
+    """As Trust.wants_certificate, by what the configuration itself says."""
+    return validation is not None and bool(
+        validation.spiffe is not None
+        or validation.match_sans
+        or validation.certificate_hashes
+        or validation.certificate_spkis
+    )
