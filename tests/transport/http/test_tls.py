@@ -115,6 +115,7 @@ def test_another_name(driver: Driver, world: World, version: TlsVersion) -> None
         assert "spiffe://td.example/other" in error.expected
         assert SERVER in error.details
         assert "CERTIFICATE_VERIFY_FAILED" in error.details
+        assert counted(driver) == {"fail_verify_san": 1}
     assert world.seen.data == []
 
 
@@ -125,6 +126,7 @@ def test_another_authority(driver: Driver, world: World, version: TlsVersion) ->
         driver.open(world.mesh(server.port, tls=world.tls(roots=stranger.pem, maximum=version)))
         error = refused(driver, errors.IdentityError)
         assert "CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_X509_verify_cert" in error.details
+        assert counted(driver) == {"fail_verify_error": 1}
         assert world.seen.failed.wait(10)
     assert world.seen.data == []
 
@@ -139,6 +141,7 @@ def test_a_server_that_speaks_plaintext(driver: Driver, world: World) -> None:
     with serve(script) as server:
         driver.open(world.mesh(server.port))
         assert "WRONG_VERSION_NUMBER" in refused(driver).details
+        assert counted(driver) == {"connection_error": 1}
     assert len(received) == 1
     assert b"secret" not in received[0]
 
@@ -369,6 +372,17 @@ def test_a_connection_is_not_used_after_its_certificate(driver: Driver, world: W
         assert driver.get().status_code == 200
         driver.close_client()
     assert server.accepted == 2
+
+
+def counted(driver: Driver) -> dict[str, int]:
+    """The counters `cluster.backend.ssl.*`."""
+    engine = driver.transport._shell._engine  # type: ignore[attr-defined]
+    prefix = "cluster.backend.ssl."
+    return {
+        metric.name.removeprefix(prefix): metric.value
+        for metric in engine.store.registry
+        if metric.name.startswith(prefix)
+    }
 
 
 def members(driver: Driver) -> list[Any]:

@@ -29,8 +29,9 @@ class Ends:
 
     def __init__(self, world: World, version: TlsVersion) -> None:
         security = world.store.client(world.tls(maximum=version))
+        self.counted: list[str] = []
         way = Way(HttpProtocol.HTTP1, security)
-        self.session: TlsSession = begin(way, EndpointState("e", "127.0.0.1", 1), "a")
+        self.session: TlsSession = begin(way, EndpointState("e", "127.0.0.1", 1), "a", self.counted.append)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = server_context(world.ca, world.server)
         self.server = context.wrap_bio(self._in, self._out, server_side=True)
@@ -71,6 +72,12 @@ def ends(world: World, request: pytest.FixtureRequest) -> Ends:
     made = Ends(world, request.param)
     made.shake()
     return made
+
+
+def test_a_handshake_is_counted(ends: Ends) -> None:
+    assert ends.counted[0] == "handshake"
+    assert ends.counted[1] in ("versions.TLSv1.2", "versions.TLSv1.3")
+    assert ends.counted[2].startswith("ciphers.")
 
 
 def cut(data: bytes, places: list[float]) -> list[bytes]:

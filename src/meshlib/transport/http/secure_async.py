@@ -58,7 +58,7 @@ class _Secure(AsyncSocket):
     _shaken: asyncio.Future[None] | None = None
 
     async def _open(self, authority: str) -> None:
-        self._session = session = begin(self.way, self.endpoint, authority)
+        self._session = session = begin(self.way, self.endpoint, authority, self.state.count_tls)
         self._shaken = shaken = self.loop.create_future()
         await super()._open(authority)
         await shaken
@@ -117,7 +117,10 @@ class _Secure(AsyncSocket):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._shaken is not None:
-            self._shaking_failed(cut_short(error if isinstance(error, OSError) else None))
+            reset = error if isinstance(error, OSError) else None
+            if reset is not None:
+                self.state.count_tls("connection_error")
+            self._shaking_failed(cut_short(reset))
         elif error is None and self._session is not None and not self._session.ended:
             error = ConnectionResetError("the connection ended without a TLS close_notify")
         super().connection_lost(error)

@@ -46,7 +46,7 @@ class SecureSyncConnection(SyncConnection):
 
     def connect(self) -> None:
         """Begin to connect. Raises TransportFailure when that is refused at once, or when there is no certificate to use."""
-        self._session = begin(self.way, self.endpoint, self.authority)
+        self._session = begin(self.way, self.endpoint, self.authority, self.state.count_tls)
         super().connect()
 
     def _opened(self) -> None:
@@ -90,6 +90,7 @@ class SecureSyncConnection(SyncConnection):
         except BlockingIOError:
             return
         except OSError as error:
+            self.state.count_tls("connection_error")
             raise cut_short(error) from error
         if not data:
             raise cut_short()

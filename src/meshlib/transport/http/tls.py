@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 
 from meshlib.engine.events import FailureKind
@@ -27,13 +28,16 @@ from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.message import OutgoingRequest, Response
 
-__all__ = ["TlsCodec", "TlsSession", "begin", "cut_short", "refusal"]
+__all__ = ["Count", "TlsCodec", "TlsSession", "begin", "cut_short", "refusal"]
 
 RECORD = 16 * 1024
 """The most plaintext that one record holds (RFC 8446, 5.1): a read of that size leaves nothing of it behind."""
 
 ALPN = {HttpProtocol.HTTP1: ("http/1.1",), HttpProtocol.HTTP2: ("h2",)}
 """What is offered when the cluster's configuration names nothing. What the peer picks changes nothing, as in Envoy."""
+
+Count = Callable[[str], None]
+"""Counts what becomes of a handshake, by the names of Envoy's statistics (`handshake`, `fail_verify_san`, ...)."""
 
 _SYSTEM = 2 << 24
 """BoringSSL's number of errors of the operating system."""
@@ -42,14 +46,14 @@ _NOTHING = Response()
 _NOTHING.complete = True
 
 
-def begin(way: Way, endpoint: EndpointState, authority: str) -> TlsSession:
+def begin(way: Way, endpoint: EndpointState, authority: str, count: Count) -> TlsSession:
     """A session with the material of now; nothing is sent yet. Raises TransportFailure when there is none that may be used."""
     assert way.security is not None
     try:
         handshake = way.security.handshake(
             authority=authority, hostname=endpoint.hostname, alpn=ALPN[way.protocol]
         )
-        return TlsSession(handshake)
+        return TlsSession(handshake, count)
     except (IdentityError, ssl.SSLError, ValueError) as error:
         from meshlib.identity.failure import transport_failure  # needs cryptography, which plaintext does not
 
@@ -77,6 +81,14 @@ def refusal(failure: TransportFailure) -> IdentityError | None:
     return cause if isinstance(cause, IdentityError) else None
 
 
+def _statistic(error: Exception) -> str:
+    """Envoy's counter of a certificate that was refused."""
+    reason = error.reason if isinstance(error, IdentityError) else ""
+    if "SAN" in reason:
+        return "fail_verify_san"
+    return "fail_verify_cert_hash" if "cert hash" in reason else "fail_verify_error"
+
+
 class TlsSession:
     """over: nothing more can be read. ended: because the peer said goodbye; otherwise because a record was wrong, or an alert.
 
@@ -84,6 +96,7 @@ class TlsSession:
     """
 
     __slots__ = (
+        "_count",
         "_handshake",
         "_incoming",
         "_outgoing",
@@ -95,8 +108,9 @@ class TlsSession:
         "over",
     )
 
-    def __init__(self, handshake: Handshake) -> None:
+    def __init__(self, handshake: Handshake, count: Count) -> None:
         self._handshake = handshake
+        self._count = count
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = handshake.context.wrap_bio(
             self._incoming, self._outgoing, server_hostname=handshake.server_hostname
@@ -111,17 +125,26 @@ class TlsSession:
         Raises TransportFailure; then `take` may have an alert for the peer.
         """
         self._incoming.write(data)
+        tls = self._tls
         try:
-            self._tls.do_handshake()
+            tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError as error:
+            unverified = isinstance(error, ssl.SSLCertVerificationError)
+            self._count("fail_verify_error" if unverified else "connection_error")
             raise self._refused(error) from error
         try:
-            self._handshake.verify(self._tls)
-        except IdentityError as error:
+            self._handshake.verify(tls)
+        except (IdentityError, ValueError) as error:
             self.take()  # the peer does not even learn that the handshake succeeded, where it does not know yet
+            self._count(_statistic(error))
             raise self._refused(error) from error
+        self._count("handshake")
+        self._count(f"versions.{tls.version()}")
+        cipher = tls.cipher()
+        if cipher is not None:
+            self._count(f"ciphers.{cipher[0]}")
         return True
 
     def _refused(self, error: Exception) -> TransportFailure:
