@@ -1,9 +1,9 @@
 """`make test`: every check and every test, on each supported Python of this machine.
 
-Two lanes run side by side. The first, with the Python that runs this script, does the static checks and the tests;
-the second makes an environment for each other supported Python and runs the tests there, on one of them with the
-compiled build where there is a C compiler. The conformance suite compares times with a real Envoy's, so it runs last
-and alone. A failed step shows its output; the last line has the totals.
+Two lanes run side by side and take what is left to do: the static checks and the tests with the Python that runs this
+script; then the tests of each other supported Python in an environment of its own, on one of them with the compiled
+build where there is a C compiler. The conformance suite compares times with a real Envoy's, so it runs last and alone.
+A failed step shows its output; the last line has the totals.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,8 +26,10 @@ from scripts.compiled import compiler
 from scripts.env import ROOT, SetupFailed, ensure
 from scripts.pythons import SUPPORTED, find
 
-COMPILED = "3.12"
-"""The Python whose tests run on the compiled build."""
+LANES = 2
+
+TRANSPORTS = ("tests/transport",)
+REST = ("tests", "--ignore=tests/transport")
 
 STEP_LIMIT = 600.0
 """Seconds after which a step counts as failed."""
@@ -133,41 +136,78 @@ def run_tests(
     )
 
 
-def _main_lane(totals: Totals) -> None:
+class OtherPython:
+    """The tests of another supported Python, in parts that may run side by side."""
+
+    def __init__(self, version: str, totals: Totals, *, compiled: bool = False) -> None:
+        """compiled: on the compiled build, if this machine can make it."""
+        self._compiled = compiled and compiler() is not None
+        self.name = f"tests on Python {version}"
+        self._version = version
+        self._totals = totals
+        self._lock = threading.Lock()
+        self._prepared = False
+        self._interpreter: str | None = None
+
+    def parts(self) -> list[Callable[[], None]]:
+        if self._compiled:
+            return [self._run_compiled]
+        return [
+            lambda: self._run_part("of the transports", TRANSPORTS),
+            lambda: self._run_part("of the rest", REST),
+        ]
+
+    def _prepare(self) -> str | None:
+        """The interpreter of an environment for this Python; None, after saying so, when there is none."""
+        with self._lock:
+            if not self._prepared:
+                self._prepared = True
+                python = find(self._version)
+                if python is None:
+                    self._totals.add(passed=0, failed=0, skipped=1)
+                    self._totals.say(f"{self.name}: not on this machine", "skip", 0.0)
+                    return None
+                try:
+                    venv = ROOT / f".venv-{self._version}"
+                    self._interpreter = str(ensure(venv, purpose="dev", python=python))
+                except SetupFailed as error:
+                    self._totals.add(passed=0, failed=1, skipped=0)
+                    self._totals.say(self.name, "FAILED", 0.0, str(error))
+        return self._interpreter
+
+    def _run_part(self, part: str, arguments: Sequence[str]) -> None:
+        python = self._prepare()
+        if python is not None:
+            run_tests(f"{self.name}, {part}", python, ("-m", "not packaging", *arguments), self._totals)
+
+    def _run_compiled(self) -> None:
+        python = self._prepare()
+        if python is None:
+            return
+        code, output, seconds = _run([python, "-m", "scripts.compiled"])
+        self._totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
+        self._totals.say("compiled build", "ok" if code == 0 else "FAILED", seconds, output)
+        if code == 0:
+            arguments = ("-o", "pythonpath=.", "-m", "not packaging and not interpreted")
+            run_tests(f"{self.name}, compiled", python, arguments, self._totals, path=output.split()[-1])
+
+
+def _this_python(totals: Totals) -> None:
+    """The static checks, and the tests with the Python that runs this."""
     for name, arguments in CHECKS:
         check(name, sys.executable, arguments, totals)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     run_tests(f"tests on Python {version}", sys.executable, (), totals)
 
 
-def _other_lane(totals: Totals, versions: Sequence[str]) -> None:
-    for version in versions:
-        name = f"tests on Python {version}"
-        python = find(version)
-        if python is None:
-            totals.add(passed=0, failed=0, skipped=1)
-            totals.say(f"{name}: not on this machine", "skip", 0.0)
-            continue
+def _lane(work: deque[Callable[[], None]]) -> None:
+    """Take what is left to do until nothing is."""
+    while True:
         try:
-            interpreter = ensure(ROOT / f".venv-{version}", purpose="dev", python=python)
-        except SetupFailed as error:
-            totals.add(passed=0, failed=1, skipped=0)
-            totals.say(name, "FAILED", 0.0, str(error))
-            continue
-        if version == COMPILED and compiler() is not None:
-            _test_compiled(name, str(interpreter), totals)
-        else:
-            run_tests(name, str(interpreter), ("-m", "not packaging"), totals)
-
-
-def _test_compiled(name: str, python: str, totals: Totals) -> None:
-    """Compile, and run the tests on that."""
-    code, output, seconds = _run([python, "-m", "scripts.compiled"])
-    totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
-    totals.say("compiled build", "ok" if code == 0 else "FAILED", seconds, output)
-    if code == 0:
-        arguments = ("-o", "pythonpath=.", "-m", "not packaging and not interpreted")
-        run_tests(f"{name}, compiled", python, arguments, totals, path=output.split()[-1])
+            task = work.popleft()
+        except IndexError:
+            return
+        task()
 
 
 def main() -> int:
@@ -184,9 +224,11 @@ def main() -> int:
     else:
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
         others = [version for version in SUPPORTED if version != running]
-        lanes: list[Callable[[], None]] = [lambda: _main_lane(totals), lambda: _other_lane(totals, others)]
-        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
-            for done in [pool.submit(lane) for lane in lanes]:
+        work: deque[Callable[[], None]] = deque([lambda: _this_python(totals)])
+        for number, version in enumerate(others):
+            work.extend(OtherPython(version, totals, compiled=number == 0).parts())
+        with ThreadPoolExecutor(max_workers=LANES) as pool:
+            for done in [pool.submit(_lane, work) for _ in range(LANES)]:
                 done.result()
         check("conformance with a real Envoy", sys.executable, ("-m", "conformance"), totals)
     if totals.broken:

@@ -94,3 +94,17 @@ def test_a_check_passes_with_exit_code_0_only(tmp_path: Path, capsys: pytest.Cap
     test_pythons.check("bad", executable(tmp_path / "bad", "echo why; exit 1"), (), totals)
     assert (totals.passed, totals.failed, totals.broken) == (1, 1, ["bad"])
     assert "why" in capsys.readouterr().out
+
+
+def test_a_python_that_is_not_there_is_skipped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_pythons, "find", lambda version: None)
+    totals = test_pythons.Totals()
+    for part in test_pythons.OtherPython("3.99", totals).parts():
+        part()
+    assert (totals.passed, totals.failed, totals.skipped) == (0, 0, 1)
+
+
+def test_the_parts_leave_no_test_out() -> None:
+    (folder,) = test_pythons.TRANSPORTS
+    assert (f"--ignore={folder}",) == test_pythons.REST[1:]
+    assert (env.ROOT / folder).is_dir()
