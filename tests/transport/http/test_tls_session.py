@@ -118,7 +118,7 @@ def test_both_directions(ends: Ends) -> None:
     assert ends.hears(ends.session.seal(b"question")) == b"question"
     assert ends.session.open(ends.says(b"answer")) == b"answer"
     assert ends.session.seal(b"") == b""
-    assert ends.session.pending == 0
+    assert ends.session.outgoing.pending == 0
 
 
 def test_what_came_before_a_broken_record_is_not_lost(ends: Ends) -> None:
@@ -147,7 +147,7 @@ def test_a_handshake_piece_by_piece(world: World) -> None:
             ends.server.do_handshake()
         for byte in ends._out.read():
             over = ends.session.shake(bytes([byte]))
-    assert ends.session.pending, "its end goes out with the request"
+    assert ends.session.outgoing.pending, "its end goes out with the request"
 
 
 def codec_of(ends: Ends) -> TlsCodec:

@@ -110,7 +110,7 @@ class _Secure(AsyncSocket):
         plain = session.open(data)
         if plain:
             super().data_received(plain)
-        if session.pending and not shaking:
+        if session.outgoing.pending and not shaking:
             raw.write(session.take())
         if session.over:
             raw.abort()

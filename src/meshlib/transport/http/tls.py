@@ -92,28 +92,28 @@ def _statistic(error: Exception) -> str:
 class TlsSession:
     """over: nothing more can be read. ended: because the peer said goodbye; otherwise because a record was wrong, or an alert.
 
-    not_after: of our own certificate, wall seconds.
+    not_after: of our own certificate, wall seconds. outgoing: the records that have to be sent.
     """
 
     __slots__ = (
         "_count",
         "_handshake",
         "_incoming",
-        "_outgoing",
         "_read",
         "_tls",
         "_write",
         "ended",
         "not_after",
+        "outgoing",
         "over",
     )
 
     def __init__(self, handshake: Handshake, count: Count) -> None:
         self._handshake = handshake
         self._count = count
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = handshake.context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=handshake.server_hostname
+            self._incoming, self.outgoing, server_hostname=handshake.server_hostname
         )
         self._read, self._write = self._tls.read, self._tls.write
         self.not_after = handshake.not_after
@@ -152,18 +152,13 @@ class TlsSession:
 
     def take(self) -> bytes:
         """The records that have to be sent."""
-        return self._outgoing.read()
-
-    @property
-    def pending(self) -> int:
-        """How many bytes of records have to be sent."""
-        return self._outgoing.pending
+        return self.outgoing.read()
 
     def seal(self, data: bytes) -> bytes:
         """The records that carry it, and whatever else has to be sent. Raises ssl.SSLError."""
         if data:
             self._write(data)
-        return self._outgoing.read()
+        return self.outgoing.read()
 
     def open(self, data: bytes) -> bytes:
         """The plaintext that has become complete with `data`; empty when none has."""
@@ -190,19 +185,20 @@ class TlsSession:
         """Say goodbye: the last record, empty when that is not possible."""
         with suppress(ssl.SSLError, ValueError):
             self._tls.unwrap()
-        return self._outgoing.read()
+        return self.outgoing.read()
 
 
 class TlsCodec:
     """A codec whose bytes are the records of a session."""
 
-    __slots__ = ("_codec", "_session", "response")
+    __slots__ = ("_codec", "_records", "_session", "response")
 
     survives_input = True
 
     def __init__(self, codec: Codec, session: TlsSession) -> None:
         self._codec = codec
         self._session = session
+        self._records = session.outgoing
         self.response = _NOTHING
 
     @property
@@ -215,13 +211,16 @@ class TlsCodec:
 
     @property
     def outgoing(self) -> bool:
-        return self._session.pending > 0 or self._codec.outgoing
+        return self._records.pending > 0 or self._codec.outgoing
 
     def start(self, request: OutgoingRequest, *, inline: bool = True) -> bytes:
         codec = self._codec
         data = codec.start(request, inline=inline)
         self.response = codec.response
-        return self._seal(data)
+        try:
+            return self._session.seal(data)
+        except ssl.SSLError:
+            raise codec.abort() from None
 
     def body(self, data: bytes) -> bytes:
         return self._seal(self._codec.body(data))
