@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshlib.engine.engine import Engine
-from meshlib.engine.program import Compiler
+from meshlib.engine.program import Compiler, Program
 from meshlib.errors import ConfigError, MeshClosed, ResourceError
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
 from meshlib.runtime import fork
@@ -148,6 +148,8 @@ class Mesh:
     def wait_ready(self, *hosts: str, timeout: float = 15.0) -> None:
         """Wait until the configuration of these hosts (`host:port`) and of every Listener known so far is there.
 
+        The first certificates of clusters with TLS belong to it, for the 15 s that calls wait for them.
+
         timeout: seconds. A host that does not exist counts as answered.
 
         Raises:
@@ -161,7 +163,7 @@ class Mesh:
         while True:
             woken = threading.Event()
             program = self.engine.program
-            missing = self._missing(program.snapshot, names.union(program.snapshot.listeners))
+            missing = self._missing(program, names.union(program.snapshot.listeners))
             if missing is None:
                 return
             left = due - self.clock.monotonic()
@@ -306,8 +308,9 @@ class Mesh:
     def _usage(self, cluster: str) -> int:
         return self.engine.store.cluster(cluster).stats.upstream_rq_total.value
 
-    def _missing(self, snapshot: Snapshot, names: Iterable[str]) -> str | None:
+    def _missing(self, program: Program, names: Iterable[str]) -> str | None:
         """What these listeners still wait for, None when they are complete."""
+        snapshot = program.snapshot
         for name in names:
             listener = snapshot.listener(name)
             if listener is None:
@@ -330,6 +333,9 @@ class Mesh:
                     and snapshot.pending_endpoints(cluster)
                 ):
                     return f"the endpoints of cluster {cluster_name!r}"
+                compiled = program.clusters.get(cluster_name)
+                if compiled is not None and (compiled.secure_by or 0.0) > self.clock.monotonic():
+                    return f"what TLS to cluster {cluster_name!r} needs"
         return None
 
 

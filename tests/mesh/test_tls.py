@@ -88,6 +88,18 @@ def test_the_workloads_own_identity(caller: Call, world: World) -> None:
     assert world.seen.peers == [world.client.der, second.der]
 
 
+def test_ready_means_that_certificates_are_there(world: World) -> None:
+    source = Source()
+    with meshlib.Mesh(secured(1, by_secrets()), identity=source) as mesh:
+        with pytest.raises(meshlib.ConfigTimeout, match="what TLS to cluster 'reviews' needs"):
+            mesh.wait_ready(timeout=0.01)
+        timer = threading.Timer(0.02, source.give, (world.client, world.ca))
+        timer.start()
+        mesh.wait_ready(timeout=10.0)
+        timer.join()
+        assert mesh.engine.program.clusters["reviews"].secure_by is None
+
+
 def test_secrets_over_the_control_planes_stream(caller: Call, world: World) -> None:
     with world.serve() as server:
         config = secured(server.port, by_secrets())
