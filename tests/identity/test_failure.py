@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from meshlib.errors import IdentityError
-from meshlib.identity.failure import _ALERTS, transport_failure
+from meshlib.identity.failure import _ALERTS, refusal_alert, transport_failure
 from meshlib.resources.tls import CertificateValidation, TlsVersion
 from tests.identity.ca import Issued, TestCA
 from tests.identity.configs import bare_server, client, match, roots, server, spiffe
@@ -128,3 +128,17 @@ def test_what_has_no_name() -> None:
         "TLS_error:_own_certificate_has_expired"
     )
     assert transport_failure(IdentityError("no way")) == "TLS_error:_no_way"
+
+
+@pytest.mark.parametrize(
+    ("reason", "number"),
+    [
+        ("verify cert failed: SAN matcher, certificate SANs are []", 46),
+        ("verify cert failed: no trust bundle store", 46),
+        ("verify cert failed: cert hash and spki", 114),
+        ("verify cert failed: X509_verify_cert: ...: certificate revoked", 44),
+        ("", 46),
+    ],
+)
+def test_the_alert_for_a_refusal(reason: str, number: int) -> None:
+    assert refusal_alert(IdentityError("no", reason=reason)) == bytes((21, 3, 3, 0, 2, 2, number))

@@ -396,6 +396,17 @@ def test_a_server_whose_own_identity_has_expired_fails_closed(ca: TestCA) -> Non
         secured.pem()
 
 
+def test_a_configured_certificate_that_is_over_is_still_shown_and_callers_refuse_it(ca: TestCA) -> None:
+    clock = FakeClock(epoch=SystemClock().time())
+    store = IdentityStore(clock=clock)
+    expired = ca.issue(SRV, starts=-7200, lifetime=-3600)
+    secured = server(roots(ca), expired, store=store)
+    assert len(secured.pem()) == 3
+    caller = client(roots(ca), ca.issue(CLI)).handshake()
+    ends = join(caller.context, secured.context)
+    assert "certificate has expired" in str(ends.errors["client"])
+
+
 def test_a_server_without_material_fails_closed(ca: TestCA) -> None:
     secured = IdentityStore().server()
     assert secured.current is None

@@ -141,6 +141,13 @@ class ClientSecurity:
         before = self._ready
         try:
             resolved = resolve(self.tls.common, materials, memo)
+            if self.tls.auto_sni_san_validation and not resolved.trust.verifies_chain:
+                raise IdentityError(
+                    "auto_sni_san_validation without a trusted CA is insecure and not allowed",
+                    reason=NOT_SUPPLIED,
+                    expected="a trusted CA",
+                    got="none",
+                )
             if before is not None and before.resolved == resolved:
                 return False
             self._ready = self._prepare(resolved, before)

@@ -161,6 +161,7 @@ def refusal_alert(error: IdentityError) -> bytes:
 
 
 _ALERT, _FATAL, _CERTIFICATE_UNKNOWN = 21, 2, 46
+"""ContentType and AlertLevel of RFC 5246, and the alert for everything that has none of its own."""
 
 _REFUSALS = (
     ("certificate revoked", 44),

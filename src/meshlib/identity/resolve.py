@@ -23,6 +23,7 @@ from meshlib.resources.tls import (
     SecretRef,
     TlsCertificate,
     merge_validation,
+    validation_problem,
 )
 
 __all__ = ["NOT_SUPPLIED", "Materials", "Memo", "Resolved", "bundle_map", "resolve", "resolve_default"]
@@ -124,9 +125,16 @@ def _validation(common: CommonTls, materials: Materials) -> CertificateValidatio
     secret = materials.secret(common.validation_secret)
     if secret is None or secret.validation is None:
         raise _missing(f"secret {common.validation_secret.name!r}", None)
-    if common.validation is None:
-        return secret.validation
-    return merge_validation(common.validation, secret.validation)
+    found = secret.validation
+    if common.validation is not None:
+        found = merge_validation(common.validation, found)
+    problem = validation_problem(found)
+    if problem is not None:
+        what = f"secret {common.validation_secret.name!r}"
+        raise IdentityError(
+            f"{what} can't be used: {problem}", reason=NOT_SUPPLIED, expected=what, got="an insecure one"
+        )
+    return found
 
 
 def _trust(validation: CertificateValidation | None, materials: Materials, memo: Memo) -> Trust:

@@ -116,13 +116,14 @@ class ServerSecurity:
         The certificates are those of all trust domains: `verify_chain` has to follow.
 
         Raises:
-            IdentityError: there is nothing to show, or it is over.
+            IdentityError: there is nothing to show, or, of the workload's own identity, it is over.
         """
         self._start()
         ready = self._ready
         if ready is None or not ready.resolved.svids:
             raise copy_of(self._problem)
-        ready.life.check()
+        if self.tls is None:
+            ready.life.check()
         svid = ready.resolved.svids[0]
         return svid.private_key.reveal(), svid.chain_pem(), to_pem(ready.resolved.trust.anchors)
 
