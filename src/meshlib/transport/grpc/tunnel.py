@@ -350,7 +350,7 @@ class Tunnel:
                 return str(connect_failure(error))
             return cut_short(error).reason
         if self._handshake is not None:
-            return self._handshake.text(error)
+            return self._handshake.text(error, self._tls)
         from meshlib.identity.failure import transport_failure  # with `cryptography`: only where TLS is used
 
         return transport_failure(error)
