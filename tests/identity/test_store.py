@@ -287,11 +287,11 @@ def test_alpn_lists_that_were_used_are_ready_after_a_rotation(ca: TestCA) -> Non
     store = IdentityStore()
     store.apply(snapshot(certificate_secret("own", ca.issue(CLI))))
     held = store.client(by_secrets("own", None))
-    held.handshake(alpn=("h2",))
+    held.handshake(alpn=("istio",))
     store.apply(snapshot(certificate_secret("own", ca.issue(CLI))))
     ready = held._ready
     assert ready is not None
-    assert set(ready.contexts) == {(), ("h2",)}
+    assert set(ready.contexts) == {("http/1.1",), ("h2",), ("istio",)}
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["wrapped by the context", "by sni_callback"])

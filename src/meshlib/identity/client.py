@@ -13,12 +13,16 @@ from meshlib.identity.contexts import ContextCache, ContextSpec
 from meshlib.identity.expiry import Life, copy_of
 from meshlib.identity.failure import transport_failure
 from meshlib.identity.peer import Peer, presented_chain, verified_chain
-from meshlib.identity.resolve import Materials, Memo, Resolved, resolve
+from meshlib.identity.resolve import NOT_SUPPLIED, Materials, Memo, Resolved, resolve
 from meshlib.identity.verify import Verifier
 from meshlib.resources.tls import UpstreamTls
 from meshlib.routing.authority import without_port
 
 __all__ = ["ClientHandshake", "ClientSecurity"]
+
+
+USUAL = (("http/1.1",), ("h2",))
+"""What transports offer. Contexts with other lists are made when they are asked for first."""
 
 
 class ClientHandshake:
@@ -175,8 +179,9 @@ class ClientSecurity:
             curves=common.curves,
             alpn=common.alpn,
         )
+        first = (common.alpn,) if common.alpn else USUAL
         # A copy: a call may ask for another list meanwhile.
-        asked_for = (common.alpn,) if before is None else tuple(before.contexts)
+        asked_for = first if before is None else tuple(before.contexts)
         return _Ready(
             resolved=resolved,
             spec=spec,
