@@ -13,6 +13,8 @@ import grpc
 import pytest
 
 import meshlib
+from meshlib.identity.material import BundleSet, TrustBundle
+from meshlib.identity.source import IdentityUpdate
 from meshlib.server.grpc import AsyncMeshInterceptor, MeshInterceptor, listen
 from meshlib.server.inbound import Inbound
 from meshlib.server.peer import InboundPeer
@@ -246,3 +248,25 @@ def test_an_address_that_can_not_be_had() -> None:
                     "blocking", Inbound(known.mesh, mode="PERMISSIVE"), lambda: None, f"127.0.0.1:{port}"
                 ):
                     raise AssertionError("not reached")
+
+
+def test_a_certificate_is_verified_anew_on_each_connection() -> None:
+    """What is trusted changes: the calls of a connection go on, another connection is judged by the trust of its time."""
+    with identities() as known, serving("blocking", Inbound(known.mesh), lambda: None) as port:
+        issued = known.federated.issue("spiffe://other.example/x")
+        credentials = grpc.ssl_channel_credentials(known.ca.pem, issued.key, issued.chain)
+        options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+            call = channel.unary_unary(f"/{SERVICE}/unary_unary", _registered_method=False)
+            assert call(b"", timeout=15) == b""
+            # Its CA becomes one of ours: C-core goes on taking the chain, but not for a name of other.example.
+            known.source.turn(
+                IdentityUpdate(
+                    svids=known.update().svids,
+                    bundles=BundleSet([TrustBundle("td.example", [known.ca.der, known.federated.der])]),
+                )
+            )
+            assert call(b"", timeout=15) == b""
+        with pytest.raises(grpc.RpcError) as error:
+            ask(port, known, issued)
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -1,8 +1,9 @@
 """What an Inbound asks of gRPC calls: who the caller is, as C-core says it, and whether it may call.
 
 C-core verifies a caller's chain against the certificates of all trust domains at once, so a federated domain's CA could vouch
-for a name of ours. Before a handler runs, the chain is verified again, against the bundle of the caller's own trust domain;
-once for each certificate, which is kept as long as it is among the last `KEPT`.
+for a name of ours. Before a handler runs, the chain is verified again, against the bundle of the caller's own trust domain and
+the revocation lists of that moment: once for each connection, since what has been let in is not cut by a rotation. A verdict is
+kept as long as it is among the last `KEPT`.
 """
 
 from __future__ import annotations
@@ -28,16 +29,19 @@ from meshlib.server.tls import UNKNOWN, Connection, own_uris
 
 if TYPE_CHECKING:
     from meshlib.identity.peer import Peer
+    from meshlib.identity.server import ServerSecurity
 
 __all__ = ["ALPN", "KEPT", "Gate", "Refusal", "credentials"]
 
 logger = logging.getLogger("meshlib.server")
 
 Refusal = tuple[grpc.StatusCode, str]
+_Key = tuple[str, tuple[bytes, ...]]
+"""Where a connection comes from, and what was shown on it, PEM."""
 
 ALPN = ("h2",)
-KEPT = 4096
-"""Certificates of callers whose verdict is kept."""
+KEPT = 16_384
+"""Connections whose verdict is kept."""
 
 _VERSIONS = {b"TLSv1.2": ssl.TLSVersion.TLSv1_2, b"TLSv1.3": ssl.TLSVersion.TLSv1_3}
 _CODES = {403: grpc.StatusCode.PERMISSION_DENIED, 503: grpc.StatusCode.UNAVAILABLE}
@@ -49,17 +53,19 @@ class Gate:
 
     def __init__(self, inbound: Inbound) -> None:
         self._inbound = inbound
-        self._peers: OrderedDict[tuple[bytes, ...], Peer | None] = OrderedDict()
+        self._peers: OrderedDict[_Key, Peer | None] = OrderedDict()
+        self._own: tuple[int, tuple[str, ...]] = (-1, ())
         self._lock = threading.Lock()
 
     def enter(self, method: str, context: Any) -> Refusal | None:
         """Say in this context who is calling; the refusal, None when it may call."""
         try:
-            connection = self._connection(context.auth_context())
+            address = context.peer()
+            connection = self._connection(address, context.auth_context())
         except IdentityError as error:
             logger.info("refused a caller of %s: %s", method, error)
             return grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate is not accepted"
-        remote, local, port = self._addresses(context.peer())
+        remote, local, port = self._addresses(address)
         admission = self._inbound.admit(
             Arrival(
                 method="POST",
@@ -78,30 +84,38 @@ class Gate:
             return None
         return _CODES[admission.refusal.status], admission.refusal.body.decode()
 
-    def _connection(self, auth: Mapping[str, Sequence[bytes]]) -> Connection:
+    def _connection(self, address: str, auth: Mapping[str, Sequence[bytes]]) -> Connection:
         if auth.get("transport_security_type", (b"",))[0] != b"ssl":
             return UNKNOWN
         security = self._inbound.security(ALPN)
         _check_version(auth, security.context)
         names = auth.get("ssl_requested_server_name", ())
-        key = (*auth.get("x509_pem_cert", ()), *auth.get("x509_pem_cert_chain", ()))
+        pem = (*auth.get("x509_pem_cert", ()), *auth.get("x509_pem_cert_chain", ()))
         return Connection(
             tls=True,
-            peer=self._peer(key),
+            peer=self._peer((address, pem)),
             server_name=names[0].decode("latin-1") if names else "",
             alpn=ALPN[0],
-            own_uris=own_uris(security) if self._inbound.tells_about_callers else (),
+            own_uris=self._own_uris(security) if self._inbound.tells_about_callers else (),
             epoch=security.epoch,
         )
 
-    def _peer(self, key: tuple[bytes, ...]) -> Peer | None:
+    def _own_uris(self, security: ServerSecurity) -> tuple[str, ...]:
+        epoch, known = self._own
+        if epoch != security.epoch:
+            epoch = security.epoch
+            known = own_uris(security)
+            self._own = epoch, known
+        return known
+
+    def _peer(self, key: _Key) -> Peer | None:
         with self._lock:
             if key in self._peers:
                 self._peers.move_to_end(key)
                 return self._peers[key]
         from meshlib.identity.material import certificates_from_pem
 
-        chain = certificates_from_pem(b"\n".join(key)) if key else ()
+        chain = certificates_from_pem(b"\n".join(key[1])) if key[1] else ()
         found = self._inbound.security(ALPN).verify_chain(tuple(dict.fromkeys(chain)))
         with self._lock:
             self._peers[key] = found
