@@ -36,12 +36,11 @@ def target_of(endpoint: EndpointState) -> str:
 
 def tunnel_to(endpoint: EndpointState, way: Way, authority: str) -> Tunnel | None:
     """What stands between an inner channel and an endpoint that is connected to with TLS; None in plaintext."""
-    security = way.security
-    if security is None:
+    if way.security is None:
         return None
     from meshlib.transport.grpc.tunnel import Tunnel  # with `ssl`: only where TLS is used
 
-    return Tunnel(endpoint, security, authority)
+    return Tunnel(endpoint, way.security, authority, way.name_header)
 
 
 def within_the_process() -> grpc.ChannelCredentials:

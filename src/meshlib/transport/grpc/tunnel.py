@@ -59,6 +59,7 @@ class TunnelFailure:
 class Tunnel:
     """One connection to be opened to an endpoint. authority: of its calls; it may be needed for the SNI.
 
+    name_header: the request header that should name it instead, which a connection shared by calls can't do: it is refused.
     target: for C-core. failure: None as long as the connection opens or is open. on_expiry: what is to be called, on a thread
     that must not wait, when our own certificate is over. Attributes may be read on any thread.
     """
@@ -74,6 +75,7 @@ class Tunnel:
         "_joined",
         "_local",
         "_lock",
+        "_name_header",
         "_outgoing",
         "_remote",
         "_security",
@@ -86,10 +88,13 @@ class Tunnel:
         "target",
     )
 
-    def __init__(self, endpoint: EndpointState, security: Security, authority: str) -> None:
+    def __init__(
+        self, endpoint: EndpointState, security: Security, authority: str, name_header: str = ""
+    ) -> None:
         self._endpoint = endpoint
         self._security = security
         self._authority = authority
+        self._name_header = name_header
         self.failure: TunnelFailure | None = None
         self.begun = False
         self._lock = threading.Lock()
@@ -120,6 +125,12 @@ class Tunnel:
                 return
             self.begun = True
         try:
+            if self._name_header:
+                raise IdentityError(
+                    f"the header {self._name_header!r} can't name the endpoint of gRPC calls",
+                    expected="a connection that is named by its authority",
+                    got=f"override_auto_sni_header: {self._name_header}",
+                )
             self._handshake = self._security.handshake(
                 authority=self._authority, hostname=self._endpoint.hostname, alpn=(H2,)
             )

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -17,7 +18,7 @@ import pytest
 import meshlib
 import meshlib.grpc
 from tests.identity.ca import TestCA
-from tests.transport.grpc.secure.world import CLIENT, OTHER, World
+from tests.transport.grpc.secure.world import CLIENT, OTHER, World, terminator
 from tests.transport.grpc.support import backend, config, mesh_for
 
 ECHO = "/test.Echo/echo"
@@ -243,3 +244,56 @@ def test_no_thread_without_tls(names: Callable[[], set[str]]) -> None:
     with backend() as server, mesh_for(config(server.address)) as mesh:
         assert _sync(mesh, ECHO, b"x") == b"x"
         assert not any(name.startswith("meshlib-grpc-") for name in names())
+
+
+@pytest.mark.parametrize("aio", [False, True], ids=["sync", "aio"])
+def test_a_connection_that_is_lost_in_a_call(world: World, aio: bool) -> None:
+    """The same as in plaintext: the connection was terminated, and the next call makes another one."""
+    with backend() as server:
+        reached, go_on = threading.Event(), threading.Event()
+
+        def hang(request: bytes, _context: grpc.ServicerContext) -> bytes:
+            reached.set()
+            go_on.wait(10)
+            return request
+
+        server.unary("hang", hang)
+        with contextlib.ExitStack() as stack:
+            front = stack.enter_context(terminator(world.context(), server.port))
+            document = config(f"127.0.0.1:{front}", cluster=world.cluster())
+            with mesh_for(document) as mesh:
+                method = "/test.Echo/hang"
+                failing: futures.Future[Any] = futures.Future()
+
+                def run() -> None:
+                    try:
+                        failing.set_result((_aio if aio else _sync)(mesh, method, b"x"))
+                    except Exception as error:  # noqa: BLE001 - looked at below
+                        failing.set_exception(error)
+
+                thread = threading.Thread(target=run)
+                thread.start()
+                assert reached.wait(10)
+                stack.close()
+                error: Any = failing.exception(timeout=10)
+                thread.join()
+        go_on.set()
+    assert isinstance(error, meshlib.StreamReset)
+    assert error.flags == "UC"
+
+
+def test_a_header_that_should_name_the_endpoint_is_refused(world: World, call: Call) -> None:
+    """Calls with other values of it would share the connection: rather none than one to the wrong name."""
+    with Listener(world.context()) as listener:
+        socket_ = world.socket(auto_host_sni=False)
+        options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+        protocol = {
+            "@type": f"type.googleapis.com/{options}",
+            "upstream_http_protocol_options": {"auto_sni": True, "override_auto_sni_header": "x-name"},
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+        cluster = {"transport_socket": socket_, "typed_extension_protocol_options": {options: protocol}}
+        error = refused(call, config(listener.address, cluster=cluster))
+    assert isinstance(error, meshlib.IdentityError)
+    assert listener.first == []
+    assert listener.failures == []
