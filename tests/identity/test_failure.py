@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from meshlib.errors import IdentityError
-from meshlib.identity.failure import _ALERTS, refusal_alert, transport_failure
+from meshlib.identity.failure import _ALERTS, envoys_alert, refusal_alert, transport_failure
 from meshlib.resources.tls import CertificateValidation, TlsVersion
 from tests.identity.ca import Issued, TestCA
 from tests.identity.configs import bare_server, client, match, roots, server, spiffe
@@ -142,3 +142,16 @@ def test_what_has_no_name() -> None:
 )
 def test_the_alert_for_a_refusal(reason: str, number: int) -> None:
     assert refusal_alert(IdentityError("no", reason=reason)) == bytes((21, 3, 3, 0, 2, 2, number))
+
+
+def test_openssls_alert_gives_way_to_envoys() -> None:
+    unknown_ca = bytes((21, 3, 3, 0, 2, 2, 48))
+    refused, early, other = (ssl.SSLCertVerificationError(1, "no") for _ in range(3))
+    refused.verify_code, early.verify_code, other.verify_code = 20, 9, 10
+    assert envoys_alert(unknown_ca, refused, spiffe=True) == bytes((21, 3, 3, 0, 2, 2, 46))
+    assert envoys_alert(unknown_ca, refused, spiffe=False) == unknown_ca
+    assert envoys_alert(unknown_ca, early, spiffe=False) == bytes((21, 3, 3, 0, 2, 2, 45))
+    assert envoys_alert(unknown_ca, other, spiffe=False) == unknown_ca
+    for record in (b"", bytes((23, 3, 3, 0, 19)) + b"x" * 19, bytes((22, 3, 3, 0, 2, 2, 48))):
+        assert envoys_alert(record, refused, spiffe=True) == record
+    assert envoys_alert(unknown_ca, ssl.SSLError(1, "no"), spiffe=True) == unknown_ca

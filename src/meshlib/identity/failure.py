@@ -13,7 +13,7 @@ from cryptography import x509
 
 from meshlib.errors import IdentityError
 
-__all__ = ["refusal_alert", "transport_failure"]
+__all__ = ["envoys_alert", "refusal_alert", "transport_failure"]
 
 SSL_LIBRARY = 16 << 24
 """BoringSSL's number of its SSL library, in the high byte of an error."""
@@ -160,7 +160,25 @@ def refusal_alert(error: IdentityError) -> bytes:
     return bytes((_ALERT, 3, 3, 0, 2, _FATAL, number))
 
 
+def envoys_alert(record: bytes, error: ssl.SSLError, *, spiffe: bool) -> bytes:
+    """The record with which OpenSSL refuses a caller's certificate, with the alert that Envoy chooses.
+
+    spiffe: the SPIFFE validator is in force. What is no alert in the clear (TLS 1.3 encrypts it), or is about something else,
+    stays as it is.
+    """
+    if (
+        len(record) != _ALERT_SIZE
+        or record[0] != _ALERT
+        or not isinstance(error, ssl.SSLCertVerificationError)
+    ):
+        return record
+    if spiffe:
+        return record[:-1] + bytes((_CERTIFICATE_UNKNOWN,))
+    return record[:-1] + bytes((_CERTIFICATE_EXPIRED,)) if error.verify_code == _NOT_YET else record
+
+
 _ALERT, _FATAL, _CERTIFICATE_UNKNOWN = 21, 2, 46
+_ALERT_SIZE, _CERTIFICATE_EXPIRED = 7, 45
 """ContentType and AlertLevel of RFC 5246, and the alert for everything that has none of its own."""
 
 _REFUSALS = (

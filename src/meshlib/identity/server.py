@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from meshlib.errors import IdentityError
 from meshlib.identity.contexts import ContextCache, ContextSpec, RotatingContext, apply_settings
 from meshlib.identity.expiry import Life, copy_of
+from meshlib.identity.failure import envoys_alert
 from meshlib.identity.material import to_pem
 from meshlib.identity.peer import Peer, presented_chain, verified_chain
 from meshlib.identity.resolve import Materials, Memo, Resolved, resolve, resolve_default
@@ -105,6 +106,13 @@ class ServerSecurity:
         # A session that is resumed says what was verified once, under the trust of that time.
         verified = () if tls.session_reused else verified_chain(tls)
         return self._check(presented_chain(tls), verified)
+
+    def alert(self, record: bytes, error: ssl.SSLError) -> bytes:
+        """What to send to a caller whose handshake failed with this error, where OpenSSL would send this record."""
+        ready = self._ready
+        return envoys_alert(
+            record, error, spiffe=ready is not None and ready.resolved.trust.bundles is not None
+        )
 
     def verify_chain(self, chain: Sequence[bytes]) -> Peer | None:
         """The same for a server whose TLS is not Python's (grpc). chain: DER, leaf first, as the caller sent it; may be empty."""

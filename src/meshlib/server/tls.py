@@ -20,7 +20,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from meshlib.errors import ConfigError, IdentityError
@@ -61,6 +61,7 @@ class Security(Protocol):
     def verify(self, tls: Any, /) -> Peer | None: ...
     def pem(self) -> tuple[bytes, bytes, bytes]: ...
     def configure(self, context: ssl.SSLContext) -> None: ...
+    def alert(self, record: bytes, error: ssl.SSLError, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,8 @@ class Connection:
     """What is known of an inbound connection when its handshake is over.
 
     peer: who showed a certificate, None for a caller without one. server_name: the SNI, empty without one. alpn: the protocol
-    that was chosen. own_uris: URI SANs of the server's certificate. epoch: of the server's material at that time.
+    that was chosen. own_uris: URI SANs of the server's certificate. epoch: of the server's material at that time. security:
+    where that comes from.
     """
 
     tls: bool
@@ -77,6 +79,12 @@ class Connection:
     alpn: str = ""
     own_uris: tuple[str, ...] = ()
     epoch: int = 0
+    security: Security | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def outdated(self) -> bool:
+        """The server's certificate, or what it trusts, has changed since."""
+        return self.security is not None and self.security.epoch != self.epoch
 
     @property
     def application_protocols(self) -> tuple[str, ...]:
@@ -135,6 +143,7 @@ class InboundObject(_Inbound, ssl.SSLObject):
         except ssl.SSLError as error:
             if not self.outgoing.pending:
                 raise
+            self.outgoing.write(self.server.alert(self.outgoing.read(), error))
             self._failure = error
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is to be sent") from error
         try:
@@ -318,6 +327,10 @@ class ServerContext(ssl.SSLContext):
                 raise
         return made
 
+    def alert(self, record: bytes, error: ssl.SSLError) -> bytes:
+        """What to send instead of OpenSSL's own alert."""
+        return self._security.alert(record, error)
+
     def verified(self, tls: InboundObject | InboundSocket) -> Connection:
         """The connection of a finished handshake. Raises: ssl.SSLCertVerificationError, when the peer may not connect."""
         try:
@@ -332,6 +345,7 @@ class ServerContext(ssl.SSLContext):
             alpn=tls.selected_alpn_protocol() or "",
             own_uris=self._own_uris(epoch),
             epoch=epoch,
+            security=self._security,
         )
 
     def _own_uris(self, epoch: int) -> tuple[str, ...]:
