@@ -51,7 +51,7 @@ def _in_memory(content: bytes) -> Iterator[str]:
 @contextlib.contextmanager
 def _encrypted(chain: bytes, key: PrivateKey) -> Iterator[tuple[str, str]]:
     password = secrets.token_hex(32)
-    private = load_pem_private_key(key.reveal(), None)
+    private = load_pem_private_key(key.reveal(), None, unsafe_skip_rsa_key_validation=True)
     encrypted = private.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode())
     )

@@ -27,6 +27,10 @@ _SMALLEST_RSA = 2048
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
+_UNPROVEN: dict[str, Any] = {"unsafe_skip_rsa_key_validation": True}
+"""Whether the primes of an RSA key are primes takes 150 ms of the interpreter. Who gives a workload its key could give it any."""
+
+
 class PrivateKey:
     """A private key that shows itself to nobody who does not ask by name: not in repr, str, pickle, copies of dataclasses.
 
@@ -88,9 +92,8 @@ class Svid:
             IdentityError: one of them can't be read, the key has a type or size that is not accepted (RSA below 2048 bits,
                 curves other than P-256, P-384 and P-521), or it does not belong to the leaf. Never shows any of the key.
         """
-        return cls._checked(
-            certificates_from_pem(chain), functools.partial(load_pem_private_key, key, password), hint
-        )
+        load = functools.partial(load_pem_private_key, key, password, **_UNPROVEN)
+        return cls._checked(certificates_from_pem(chain), load, hint)
 
     @classmethod
     def from_der(cls, chain: bytes | Iterable[bytes], key: bytes, *, hint: str = "") -> Svid:
@@ -100,7 +103,7 @@ class Svid:
             IdentityError: as for `from_pem`.
         """
         parts = split_der(chain) if isinstance(chain, bytes) else tuple(chain)
-        return cls._checked(parts, functools.partial(load_der_private_key, key, None), hint)
+        return cls._checked(parts, functools.partial(load_der_private_key, key, None, **_UNPROVEN), hint)
 
     @classmethod
     def _checked(cls, chain: tuple[bytes, ...], load: functools.partial[Any], hint: str) -> Svid:

@@ -120,7 +120,8 @@ def _private_key(pem: bytes, password: bytes | None) -> Any:
     if password is not None and b"ENCRYPTED" not in pem:
         password = None  # OpenSSL does not ask for it then
     return _guarded(
-        lambda: load_pem_private_key(pem, password or None),
+        # Whether its primes are primes takes 150 ms of the interpreter, and a wrong key fails its handshakes anyway.
+        lambda: load_pem_private_key(pem, password or None, unsafe_skip_rsa_key_validation=True),
         "the private key can't be read"
         if password is None
         else "the private key can't be read with the password",
