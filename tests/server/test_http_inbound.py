@@ -164,6 +164,16 @@ def test_rotation_without_a_restart(kind: str, tmp_path: Path) -> None:
                 caller.get(before, ca=new)
 
 
+@pytest.mark.parametrize("kind", ASGI)
+def test_connections_of_an_earlier_certificate_end_with_a_response(kind: str, tmp_path: Path) -> None:
+    with identities() as known, serving(kind, Inbound(known.mesh)) as port:
+        with Caller(port, known, tmp_path).client(known.ca.issue(CLIENT)) as kept:
+            assert "connection" not in kept.get("/").headers
+            known.source.turn(known.update())
+            assert kept.get("/").headers["connection"] == "close"
+            assert "connection" not in kept.get("/").headers
+
+
 def test_http2(tmp_path: Path) -> None:
     with identities() as known, serving("hypercorn", Inbound(known.mesh, rbac=allow(CLIENT))) as port:
         caller = Caller(port, known, tmp_path)

@@ -3,7 +3,9 @@
     app = MeshMiddleware(app, Inbound(mesh, rbac="rbac.yaml"))
 
 Handlers read `meshlib.current_peer()`. Whoever may not pass gets Envoy's answer: 403 `RBAC: access denied`, or, for gRPC over
-ASGI, PERMISSION_DENIED. The peer is known where the server's TLS context is one of `meshlib.server` (`uvicorn.options`,
+ASGI, PERMISSION_DENIED. An HTTP/1.1 connection that was made with an earlier certificate ends with its next response.
+
+The peer is known where the server's TLS context is one of `meshlib.server` (`uvicorn.options`,
 `hypercorn.MeshConfig`, `Inbound.context`).
 """
 
@@ -56,6 +58,8 @@ class MeshMiddleware:
         if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
             scope["scheme"] = _scheme(kind, connection.tls)
         scope["headers"] = _with_xfcc(scope["headers"], admission.xfcc)
+        if connection.outdated and kind == "http" and scope.get("http_version", "").startswith("1"):
+            send = _closing(send)
         before = CURRENT.set(admission.peer)
         try:
             await self._app(scope, receive, send)
@@ -107,6 +111,18 @@ def _with_xfcc(headers: Any, value: str | None) -> list[tuple[bytes, bytes]]:
     if value is not None:
         kept.append((_XFCC, value.encode("latin-1", "replace")))
     return kept
+
+
+def _closing(send: Send) -> Send:
+    """End the connection with the response: the next one begins with today's certificates."""
+
+    async def closing(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            kept = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
+            message = {**message, "headers": [*kept, (b"connection", b"close")]}
+        await send(message)
+
+    return closing
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, reply: LocalReply, headers: Headers) -> None:
