@@ -593,3 +593,20 @@ def test_merging_as_envoy_merges() -> None:
     bundles = CertificateValidation(spiffe=(TrustDomainBundle(name="a", bundle=b""),))
     assert merge_validation(default, bundles).spiffe == bundles.spiffe
     assert merge_validation(bundles, default).spiffe == bundles.spiffe
+
+
+def test_an_rsa_key_whose_parts_do_not_fit() -> None:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    private = issued("rsa2048").private
+    der = private.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    numbers: Any = private.private_numbers()  # type: ignore[union-attr]
+    for part in (numbers.p, numbers.q, numbers.d, numbers.dmp1, numbers.dmq1, numbers.iqmp):
+        octets = part.to_bytes((part.bit_length() + 7) // 8, "big")
+        place = der.index(octets) + len(octets) - 1
+        damaged = der[:place] + bytes((der[place] ^ 2,)) + der[place + 1 :]
+        text = base64.encodebytes(damaged).decode()
+        key = f"-----BEGIN RSA PRIVATE KEY-----\n{text}-----END RSA PRIVATE KEY-----\n".encode()
+        context = common(tls_certificates=[certificate("rsa2048", private_key=inline(key))])
+        error = refused(proto.CLUSTER, {"name": "c", "transport_socket": upstream(context)})
+        assert error.path == f"{COMMON}.tls_certificates[0]"

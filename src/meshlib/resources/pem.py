@@ -43,8 +43,11 @@ def check_certificate(chain: bytes, private_key: bytes, password: bytes | None) 
         raise MaterialError("an RSA key must have 2048 bits or more")
     if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name not in _CURVES:
         raise MaterialError("an ECDSA key must be on P-256, P-384 or P-521")
-    if _encoded(_private_key(private_key, password).public_key()) != _encoded(public):
+    private = _private_key(private_key, password)
+    if _encoded(private.public_key()) != _encoded(public):
         raise MaterialError("the private key is not that of the certificate")
+    if isinstance(private, rsa.RSAPrivateKey) and not _is_consistent(private.private_numbers()):
+        raise MaterialError("the private key's parts do not fit each other")
 
 
 def check_authorities(pem: bytes) -> None:
@@ -120,11 +123,27 @@ def _private_key(pem: bytes, password: bytes | None) -> Any:
     if password is not None and b"ENCRYPTED" not in pem:
         password = None  # OpenSSL does not ask for it then
     return _guarded(
-        # Whether its primes are primes takes 150 ms of the interpreter, and a wrong key fails its handshakes anyway.
+        # Whether its primes are primes takes 150 ms of the interpreter.
         lambda: load_pem_private_key(pem, password or None, unsafe_skip_rsa_key_validation=True),
         "the private key can't be read"
         if password is None
         else "the private key can't be read with the password",
+    )
+
+
+def _is_consistent(key: Any) -> bool:
+    """What BoringSSL asks of an RSA key; whether p and q are primes takes long, and it does not ask either."""
+    p, q, d = key.p, key.q, key.d
+    public = key.public_numbers
+    return bool(
+        p > 1
+        and q > 1
+        and p * q == public.n
+        and d * public.e % (p - 1) == 1
+        and d * public.e % (q - 1) == 1
+        and key.dmp1 == d % (p - 1)
+        and key.dmq1 == d % (q - 1)
+        and key.iqmp * q % p == 1
     )
 
 
