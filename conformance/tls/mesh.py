@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 import meshlib
-from conformance.resources import HCM, LISTENER, ROUTER
+from conformance.resources import CLUSTER, HCM, LISTENER, ROUTER
 from conformance.tls.case import TlsCase
 from conformance.tls.envoy import TlsOutcome, cluster_resource
 from meshlib.httpx import AsyncMeshTransport, MeshTransport
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from conformance.tls.materials import Materials
 
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 HOST = "srv.example"
 
 
@@ -36,7 +36,6 @@ class MeshClients:
         self._asyncio = on_asyncio
         self._materials = materials
         self._ports = ports
-        self._cases = {case.name for case in cases}
 
     def __enter__(self) -> MeshClients:
         return self
@@ -46,7 +45,8 @@ class MeshClients:
 
     def send(self, case: TlsCase) -> TlsOutcome:
         """One request through the case's cluster, on a connection of its own."""
-        with meshlib.Mesh(config=[self._document(case)], headers="envoy") as mesh:
+        cluster = cluster_resource(case, self._materials, self._ports[case.name])
+        with meshlib.Mesh(config=[document(cluster)], headers="envoy") as mesh:
             mesh.wait_ready(timeout=TIMEOUT)
             if self._asyncio:
                 return asyncio.run(self._send_async(mesh))
@@ -60,19 +60,21 @@ class MeshClients:
         async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
             return _outcome(await client.get(f"http://{HOST}/"))
 
-    def _document(self, case: TlsCase) -> dict[str, Any]:
-        route = {"match": {"prefix": "/"}, "route": {"cluster": case.name}}
-        manager = {
-            "@type": HCM,
-            "stat_prefix": "client",
-            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}],
-            "route_config": {
-                "name": "all",
-                "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}],
-            },
-        }
-        listener = {"@type": LISTENER, "name": "all", "api_listener": {"api_listener": manager}}
-        return {"resources": [listener, cluster_resource(case, self._materials, self._ports[case.name])]}
+
+def document(cluster: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose every request goes to this cluster."""
+    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster["name"]}}
+    manager = {
+        "@type": HCM,
+        "stat_prefix": "client",
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}],
+        "route_config": {
+            "name": "all",
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}],
+        },
+    }
+    listener = {"@type": LISTENER, "name": "all", "api_listener": {"api_listener": manager}}
+    return {"resources": [listener, {"@type": CLUSTER, **cluster}]}
 
 
 def _outcome(response: httpx.Response) -> TlsOutcome:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from conformance.tls.case import SILENT, TlsCase
 from conformance.tls.envoy import EnvoyClients, EnvoyServers, TlsOutcome
+from conformance.tls.grpc import EnvoyGrpcClients, EnvoyGrpcServers, MeshGrpcClients, MeshGrpcServers
 from conformance.tls.mesh import MeshClients
 from conformance.tls.mesh_servers import MeshServers
 
@@ -36,32 +37,52 @@ class Servers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One kind. fields: what it alone can say of an outcome; what neither side says is not compared."""
+    """One kind. fields: what it alone can say of an outcome. without: what it does not say of what all others do."""
 
     make: Any
-    fields: frozenset[str]
+    fields: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
 
 
 _COMMON = frozenset({"status", "flags", "details", "body", "transport", "uri_san", "xfcc"})
 
 CLIENTS: Mapping[str, Side] = {
     "envoy": Side(EnvoyClients, frozenset({"client_stats"})),
-    "httpx": Side(MeshClients, frozenset()),
-    "httpx.async": Side(functools.partial(MeshClients, on_asyncio=True), frozenset()),
+    "envoy.grpc": Side(EnvoyGrpcClients, frozenset({"client_stats"})),
+    "httpx": Side(MeshClients),
+    "httpx.async": Side(functools.partial(MeshClients, on_asyncio=True)),
+    "grpc": Side(MeshGrpcClients),
+    "grpc.aio": Side(functools.partial(MeshGrpcClients, on_asyncio=True)),
 }
 SERVERS: Mapping[str, Side] = {
     "envoy": Side(EnvoyServers, frozenset({"server_stats", "server_transport"})),
-    "asgi": Side(MeshServers, frozenset()),
+    "envoy.grpc": Side(EnvoyGrpcServers, frozenset({"server_stats", "server_transport"})),
+    "asgi": Side(MeshServers),
+    "grpc": Side(MeshGrpcServers, without=frozenset({"xfcc"})),
 }
 
-PAIRS = (ORACLE, "httpx-envoy", "httpx.async-envoy", "envoy-asgi", "httpx-asgi", "httpx.async-asgi")
+PAIRS = (
+    ORACLE,
+    "httpx-envoy",
+    "httpx.async-envoy",
+    "envoy-asgi",
+    "httpx-asgi",
+    "httpx.async-asgi",
+    "envoy.grpc-envoy.grpc",
+    "grpc-envoy.grpc",
+    "grpc.aio-envoy.grpc",
+    "envoy.grpc-grpc",
+    "grpc-grpc",
+    "grpc.aio-grpc",
+)
 """CLIENT-SERVER. The first is what the others are held against."""
 
 
 def fields(pair: str) -> frozenset[str]:
     """What is compared of this pair's outcomes."""
     client, _, server = pair.partition("-")
-    return _COMMON | CLIENTS[client].fields | SERVERS[server].fields
+    sides = CLIENTS[client], SERVERS[server]
+    return (_COMMON | sides[0].fields | sides[1].fields) - sides[0].without - sides[1].without
 
 
 def run(pair: str, cases: Iterable[TlsCase], materials: Materials) -> list[tuple[TlsCase, TlsOutcome]]:
