@@ -25,7 +25,9 @@ from tests.server.identities import client_context
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"```(?:python|yaml)\n# (?P<name>[\w.]+)\n(?P<text>.*?)```", re.DOTALL)
 WEB, OTHER = "spiffe://prod.example/ns/shop/sa/web", "spiffe://prod.example/ns/shop/sa/other"
-LIMIT = 30.0
+LIMIT = 50.0
+
+pytestmark = pytest.mark.timeout(150)
 
 
 def files(folder: Path, port: int, identity: Path) -> None:
