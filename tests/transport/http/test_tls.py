@@ -120,6 +120,20 @@ def test_another_name(driver: Driver, world: World, version: TlsVersion) -> None
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_what_the_wrong_peer_says_is_not_heard(driver: Driver, world: World, version: TlsVersion) -> None:
+    """It answers before it is asked, in the same breath as the end of the handshake."""
+
+    def script(sock: Any, _number: int) -> None:
+        for _ in range(20):
+            sock.sendall(OK)
+
+    with world.serve(script) as server:
+        driver.open(world.mesh(server.port, tls=world.tls(san="spiffe://td.example/other", maximum=version)))
+        for _ in range(3):
+            refused(driver, errors.IdentityError)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_another_authority(driver: Driver, world: World, version: TlsVersion) -> None:
     stranger = TestCA()
     with world.serve() as server:

@@ -82,6 +82,7 @@ class _Secure(AsyncSocket):
         except TransportFailure as failure:
             raw.write(session.take())
             self._shaking_failed(failure)
+            raw.abort()  # nothing that this peer says is read any more
             return False
         if not over:
             raw.write(session.take())
