@@ -40,6 +40,9 @@ _Key = tuple[str, tuple[bytes, ...]]
 """Where a connection comes from, and what was shown on it, PEM."""
 
 ALPN = ("h2",)
+PAUSE = 0.05
+"""Seconds; see `_Shown`."""
+
 KEPT = 16_384
 """Connections whose verdict is kept."""
 
@@ -168,15 +171,41 @@ def credentials(inbound: Inbound) -> grpc.ServerCredentials:
         ConfigError, ConfigTimeout: as Inbound.wait_ready. IdentityError: there is no certificate to show.
     """
     inbound.wait_ready()
-    security = inbound.security(ALPN)
+    shown = _Shown(inbound.security(ALPN))
+    return grpc.dynamic_ssl_server_credentials(
+        shown.first, shown.changed, shown.security.requires_certificate
+    )
 
-    def current() -> grpc.ServerCertificateConfiguration | None:
+
+class _Shown:
+    """What C-core shows callers. It asks at each handshake whether that has changed.
+
+    C-core frees what it has shown until then as soon as it is told of something new, even when another thread is just setting
+    up a handshake with it (grpc/grpc#36693): the server would crash, or speak without ALPN. So it is told once for each rotation,
+    and only when whoever was at that step, which takes microseconds, has had `PAUSE` seconds to finish it. Nobody begins it
+    meanwhile: C-core asks under a lock.
+    """
+
+    def __init__(self, security: ServerSecurity) -> None:
+        """Raises: IdentityError: there is no certificate to show."""
+        self.security = security
+        self._epoch = security.epoch
+        self.first = self._configuration()
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """None: nothing has."""
+        epoch = self.security.epoch
         try:
-            key, chain, roots = security.pem()
+            if epoch == self._epoch and self.security.current is not None:
+                return None
+            configuration = self._configuration()
         except IdentityError as error:  # what callers are shown then is over, and they refuse it
             logger.error("a gRPC server has no certificate to show: %s", error)
             return None
-        return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
+        threading.Event().wait(PAUSE)
+        self._epoch = epoch
+        return configuration
 
-    security.pem()
-    return grpc.dynamic_ssl_server_credentials(current(), current, security.requires_certificate)
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        key, chain, roots = self.security.pem()
+        return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
