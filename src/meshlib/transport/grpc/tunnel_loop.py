@@ -118,6 +118,7 @@ class Loop:
         self._poller: Poller | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._asleep = True
+        self._woken = False
         self._thread: threading.Thread | None = None
         self.sockets: set[socket.socket] = set()
 
@@ -202,6 +203,8 @@ class Loop:
                         if not sys.is_finalizing():
                             logger.exception("a TLS connection of a gRPC channel broke")
                         self._tell(fd, error)
+                if self._woken:
+                    self._do_tasks()
                 if resting and not found and self._quit():
                     return
                 limit = self._limit()
@@ -240,6 +243,11 @@ class Loop:
             poller.close()
 
     def _awake(self, _mask: int) -> None:
+        """There are tasks. They make sockets, whose numbers may be those of sockets closed just now: events come first."""
+        self._woken = True
+
+    def _do_tasks(self) -> None:
+        self._woken = False
         with self._lock:
             wake = self._wake
             self._asleep = True

@@ -137,6 +137,8 @@ class Pump:
 
     def _push(self) -> None:
         """Read a piece, and send it encrypted."""
+        if self._up is not None:  # something else was to be sent in the meantime
+            return
         view = self._loop.view
         try:
             count = self._local.recv_into(view)
@@ -242,6 +244,8 @@ class Pump:
 
     def _pull(self) -> None:
         """Read a piece, and deliver it decrypted."""
+        if self._down is not None:
+            return
         view = self._loop.view
         try:
             count = self._remote.recv_into(view, BUFFER - RECORD)

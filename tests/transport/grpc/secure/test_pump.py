@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -129,6 +130,44 @@ def test_both_ways(pumped: Pumped, size: int) -> None:
         sender.start()
         assert _receive(sink, size) == data
         sender.join()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_pieces_in_any_order(pumped: Pumped, seed: int) -> None:
+    """In pieces of any size, with readers of any speed; then one side closes. (An SSLSocket is for one thread at a time.)"""
+    random = Random(seed)
+    sent: dict[str, bytes] = {}
+    found: dict[str, bytes] = {}
+
+    def send(sock: socket.socket, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            sock.sendall(piece)
+
+    def receive(name: str, sock: socket.socket, sizes: list[int]) -> None:
+        data = bytearray()
+        while len(data) < len(sent[name]):
+            piece = sock.recv(sizes[len(data) % len(sizes)])
+            if not piece:
+                break
+            data += piece
+        found[name] = bytes(data)
+
+    for name, source, sink in (("up", pumped.near, pumped.far), ("down", pumped.far, pumped.near)):
+        pieces = [random.randbytes(random.choice((1, 50, 5_000, 300_000))) for _ in range(12)]
+        sent[name] = b"".join(pieces)
+        sizes = [random.choice((7, 1000, 100_000)) for _ in range(13)]
+        threads = [
+            threading.Thread(target=send, args=(source, pieces)),
+            threading.Thread(target=receive, args=(name, sink, sizes)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == sent
+    random.choice((pumped.near, pumped.far)).close()
+    pumped.close()
+    pumped.finished()
 
 
 def _fill(sock: socket.socket) -> int:
