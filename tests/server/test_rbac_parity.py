@@ -29,7 +29,7 @@ from tests.server.identities import client_context
 from tests.server.rbac_cases import CASES, CLIENT, DNS_ONLY, GRPC_CASES, OTHER, REQUESTS, Request
 from tests.server.servers import SERVICE, blocking_handlers
 
-pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.envoy, pytest.mark.timeout(600)]
 
 SERVER = "spiffe://td.example/ns/a/sa/srv"
 HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
