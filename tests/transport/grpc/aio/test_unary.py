@@ -378,7 +378,7 @@ def test_what_c_core_does_not_take_is_said() -> None:
             echo = channel.unary_unary(name_of("echo"))
             await echo(b"")
             with pytest.raises(grpc.aio.UsageError):
-                echo(b"", credentials=grpc.access_token_call_credentials("secret"))
+                await echo(b"", credentials=grpc.access_token_call_credentials("secret"))
             bad: Any = (("Key", "upper case"),), (("key", 1),)
             for metadata in bad:
                 call = echo(b"", metadata=metadata)
