@@ -22,7 +22,7 @@ from meshlib.proto import Message, workload
 from tests.cli.conftest import Meshlib
 
 WEB = "spiffe://example.org/web"
-LIMIT = 20.0
+LIMIT = 45.0
 
 Running = Callable[..., AbstractContextManager["subprocess.Popen[str]"]]
 

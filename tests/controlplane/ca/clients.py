@@ -13,7 +13,7 @@ from meshlib import proto
 from meshlib.controlplane.ca import sds
 from meshlib.proto import Message, workload
 
-LIMIT = 20.0
+LIMIT = 45.0
 DISCOVERY = "envoy.service.discovery.v3."
 HEADER = (workload.SECURITY_HEADER,)
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.envoy
 
 SRV, CLI = "spiffe://example.org/srv", "spiffe://example.org/cli"
 API = "spiffe://example.org/api"
-LIMIT = 20.0
+LIMIT = 45.0
 TLS = TYPE + "envoy.extensions.transport_sockets.tls.v3."
 
 

@@ -22,7 +22,7 @@ from meshlib.proto import workload
 from tests.controlplane.ca.clients import Client
 from tests.controlplane.ca.conftest import API, WEB
 
-LIMIT = 20.0
+LIMIT = 45.0
 
 
 def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
