@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint conformance bench peers format clean
+.PHONY: help demo test lint conformance bench soak peers format clean
 
 help:
 	@echo "make demo         a whole mesh on this machine: canary, crash, ejection, lost control plane (about 40 s)"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint         the static checks alone"
 	@echo "make conformance  the same cases through a real Envoy and through meshlib"
 	@echo "make bench        the benchmark: one interleaved run, ratios to httpx, aiohttp and Envoy"
+	@echo "make soak         certificates and roots rotate under load for ten minutes; no call may fail"
 	@echo "make peers        build SPIRE where Go is, and test against it (about ten minutes the first time)"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make clean        remove environments and caches"
@@ -35,6 +36,10 @@ conformance:
 bench:
 	@$(PYTHON) -m scripts.env --for dev
 	@PYTHONPATH="$$($(RUN) -m scripts.compiled)" $(RUN) -m benchmarks --json benchmarks/results.json
+
+soak:
+	@$(PYTHON) -m scripts.env --for dev
+	@$(RUN) -m benchmarks.soak
 
 peers:
 	@$(PYTHON) -m scripts.env --for dev

@@ -1,0 +1,117 @@
+"""What the callers of one client have met."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.samples import percentile
+from benchmarks.soak.rotations import Rotations
+from benchmarks.soak.verdict import PIECE, PIECES, Question, Verdict
+
+__all__ = ["AROUND", "Call", "Record", "summary"]
+
+AROUND = 1.0
+"""A call is around a rotation when it is under way in this many seconds after it."""
+
+SHOWN = 10
+"""Failures that are told in full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One that is under way. newest: the number of the own certificate when it began."""
+
+    question: Question
+    newest: int
+
+    @property
+    def long(self) -> bool:
+        """It takes its time on purpose."""
+        return self.question.seconds > 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """One for each caller. oldest_own, oldest_peer: rotations since the connection of a call was made, at the call's begin."""
+
+    rotations: Rotations
+    begun: array[float] = field(default_factory=lambda: array("d"))
+    took: array[float] = field(default_factory=lambda: array("d"))
+    long: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    oldest_own: int = 0
+    oldest_peer: int = 0
+    seen: set[str] = field(default_factory=set)
+
+    def begin(self, seconds: float) -> Call:
+        newest = len(self.rotations.certificates) - 1
+        return Call(question=Question(begun=time.monotonic(), seconds=seconds), newest=newest)
+
+    def end(self, call: Call, answer: bytes) -> None:
+        """Raises ValueError: not the whole answer."""
+        took = time.monotonic() - call.question.begun
+        verdict = Verdict.decode(answer[len(PIECE) * PIECES :] if call.long else answer)
+        self.seen.add(verdict.certificate)
+        number = self.rotations.certificates.get(verdict.certificate, call.newest)
+        self.oldest_own = max(self.oldest_own, call.newest - number)
+        self.oldest_peer = max(self.oldest_peer, verdict.age)
+        if call.long:
+            self.long += 1
+        else:
+            self.begun.append(call.question.begun)
+            self.took.append(took)
+
+    def fail(self, call: Call, error: Exception) -> None:
+        self.failed += 1
+        if len(self.failures) < SHOWN:
+            since = min(
+                (at for at in map(call.question.begun.__sub__, self.rotations.times) if at >= 0), default=-1.0
+            )
+            kind = "a long call" if call.long else "a call"
+            details = getattr(error, "details", None)
+            told = details() if callable(details) else details
+            self.failures.append(
+                f"{kind} that began {since:.3f} s after a rotation: {type(error).__name__}: {error} [{told}]"
+            )
+
+
+def summary(records: Sequence[Record], begun: float) -> dict[str, Any]:
+    """Of all callers of a client. begun: calls before that warmed up. Times in milliseconds."""
+    rotations = records[0].rotations
+    around, between = array("d"), array("d")
+    for record in records:
+        times = iter([*(at for at in rotations.times if at >= begun), float("inf")])
+        following = next(times)
+        last = float("-inf")
+        for at, took in zip(record.begun, record.took):
+            if at < begun:
+                continue
+            while following <= at + took:
+                last, following = following, next(times)
+            (around if at <= last + AROUND else between).append(took)
+    seen = set().union(*(record.seen for record in records))
+    return {
+        "calls": sum(len(record.took) for record in records),
+        "long_calls": sum(record.long for record in records),
+        "failed": sum(record.failed for record in records),
+        "failures": [text for record in records for text in record.failures][:SHOWN],
+        "rotations": len(rotations.times),
+        "certificates": len(seen),
+        "unknown_certificates": len(seen - rotations.certificates.keys()),
+        "oldest_own": max(record.oldest_own for record in records),
+        "oldest_peer": max(record.oldest_peer for record in records),
+        "around": _quantiles(around),
+        "between": _quantiles(between),
+        "all": _quantiles(around + between),
+    }
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {name: percentile(values, share) * 1000 for name, share in (("p50", 0.50), ("p99", 0.99))}

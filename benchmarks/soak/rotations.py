@@ -1,0 +1,69 @@
+"""What rotates at one end, and how many rotations old its connections are."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from meshlib.identity.store import IdentityStore
+
+__all__ = ["TRUST_DOMAIN", "Rotations", "fingerprint"]
+
+TRUST_DOMAIN = "soak.example"
+
+KEPT = 8
+"""Epochs that are remembered: more than can come within the time in which one settles."""
+
+
+def fingerprint(certificate: bytes) -> str:
+    """Of a certificate in DER, as `InboundPeer.sha256` has it."""
+    return hashlib.sha256(certificate).hexdigest()
+
+
+class Rotations:
+    """Follows one identity store. Thread safe.
+
+    epoch: of the TLS in use; grows with each new certificate and each new bundle. settle: a rotation counts against a
+    connection of the other end's making when it has been in force for so many seconds: the two ends do not hear of things in the
+    same moment. certificates: fingerprint -> its number, in the order in which they came into force. times: of all rotations,
+    monotonic.
+    """
+
+    def __init__(self, store: IdentityStore, epoch: Callable[[], int], settle: float) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._settle = settle
+        self._lock = threading.Lock()
+        self._history = [(0.0, epoch())]
+        self.certificates: dict[str, int] = {}
+        self.times: list[float] = []
+        self._changed()
+        self.close = store.subscribe(self._changed)
+
+    def _changed(self) -> None:
+        with self._lock:
+            default, epoch, now = self._store.default, self._epoch(), time.monotonic()
+            if default is not None and default.svids:
+                self.certificates.setdefault(fingerprint(default.svids[0].leaf), len(self.certificates))
+            if epoch != self._history[-1][1]:
+                self._history = [*self._history[-KEPT:], (now, epoch)]
+                self.times.append(now)
+
+    def settled(self, moment: float) -> int:
+        """The epoch that everybody had had the time to hear of at that moment."""
+        limit = moment - self._settle
+        return next((epoch for at, epoch in reversed(self._history) if at <= limit), self._history[0][1])
+
+    def status(self) -> dict[str, Any]:
+        """certificates: how many there were. roots: how many are trusted. settled: nothing has changed for a while."""
+        default = self._store.default
+        bundle = None if default is None else default.bundles.get(TRUST_DOMAIN)
+        return {
+            "certificates": len(self.certificates),
+            "roots": 0 if bundle is None else len(bundle.authorities),
+            "epoch": self._epoch(),
+            "settled": self.settled(time.monotonic()) == self._epoch(),
+        }
