@@ -31,6 +31,9 @@ LANES = 2
 TRANSPORTS = ("tests/transport",)
 REST = ("tests", "--ignore=tests/transport")
 
+ELSEWHERE = "not packaging and not envoy"
+"""What runs on other Pythons: packages are built, and a real Envoy is asked, once."""
+
 STEP_LIMIT = 600.0
 """Seconds after which a step counts as failed."""
 
@@ -178,7 +181,7 @@ class OtherPython:
     def _run_part(self, part: str, arguments: Sequence[str]) -> None:
         python = self._prepare()
         if python is not None:
-            run_tests(f"{self.name}, {part}", python, ("-m", "not packaging", *arguments), self._totals)
+            run_tests(f"{self.name}, {part}", python, ("-m", ELSEWHERE, *arguments), self._totals)
 
     def _run_compiled(self) -> None:
         python = self._prepare()
@@ -188,7 +191,7 @@ class OtherPython:
         self._totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
         self._totals.say("compiled build", "ok" if code == 0 else "FAILED", seconds, output)
         if code == 0:
-            arguments = ("-o", "pythonpath=.", "-m", "not packaging and not interpreted")
+            arguments = ("-o", "pythonpath=.", "-m", f"{ELSEWHERE} and not interpreted")
             run_tests(f"{self.name}, compiled", python, arguments, self._totals, path=output.split()[-1])
 
 
