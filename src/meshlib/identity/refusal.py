@@ -1,10 +1,12 @@
-"""IdentityErrors about a peer, each with the text that Envoy gives for the same refusal."""
+"""IdentityErrors about a peer, each with the text that Envoy gives for the same refusal; and what a call makes of them."""
 
 from __future__ import annotations
 
-from meshlib.errors import IdentityError
+import ssl
 
-__all__ = ["refuse", "refuse_chain"]
+from meshlib.errors import ConnectFailed, IdentityError, MeshError
+
+__all__ = ["explained", "refuse", "refuse_chain"]
 
 
 def refuse(
@@ -45,3 +47,33 @@ def refuse_chain(
         trust_domain=trust_domain,
         not_after=not_after,
     )
+
+
+def explained(error: MeshError, cause: BaseException | None) -> MeshError:
+    """An IdentityError in place of a call's ConnectFailed, when `cause`, which broke the last attempt, says that somebody can't
+    be trusted or has nothing to be trusted for; else the error as it is."""
+    why = _why(cause) if type(error) is ConnectFailed else None
+    if why is None:
+        return error
+    return IdentityError(
+        f"{error.message}; {why.message}",
+        expected=why.expected,
+        got=why.got,
+        trust_domain=why.trust_domain,
+        not_after=why.not_after,
+        reason=why.reason,
+        flags=error.flags,
+        details=error.details,
+        attempts=error.attempts,
+        local_reply=error.local_reply,
+    )
+
+
+def _why(cause: BaseException | None) -> IdentityError | None:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return IdentityError(
+            f"the endpoint's certificate does not verify: {cause.verify_message}",
+            expected="a chain to an authority that is trusted",
+            got=cause.verify_message,
+        )
+    return cause if isinstance(cause, IdentityError) else None

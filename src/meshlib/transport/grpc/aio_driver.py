@@ -322,7 +322,7 @@ class Driver:
             self._without_mesh()
         else:
             if self.refused is not None:
-                from meshlib.transport.grpc.refused import explained  # only where TLS is used
+                from meshlib.identity.refusal import explained  # only where TLS is used
 
                 error = explained(error, self.refused)
             self._finish(aio_error(error, self.info))

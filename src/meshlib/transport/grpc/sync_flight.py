@@ -223,7 +223,7 @@ class Flight(Shots):
                     self.changed.notify_all()
                 return
         if self._refused is not None:
-            from meshlib.transport.grpc.refused import explained  # only where TLS is used
+            from meshlib.identity.refusal import explained  # only where TLS is used
 
             error = explained(error, self._refused)
         self._finish(rpc_error(error, self.info, self._begun()))

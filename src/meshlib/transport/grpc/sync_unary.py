@@ -339,7 +339,7 @@ class BlockingCall:
         broken = getattr(self, "_broken", None)
         if broken is None:
             return error
-        from meshlib.transport.grpc.refused import explained  # only where TLS is used
+        from meshlib.identity.refusal import explained  # only where TLS is used
 
         return explained(error, broken)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call
 from meshlib.engine.events import Event
-from meshlib.errors import ConnectFailed, IdentityError, MeshError
+from meshlib.errors import MeshError
 from meshlib.transport.http.exchange import (
     CANCELLED,
     Answer,
@@ -17,7 +17,6 @@ from meshlib.transport.http.exchange import (
 )
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.pool import Shelf
-from meshlib.transport.http.tls import refusal
 
 __all__ = ["CallAttempts"]
 
@@ -83,22 +82,12 @@ class CallAttempts:
             self._release(attempt)
 
     def _explained(self, error: MeshError) -> MeshError:
-        """An IdentityError in place of a ConnectFailed, when the last attempt could not connect for that reason."""
-        why = None if self._broken is None or type(error) is not ConnectFailed else refusal(self._broken)
-        if why is None:
+        """With the reason of TLS, when that kept the last attempt from connecting."""
+        if self._broken is None:
             return error
-        return IdentityError(
-            f"{error.message}; {why.message}",
-            expected=why.expected,
-            got=why.got,
-            trust_domain=why.trust_domain,
-            not_after=why.not_after,
-            reason=why.reason,
-            flags=error.flags,
-            details=error.details,
-            attempts=error.attempts,
-            local_reply=error.local_reply,
-        )
+        from meshlib.identity.refusal import explained  # only where an attempt broke
+
+        return explained(error, self._broken.__cause__)
 
     def _shelf(self, start: Start) -> Shelf:
         """Where a connection for it may wait."""

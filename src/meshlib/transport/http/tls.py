@@ -28,7 +28,7 @@ from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.message import OutgoingRequest, Response
 
-__all__ = ["Count", "TlsCodec", "TlsSession", "begin", "cut_short", "refusal"]
+__all__ = ["Count", "TlsCodec", "TlsSession", "begin", "cut_short"]
 
 RECORD = 16 * 1024
 """The most plaintext that one record holds (RFC 8446, 5.1): a read of that size leaves nothing of it behind."""
@@ -67,18 +67,6 @@ def cut_short(error: OSError | None = None) -> TransportFailure:
         words = os.strerror(error.errno).replace(" ", "_")
         reason = f"TLS_error:|{_SYSTEM + error.errno}:system_library:OPENSSL_internal:{words}:TLS_error_end"
     return TransportFailure(FailureKind.CONNECT_FAILED, reason)
-
-
-def refusal(failure: TransportFailure) -> IdentityError | None:
-    """Why TLS itself broke the attempt: somebody can't be trusted, or has nothing to be trusted for. None: another reason."""
-    cause = failure.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return IdentityError(
-            f"the endpoint's certificate does not verify: {cause.verify_message}",
-            expected="a chain to an authority that is trusted",
-            got=cause.verify_message,
-        )
-    return cause if isinstance(cause, IdentityError) else None
 
 
 def _statistic(error: Exception) -> str:
