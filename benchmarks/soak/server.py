@@ -51,6 +51,8 @@ def web(inbound: Inbound, rotations: Rotations) -> Iterator[int]:
         await send({"type": "http.response.body", "body": verdict})
 
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    # As sockets have it that asyncio opens by itself; it is inherited by those that are accepted.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         MeshMiddleware(app, inbound),
         log_level="warning",
