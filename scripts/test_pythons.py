@@ -1,9 +1,9 @@
 """`make test`: every check and every test, on each supported Python of this machine.
 
-Two lanes run side by side and take what is left to do: the static checks and the tests with the Python that runs this
-script; then the tests of each other supported Python in an environment of its own, on one of them with the compiled
-build where there is a C compiler. The conformance suite compares times with a real Envoy's, so it runs last and alone.
-A failed step shows its output; the last line has the totals.
+Some lanes run side by side and take what is left to do: the tests with the Python that runs this script; those with each
+other supported Python in an environment of its own, on one of them with the compiled build where there is a C compiler;
+the static checks. The conformance suite compares times with a real Envoy's, so it runs last and alone. A failed step shows
+its output; the last line has the totals.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from scripts.compiled import compiler
 from scripts.env import ROOT, SetupFailed, ensure
 from scripts.pythons import SUPPORTED, find
 
-LANES = 2
+LANES = 3
+"""Tests wait more than they compute: three lanes keep two CPUs busy."""
 
-TRANSPORTS = ("tests/transport",)
-REST = ("tests", "--ignore=tests/transport")
+PARTS = {"transports": ("tests/transport",), "the rest": ("tests", "--ignore=tests/transport")}
 
-ELSEWHERE = "not packaging and not envoy"
-"""What runs on other Pythons: packages are built, and a real Envoy is asked, once."""
+ELSEWHERE = "not packaging and not envoy and not once"
+"""What runs on other Pythons: packages are built, a real Envoy is asked, and long runs are made, once."""
 
 STEP_LIMIT = 600.0
 """Seconds after which a step counts as failed."""
@@ -140,67 +141,68 @@ def run_tests(
 
 
 class OtherPython:
-    """The tests of another supported Python, in parts that may run side by side."""
+    """The tests of another supported Python, in parts that may run side by side. compiled: on the compiled build, if this
+    machine can make it."""
 
     def __init__(self, version: str, totals: Totals, *, compiled: bool = False) -> None:
-        """compiled: on the compiled build, if this machine can make it."""
-        self._compiled = compiled and compiler() is not None
         self.name = f"tests on Python {version}"
         self._version = version
         self._totals = totals
+        self._compiled = compiled and compiler() is not None
         self._lock = threading.Lock()
         self._prepared = False
         self._interpreter: str | None = None
+        self._path: str | None = None
 
     def parts(self) -> list[Callable[[], None]]:
-        if self._compiled:
-            return [self._run_compiled]
-        return [
-            lambda: self._run_part("of the transports", TRANSPORTS),
-            lambda: self._run_part("of the rest", REST),
-        ]
+        return [partial(self._run, part) for part in PARTS]
 
-    def _prepare(self) -> str | None:
-        """The interpreter of an environment for this Python; None, after saying so, when there is none."""
+    def _run(self, part: str) -> None:
         with self._lock:
             if not self._prepared:
                 self._prepared = True
-                python = find(self._version)
-                if python is None:
-                    self._totals.add(passed=0, failed=0, skipped=1)
-                    self._totals.say(f"{self.name}: not on this machine", "skip", 0.0)
-                    return None
-                try:
-                    venv = ROOT / f".venv-{self._version}"
-                    self._interpreter = str(ensure(venv, purpose="dev", python=python))
-                except SetupFailed as error:
-                    self._totals.add(passed=0, failed=1, skipped=0)
-                    self._totals.say(self.name, "FAILED", 0.0, str(error))
-        return self._interpreter
-
-    def _run_part(self, part: str, arguments: Sequence[str]) -> None:
-        python = self._prepare()
-        if python is not None:
-            run_tests(f"{self.name}, {part}", python, ("-m", ELSEWHERE, *arguments), self._totals)
-
-    def _run_compiled(self) -> None:
-        python = self._prepare()
-        if python is None:
+                self._prepare()
+        if self._interpreter is None:
             return
-        code, output, seconds = _run([python, "-m", "scripts.compiled"])
-        self._totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
-        self._totals.say("compiled build", "ok" if code == 0 else "FAILED", seconds, output)
-        if code == 0:
-            arguments = ("-o", "pythonpath=.", "-m", f"{ELSEWHERE} and not interpreted")
-            run_tests(f"{self.name}, compiled", python, arguments, self._totals, path=output.split()[-1])
+        wanted, options = ELSEWHERE, list(PARTS[part])
+        name = f"{self.name}, {part}"
+        if self._path is not None:
+            wanted += " and not interpreted"
+            options += ["-o", "pythonpath=."]
+            name += ", compiled"
+        run_tests(name, self._interpreter, ("-m", wanted, *options), self._totals, self._path)
+
+    def _prepare(self) -> None:
+        """Make the environment, and compile. What can't be done is said and counted."""
+        python = find(self._version)
+        if python is None:
+            self._totals.add(passed=0, failed=0, skipped=1)
+            self._totals.say(f"{self.name}: not on this machine", "skip", 0.0)
+            return
+        try:
+            interpreter = str(ensure(ROOT / f".venv-{self._version}", purpose="dev", python=python))
+        except SetupFailed as error:
+            self._totals.add(passed=0, failed=1, skipped=0)
+            self._totals.say(self.name, "FAILED", 0.0, str(error))
+            return
+        if self._compiled:
+            code, output, seconds = _run([interpreter, "-m", "scripts.compiled"])
+            self._totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
+            self._totals.say("compiled build", "ok" if code == 0 else "FAILED", seconds, output)
+            if code != 0:
+                return
+            self._path = output.split()[-1]
+        self._interpreter = interpreter
 
 
-def _this_python(totals: Totals) -> None:
-    """The static checks, and the tests with the Python that runs this."""
+def _checks(totals: Totals) -> None:
     for name, arguments in CHECKS:
         check(name, sys.executable, arguments, totals)
+
+
+def _this_python(part: str, totals: Totals) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    run_tests(f"tests on Python {version}", sys.executable, (), totals)
+    run_tests(f"tests on Python {version}, {part}", sys.executable, PARTS[part], totals)
 
 
 def _lane(work: deque[Callable[[], None]]) -> None:
@@ -227,9 +229,10 @@ def main() -> int:
     else:
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
         others = [version for version in SUPPORTED if version != running]
-        work: deque[Callable[[], None]] = deque([lambda: _this_python(totals)])
+        work: deque[Callable[[], None]] = deque(partial(_this_python, part, totals) for part in PARTS)
         for number, version in enumerate(others):
             work.extend(OtherPython(version, totals, compiled=number == 0).parts())
+        work.append(partial(_checks, totals))
         with ThreadPoolExecutor(max_workers=LANES) as pool:
             for done in [pool.submit(_lane, work) for _ in range(LANES)]:
                 done.result()

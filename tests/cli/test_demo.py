@@ -27,6 +27,7 @@ CHAPTERS = ["canary", "shift", "crash", "ejection", "control plane lost"]
 PORTS = {"v1": 8001, "v2": 8002, "v3": 8003}
 
 
+@pytest.mark.once
 @pytest.mark.timeout(120)
 def test_the_demo_on_a_pipe(meshlib: Meshlib) -> None:
     done = meshlib("demo")

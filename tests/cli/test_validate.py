@@ -76,14 +76,15 @@ def test_a_resource_twice(folder: Path) -> None:
     assert "another Cluster named 'api'" in result.stderr
 
 
-def test_tls_is_refused(folder: Path) -> None:
+def test_impossible_tls_is_refused(folder: Path) -> None:
     file = folder / "cluster.yml"
     tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    common = "common_tls_context: {tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_2}}"
     broken(
         file,
         (
             "  name: api\n",
-            f'  name: api\n  transport_socket: {{name: tls, typed_config: {{"@type": {tls}}}}}\n',
+            f'  name: api\n  transport_socket: {{name: tls, typed_config: {{"@type": {tls}, {common}}}}}\n',
         ),
     )
     result = run(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import logging
 import os
@@ -37,9 +38,10 @@ KEYS = ("p256", "rsa2048", "ed25519")
 
 
 def marks(issued: Issued) -> list[str]:
-    """Pieces of the key that must not be seen: lines of its PEM, and its DER in hexadecimal and as Python shows bytes."""
-    lines = issued.key.decode().splitlines()[1:-1]
-    return [line[:40] for line in lines if len(line) >= 30]
+    """Pieces of the key that must not be seen: lines of its PEM, but for those that hold only what the certificate says too."""
+    lines = [line[:40] for line in issued.key.decode().splitlines()[1:-1] if len(line) >= 40]
+    public = ssl.PEM_cert_to_DER_cert(issued.chain.decode().partition("-----END")[0] + ssl.PEM_FOOTER)
+    return [line for line in lines if base64.b64decode(line) not in public]
 
 
 def everything(store: IdentityStore, *more: object) -> Iterator[object]:

@@ -105,6 +105,6 @@ def test_a_python_that_is_not_there_is_skipped_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_parts_leave_no_test_out() -> None:
-    (folder,) = test_pythons.TRANSPORTS
-    assert (f"--ignore={folder}",) == test_pythons.REST[1:]
+    (folder,) = test_pythons.PARTS["transports"]
+    assert test_pythons.PARTS["the rest"] == ("tests", f"--ignore={folder}")
     assert (env.ROOT / folder).is_dir()

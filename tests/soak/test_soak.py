@@ -7,6 +7,7 @@ import pytest
 from benchmarks.soak.run import Plan, faults, run
 
 
+@pytest.mark.once
 @pytest.mark.timeout(180)
 def test_no_call_fails_while_certificates_and_roots_rotate() -> None:
     found = run(Plan(lifetime=12.0, certificates=4, pause=0.02))
