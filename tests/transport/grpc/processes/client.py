@@ -105,7 +105,7 @@ def while_threads_call(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-    assert failures == []
+    assert failures == [], failures
 
 
 def exits(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
@@ -199,7 +199,7 @@ def loops_at_once(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
         await server.stop(None)
 
     asyncio.run(main())
-    assert failures == []
+    assert failures == [], failures
 
 
 def one_channel_in_two_loops(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:

@@ -154,8 +154,11 @@ def terminator(context: ssl.SSLContext, port: int) -> Iterator[int]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+        for transport in list(transports.values()):  # a handshake under way has no task
+            transport.abort()
         for _ in range(5):  # what was aborted is closed by callbacks
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), name="terminator")
