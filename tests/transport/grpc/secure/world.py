@@ -150,6 +150,10 @@ def terminator(context: ssl.SSLContext, port: int) -> Iterator[int]:
         ready.set_result(server.sockets[0].getsockname()[1])
         await stop.wait()
         server.close()
+        for _ in range(
+            3
+        ):  # a connection that was just taken gets its task, and that begins: it would lose the socket else
+            await asyncio.sleep(0)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
