@@ -27,8 +27,7 @@ from scripts.compiled import compiler
 from scripts.env import ROOT, SetupFailed, ensure
 from scripts.pythons import SUPPORTED, find
 
-LANES = 3
-"""Tests wait more than they compute: three lanes keep two CPUs busy."""
+LANES = 2
 
 PARTS = {"transports": ("tests/transport",), "the rest": ("tests", "--ignore=tests/transport")}
 

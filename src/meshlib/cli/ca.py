@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 from cryptography import x509
@@ -31,7 +32,13 @@ LOOK = 1.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class _Duration(click.ParamType[float]):
+if TYPE_CHECKING:
+    _DurationType = click.ParamType[float]
+else:
+    _DurationType = click.ParamType  # not generic in the oldest click that is supported
+
+
+class _Duration(_DurationType):
     name = "duration"
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:

@@ -20,7 +20,6 @@ from typing import Protocol
 
 from meshlib.engine.events import FailureKind
 from meshlib.resources.cluster import Cluster
-from meshlib.runtime.ahead import mypyc_attr
 from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.address import socket_address
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
@@ -45,7 +44,6 @@ class Outlet(Protocol):
     def abort(self) -> None: ...
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class AsyncSocket(PooledConnection, asyncio.Protocol):
     """The part that HTTP/1.1 and HTTP/2 share: opening, closing, writing with back-pressure.
 
@@ -179,7 +177,6 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         self._socket.close()
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class AsyncConnection(AsyncSocket):
     """One HTTP/1.1 connection, for one call at a time.
 

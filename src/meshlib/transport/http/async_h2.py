@@ -11,7 +11,6 @@ from collections.abc import Callable
 from math import inf
 
 from meshlib.resources.cluster import Cluster
-from meshlib.runtime.ahead import mypyc_attr
 from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.async_connection import AsyncSocket
 from meshlib.transport.http.failure import TransportFailure, terminated
@@ -24,7 +23,6 @@ __all__ = ["AsyncH2Connection", "H2Lane"]
 _NOTHING = Response()
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class AsyncH2Connection(AsyncSocket):
     """lanes: the calls that use it, those included whose stream is not open yet."""
 

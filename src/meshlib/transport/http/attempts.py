@@ -8,6 +8,7 @@ from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail,
 from meshlib.engine.call import Call
 from meshlib.engine.events import Event
 from meshlib.errors import MeshError
+from meshlib.runtime.ahead import mypyc_attr
 from meshlib.transport.http.exchange import (
     CANCELLED,
     Answer,
@@ -21,6 +22,7 @@ from meshlib.transport.http.pool import Shelf
 __all__ = ["CallAttempts"]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CallAttempts:
     """The attempts that one call has under way. Subclasses say what each action does to a connection."""
 

@@ -97,6 +97,7 @@ class PooledConnection:
             self.state.connection_closed(self.endpoint, self.permits)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Pool:
     """The connections of one owner (the sync code of a process, or an event loop). Safe to use from any thread.
 
