@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import encodings.idna  # noqa: F401 - not at the first handshake: a fork meanwhile would leave its lock held in the child
 import ipaddress
 import math
 import ssl

@@ -34,6 +34,7 @@ from meshlib.engine.events import (
     NeedConnection,
 )
 from meshlib.errors import MeshError, UnknownHost
+from meshlib.identity.refusal import explained
 from meshlib.policy.failure import FailureKind
 from meshlib.routing.request import RequestView
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
@@ -322,8 +323,6 @@ class Driver:
             self._without_mesh()
         else:
             if self.refused is not None:
-                from meshlib.identity.refusal import explained  # only where TLS is used
-
                 error = explained(error, self.refused)
             self._finish(aio_error(error, self.info))
 

@@ -36,6 +36,7 @@ from meshlib.engine.events import (
     Timer,
 )
 from meshlib.errors import MeshError, UnknownHost
+from meshlib.identity.refusal import explained
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, rpc_error
 from meshlib.transport.grpc.judge import Ended, end_of_stream, judge
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
@@ -223,8 +224,6 @@ class Flight(Shots):
                     self.changed.notify_all()
                 return
         if self._refused is not None:
-            from meshlib.identity.refusal import explained  # only where TLS is used
-
             error = explained(error, self._refused)
         self._finish(rpc_error(error, self.info, self._begun()))
 

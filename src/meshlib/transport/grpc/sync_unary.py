@@ -36,6 +36,7 @@ from meshlib.engine.events import (
 from meshlib.engine.loop import ACCEPTED
 from meshlib.engine.options import deadline_of
 from meshlib.errors import MeshError
+from meshlib.identity.refusal import explained
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.state import Waiter
 from meshlib.transport.grpc.endpoint import InnerChannel
@@ -339,8 +340,6 @@ class BlockingCall:
         broken = getattr(self, "_broken", None)
         if broken is None:
             return error
-        from meshlib.identity.refusal import explained  # only where TLS is used
-
         return explained(error, broken)
 
     # --- waiting -----------------------------------------------------------------------------------------------------

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
 from meshlib.resources.cluster import Cluster
 from meshlib.state import EndpointState, Way
-
-if TYPE_CHECKING:
-    from meshlib.transport.grpc.tunnel import Tunnel
+from meshlib.transport.grpc.tunnel import Tunnel
 
 __all__ = ["Options", "inner_options", "target_of", "tunnel_to", "within_the_process"]
 
@@ -38,8 +36,6 @@ def tunnel_to(endpoint: EndpointState, way: Way, authority: str) -> Tunnel | Non
     """What stands between an inner channel and an endpoint that is connected to with TLS; None in plaintext."""
     if way.security is None:
         return None
-    from meshlib.transport.grpc.tunnel import Tunnel  # with `ssl`: only where TLS is used
-
     return Tunnel(endpoint, way.security, authority, way.name_header)
 
 

@@ -8,6 +8,7 @@ from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail,
 from meshlib.engine.call import Call
 from meshlib.engine.events import Event
 from meshlib.errors import MeshError
+from meshlib.identity.refusal import explained
 from meshlib.runtime.ahead import mypyc_attr
 from meshlib.transport.http.exchange import (
     CANCELLED,
@@ -87,8 +88,6 @@ class CallAttempts:
         """With the reason of TLS, when that kept the last attempt from connecting."""
         if self._broken is None:
             return error
-        from meshlib.identity.refusal import explained  # only where an attempt broke
-
         return explained(error, self._broken.__cause__)
 
     def _shelf(self, start: Start) -> Shelf:
