@@ -249,12 +249,11 @@ class Loop:
     def _do_tasks(self) -> None:
         self._woken = False
         with self._lock:
-            wake = self._wake
+            if self._wake is not None:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake[0].recv(64)  # before another task can wake us: its byte must stay
             self._asleep = True
             tasks, self._tasks = self._tasks, deque()
-        if wake is not None:
-            with contextlib.suppress(BlockingIOError):
-                wake[0].recv(64)
         for task in tasks:
             self._do(task)
 
