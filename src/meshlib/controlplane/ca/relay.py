@@ -122,8 +122,8 @@ class Relay:
             try:
                 self._callers[str(path)] = _credentials(outer)
                 inner.bind(str(path))
+                path.unlink()  # the socket keeps the name
                 inner.connect(str(self._target))
-                path.unlink()
             except OSError:
                 outer.close()
                 inner.close()
