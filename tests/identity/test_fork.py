@@ -16,7 +16,7 @@ from meshlib.controlplane.ca.files import replace_files, svid_files
 
 ID = "spiffe://td.example/web"
 
-PROGRAM = """
+PROGRAM = r"""
 import os, sys, threading
 from meshlib.identity.sources import identity_source
 from meshlib.identity.store import IdentityStore
@@ -30,26 +30,29 @@ tls = UpstreamTls(common=CommonTls(certificate_secrets=(own,), validation_secret
 held = store.client(tls)
 grown = threading.Event()
 
+def say(line):
+    os.write(1, line.encode() + b"\n")  # at once: the other process writes too
+
 def wait_for(epoch):
     assert any(held.epoch >= epoch or grown.wait(0.02) for _ in range(1000)), (os.getpid(), held.epoch)
 
 store.start()
 wait_for(1)
-print("ready", flush=True)
+say("ready")
 before = held.epoch
 child = os.fork()
 handshake = held.handshake()
 assert handshake.epoch >= before
-print("parent forked" if child else "child forked", flush=True)
+say("parent forked" if child else "child forked")
 wait_for(before + 1)
-print("parent rotated" if child else "child rotated", flush=True)
+say("parent rotated" if child else "child rotated")
 wait_for(before + 2)
 store.close()
 if not child:
-    print("child done", flush=True)
+    say("child done")
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-print("parent done", flush=True)
+say("parent done")
 """
 
 
