@@ -77,9 +77,7 @@ def start(*arguments: str, give: socket.socket | None = None, **environment: str
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_all_calls_succeed(mode: str, control_plane: ControlPlane, request: pytest.FixtureRequest) -> None:
-    if mode == "while_threads_call" and request.node.callspec.params["control_plane"] == "tls":
-        pytest.skip("C-core's own poller fails in a few such children (docs/fork.md)")
+def test_all_calls_succeed(mode: str, control_plane: ControlPlane) -> None:
     with start(CLIENT, mode, control_plane.address) as process:
         try:
             _, errors = process.communicate(timeout=LIMIT)
