@@ -84,7 +84,7 @@ def grandchild(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
 
 
 def while_threads_call(mesh: meshlib.Mesh, channel: grpc.Channel) -> None:
-    """Other threads may be anywhere in a call at the moment of the fork, and go on; the child makes no gRPC calls (docs/fork.md)."""
+    """Other threads are in calls at the moment of the fork, and go on; the child makes no gRPC calls (docs/fork.md)."""
     stop = threading.Event()
     failures: list[BaseException] = []
 

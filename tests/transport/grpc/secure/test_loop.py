@@ -11,7 +11,7 @@ LIMIT = 10
 
 
 class Meanwhile:
-    """A lock. The first time that the loop's own thread has released it, somebody else submits a task before the thread goes on."""
+    """A lock. Once, right after the loop's own thread has released it, somebody else submits a task."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
