@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlib.transport.grpc import timers
+from meshlib.transport.grpc import timers, tunnel_loop
 
 
 @pytest.fixture(autouse=True, scope="session")
-def hasty_timers() -> Iterator[None]:
-    """The thread of timers ends soon after its last one, so that the check for what is left behind need not wait for it."""
-    linger, timers.LINGER = timers.LINGER, 0.02
-    yield
-    timers.LINGER = linger
+def hasty_threads() -> Iterator[None]:
+    """Threads end soon after their last work, so that the check for what is left behind need not wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (timers, tunnel_loop):
+            patch.setattr(module, "LINGER", 0.02)
+        yield

@@ -149,20 +149,19 @@ def terminator(context: ssl.SSLContext, port: int) -> Iterator[int]:
         server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
         ready.set_result(server.sockets[0].getsockname()[1])
         await stop.wait()
-        server.close()
-        for _ in range(
-            3
-        ):  # a connection that was just taken gets its task, and that begins: it would lose the socket else
-            await asyncio.sleep(0)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
-        for transport in list(transports.values()):  # a handshake under way has no task
-            transport.abort()
-        for _ in range(5):  # what was aborted is closed by callbacks
-            await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        quiet = 0
+        while quiet < 3:  # a connection that was taken just now begins in the loop's next rounds
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.sleep(0)  # a task that is cancelled before it begins loses its socket
+            for task in others:
+                task.cancel()
+            known = list(loop._transports.values())  # type: ignore[attr-defined]
+            open_ones = [each for each in known if each.get_extra_info("socket").fileno() >= 0]
+            for transport in open_ones:
+                transport.abort()
+            quiet = 0 if others or open_ones else quiet + 1
+        server.close()  # not before: asyncio would lose the socket of a connection that it has just taken
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), name="terminator")
