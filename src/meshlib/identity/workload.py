@@ -12,7 +12,6 @@ import logging
 import os
 import random as _random
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -24,6 +23,7 @@ from meshlib.identity.source import IdentityUpdate
 from meshlib.runtime import fork
 from meshlib.runtime.backoff import Backoff, wait_spread
 from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.grpc_core import FORK_WAIT, await_shutdown, let_fork_guard_come_first
 from meshlib.runtime.threads import Executor, Worker
 
 __all__ = ["ENDPOINT", "Client", "WorkloadApi"]
@@ -175,6 +175,8 @@ class WorkloadApi:
         self._interrupted = self._client is not None
         self._attempt += 1
         self._disconnect()
+        if self._interrupted:
+            await_shutdown(FORK_WAIT)
 
     def after_fork_in_parent(self) -> None:
         executor = self._executor
@@ -204,14 +206,8 @@ def _open(address: str) -> Client:
         client: Client = WorkloadApiClient(socket_path=address)
     except PySpiffeError as error:
         raise IdentityError(str(error)) from None
-    _let_fork_guard_come_first()
+    let_fork_guard_come_first()
     return client
-
-
-@cache
-def _let_fork_guard_come_first() -> None:
-    """grpc has set its own guard up by now; once for each process."""
-    fork.come_first()
 
 
 def _update(context: Any) -> IdentityUpdate:

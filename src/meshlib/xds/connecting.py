@@ -9,13 +9,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from meshlib.runtime.grpc_core import FORK_WAIT
 from meshlib.xds.bootstrap import XdsServer
 from meshlib.xds.target import StreamTarget, ads_target
 
 __all__ = ["Connection", "OpenStream", "Stream", "open_grpc", "open_target"]
-
-FORK_WAIT = 0.1
-"""Seconds that a fork waits at most for the threads of the stream to end."""
 
 OnMessage = Callable[[Any, bytes], None]
 OnClosed = Callable[[Any, str], None]

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from meshlib.errors import ConfigError
-from meshlib.runtime import fork
+from meshlib.runtime.grpc_core import await_shutdown, let_fork_guard_come_first
 from meshlib.xds.bootstrap import ChannelCredentials
 from meshlib.xds.target import StreamTarget
 
 __all__ = ["GrpcStream"]
-
-CORE_POLL = 0.001
-CORE_THREADS = ("event_engine", "grpc_", "lifeguard")
 
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -57,7 +52,7 @@ class GrpcStream:
         self._dealt_with = threading.Semaphore(0)
         self._closed = False
         self._channel: Any = _channel(target)
-        _let_fork_guard_come_first()
+        let_fork_guard_come_first()
         method = self._channel.stream_stream(
             target.method, request_serializer=None, response_deserializer=self._arrived
         )
@@ -96,16 +91,9 @@ class GrpcStream:
             self._reader.join(timeout)
 
     def quiesce(self, timeout: float) -> None:
-        """After `close`, before a fork: wait until grpc's core has shut down, which it does in a few milliseconds.
-
-        A core that is busy at the moment of a fork may hold locks that nobody releases in the child; one that has shut down
-        starts afresh there. Where the application has channels of its own, it stays up and the wait ends at `timeout`.
-        """
+        """After `close`, before a fork: wait until grpc's core has shut down."""
         self.join(timeout)
-        for _ in range(int(timeout / CORE_POLL)):
-            if not _core_is_up():
-                return
-            time.sleep(CORE_POLL)  # noqa: TID251 - in the thread that forks, there is no timer to ask for
+        await_shutdown(timeout)
 
     def _outgoing(self) -> Iterator[bytes]:
         while (data := self._requests.get()) is not None:
@@ -128,22 +116,6 @@ class GrpcStream:
         except grpc.RpcError:
             reason = f"{call.code().name}: {call.details()}"
         self._on_closed(self, reason)
-
-
-def _core_is_up() -> bool:
-    try:
-        return any(
-            (task / "comm").read_text().startswith(CORE_THREADS) for task in Path("/proc/self/task").iterdir()
-        )
-    except OSError:
-        # A thread ended meanwhile (look again), or this is no Linux (then there is nothing to look at).
-        return Path("/proc/self/task").is_dir()
-
-
-@cache
-def _let_fork_guard_come_first() -> None:
-    """grpc has set its own guard up by now; once for each process."""
-    fork.come_first()
 
 
 def _channel(target: StreamTarget) -> Any:
