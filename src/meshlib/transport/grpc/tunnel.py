@@ -247,6 +247,8 @@ class Tunnel:
             return
         if self._speak(remote):
             self._verified = True
+            # What the endpoint says from now on, an alert for example, is for the pump.
+            opening_loop().forget(remote)
             self._join()
 
     def _speak(self, remote: socket.socket) -> bool:
@@ -288,7 +290,6 @@ class Tunnel:
         self._joined = True
         if self._alarm is not None:
             self._alarm.cancel()
-        opening_loop().forget(remote)
         pump = Pump(
             pumping_loop(),
             local,
