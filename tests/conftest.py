@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+from meshlib.policy import rotation
 
 GRACE = float(os.environ.get("MESHLIB_TEST_GRACE", "3"))
 """Seconds that threads and sockets of a closed object may take to end (grpc closes its sockets in the background)."""
@@ -79,6 +82,18 @@ def _describe(before: _Held, after: _Held) -> list[str]:
     ]
 
 
+@pytest.fixture
+def exchanged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of a certificate that was renewed are exchanged at once, not within some time."""
+    monkeypatch.setattr(rotation, "WITHIN", 0.0)
+
+
+@pytest.fixture
+def exchanged_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of a certificate that was renewed are exchanged as late as possible."""
+    monkeypatch.setattr(rotation, "draw", lambda: 0.999)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, a socket, a file descriptor or a child process.
@@ -93,9 +108,13 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left = _describe(before, _held())
     if not left:
         return
-    gc.collect()
     limit = time.monotonic() + GRACE
-    while (left := _describe(before, _held())) and time.monotonic() < limit:
+    for turn in itertools.count():
+        if turn % 10 == 0:
+            gc.collect()  # a thread that ends may leave a cycle
+        left = _describe(before, _held())
+        if not left or time.monotonic() >= limit:
+            break
         time.sleep(0.01)
     if left:
         pytest.fail("the test left behind: " + ", ".join(left), pytrace=False)

@@ -228,6 +228,25 @@ def test_what_has_not_changed_keeps_its_epoch(ca: TestCA) -> None:
     assert (own.epoch, trust.epoch, heard) == (2, 1, [None])
 
 
+def test_a_renewal_changes_nothing_that_is_trusted(ca: TestCA) -> None:
+    store = IdentityStore()
+    trust = Secret(name="trust", validation=roots(ca))
+    held = store.client(by_secrets("own", "trust"))
+    assert held.trust_epoch == 0
+    found = []
+    for secrets in (
+        (certificate_secret("own", ca.issue(CLI)), trust),
+        (certificate_secret("own", ca.issue(CLI)), trust),
+        (certificate_secret("own", ca.issue(SRV)), trust),
+        (certificate_secret("own", ca.issue(SRV)), Secret(name="trust", validation=roots(ca, TestCA()))),
+        (certificate_secret("own", ca.issue(dns=("a.example",))), Secret(name="trust", validation=roots(ca))),
+        (certificate_secret("own", ca.issue(dns=("a.example",))), Secret(name="trust", validation=roots(ca))),
+    ):
+        store.apply(snapshot(*secrets))
+        found.append((held.epoch, held.trust_epoch))
+    assert found == [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (6, 5)], "who is not a SPIFFE id may be anybody"
+
+
 def test_a_root_rotation_old_both_new() -> None:
     old, new = TestCA(), TestCA()
     store = IdentityStore()

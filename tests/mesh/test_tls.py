@@ -69,6 +69,7 @@ def secrets(world: World, own: Issued) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_the_workloads_own_identity(caller: Call, world: World) -> None:
     """The first call waits for it; a renewal is in force for the next one."""
     source = Source()
@@ -100,6 +101,7 @@ def test_ready_means_that_certificates_are_there(world: World) -> None:
         assert mesh.engine.program.clusters["reviews"].secure_by is None
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_secrets_over_the_control_planes_stream(caller: Call, world: World) -> None:
     with world.serve() as server:
         config = secured(server.port, by_secrets())

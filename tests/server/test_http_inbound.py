@@ -164,6 +164,7 @@ def test_rotation_without_a_restart(kind: str, tmp_path: Path) -> None:
                 caller.get(before, ca=new)
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 @pytest.mark.parametrize("kind", ASGI)
 def test_connections_of_an_earlier_certificate_end_with_a_response(kind: str, tmp_path: Path) -> None:
     with identities() as known, serving(kind, Inbound(known.mesh)) as port:
@@ -172,6 +173,18 @@ def test_connections_of_an_earlier_certificate_end_with_a_response(kind: str, tm
             known.source.turn(known.update())
             assert kept.get("/").headers["connection"] == "close"
             assert "connection" not in kept.get("/").headers
+
+
+@pytest.mark.usefixtures("exchanged_late")
+@pytest.mark.parametrize("kind", ASGI)
+def test_connections_of_a_renewed_certificate_may_go_on_for_a_while(kind: str, tmp_path: Path) -> None:
+    with identities() as known, serving(kind, Inbound(known.mesh)) as port:
+        with Caller(port, known, tmp_path).client(known.ca.issue(CLIENT)) as kept:
+            assert "connection" not in kept.get("/").headers
+            known.source.turn(known.update())
+            assert "connection" not in kept.get("/").headers
+            known.source.turn(known.update())
+            assert kept.get("/").headers["connection"] == "close", "no connection is older than one renewal"
 
 
 def test_http2(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def explain(
 class _NoHandshakes:
     """TLS of clusters that nobody connects to."""
 
-    epoch = 1
+    epoch = trust_epoch = 1
 
     def handshake(self, *, authority: str, hostname: str, alpn: tuple[str, ...]) -> Handshake:
         raise NotImplementedError

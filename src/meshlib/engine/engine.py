@@ -160,9 +160,8 @@ class Engine:
 
         From now on connections are made with what is in force; calls that waited for the first certificates go on.
         """
-        if not self.store.rotated():
-            return
-        if any(cluster.secure_by is not None for cluster in self.program.clusters.values()):
+        changed = self.store.rotated()
+        if changed and any(cluster.secure_by is not None for cluster in self.program.clusters.values()):
             self.publish(self.program.snapshot)
         self._sweep()
 

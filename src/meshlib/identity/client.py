@@ -74,13 +74,17 @@ class ClientHandshake:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Ready:
-    """Material in force, with what was made of it. contexts grows by the ALPN lists that are asked for."""
+    """Material in force, with what was made of it. contexts grows by the ALPN lists that are asked for.
+
+    epoch, trust_epoch: as ClientSecurity's.
+    """
 
     resolved: Resolved
     spec: ContextSpec
     verifier: Verifier
     life: Life
     epoch: int
+    trust_epoch: int
     contexts: dict[tuple[str, ...], ssl.SSLContext]
 
 
@@ -105,6 +109,15 @@ class ClientSecurity:
         """Grows with each rotation of the own certificate or of what is trusted; 0 until there is material."""
         ready = self._ready
         return 0 if ready is None else ready.epoch
+
+    @property
+    def trust_epoch(self) -> int:
+        """Grows with each change of what is trusted, or of who we are: what the connections of before may be used for.
+
+        0 until there is material.
+        """
+        ready = self._ready
+        return 0 if ready is None else ready.trust_epoch
 
     def handshake(
         self, *, authority: str = "", hostname: str = "", alpn: tuple[str, ...] = ()
@@ -189,6 +202,7 @@ class ClientSecurity:
             verifier=Verifier(trust, server=False, rsa_usage=self.tls.enforce_rsa_key_usage),
             life=Life(resolved.svids, self._now),
             epoch=1 if before is None else before.epoch + 1,
+            trust_epoch=1 if before is None else before.trust_epoch + (not resolved.renews(before.resolved)),
             contexts={alpn: self._cache.get(dataclasses.replace(spec, alpn=alpn)) for alpn in asked_for},
         )
 

@@ -73,6 +73,12 @@ class Resolved:
     svids: tuple[Svid, ...]
     trust: Trust
 
+    def renews(self, before: Resolved) -> bool:
+        """Nothing but the certificates has changed, and they are for the same SPIFFE ids."""
+        names = [svid.spiffe_id for svid in self.svids]
+        known = [svid.spiffe_id for svid in before.svids]
+        return self.trust == before.trust and names == known and None not in names
+
 
 def resolve(common: CommonTls, materials: Materials, memo: Memo) -> Resolved:
     """Find and parse all that a configuration needs.

@@ -16,6 +16,7 @@ from meshlib.identity.resolve import Materials, Memo, Resolved, resolve, resolve
 from meshlib.identity.source import IdentityUpdate
 from meshlib.identity.trust import Trust
 from meshlib.identity.verify import Verifier
+from meshlib.policy.rotation import within
 from meshlib.resources.tls import CertificateValidation, DownstreamTls
 
 __all__ = ["ServerSecurity"]
@@ -23,11 +24,18 @@ __all__ = ["ServerSecurity"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Ready:
+    """Material in force, with what was made of it.
+
+    exchanged: None, or from when to when (seconds since the epoch) connections of the epoch before it may be used, since only
+    the certificate was renewed.
+    """
+
     resolved: Resolved
     verifier: Verifier
     life: Life
     epoch: int
     context: ssl.SSLContext
+    exchanged: tuple[float, float] | None
 
 
 class ServerSecurity:
@@ -71,6 +79,19 @@ class ServerSecurity:
         """Grows with each rotation of the own certificate or of what is trusted; 0 until there is material."""
         ready = self._ready
         return 0 if ready is None else ready.epoch
+
+    def outdated(self, epoch: int, lot: float) -> bool:
+        """Whether a connection of this epoch is to be exchanged. lot: in [0, 1), drawn once for the connection.
+
+        At once when what is trusted has changed; at a time of its own when the certificate was renewed (`policy.rotation`).
+        """
+        ready = self._ready
+        if ready is None or ready.epoch == epoch:
+            return False
+        if ready.exchanged is None or ready.epoch != epoch + 1:
+            return True
+        begin, end = ready.exchanged
+        return self._now() >= begin + lot * (end - begin)
 
     @property
     def not_after(self) -> float:
@@ -198,7 +219,14 @@ class ServerSecurity:
             life=Life(resolved.svids, self._now),
             epoch=1 if before is None else before.epoch + 1,
             context=self._cache.get(spec),
+            exchanged=None
+            if before is None or not resolved.renews(before.resolved)
+            else self._time_of(before),
         )
+
+    def _time_of(self, before: _Ready) -> tuple[float, float]:
+        now = self._now()
+        return now, now + within(before.life.not_after - now)
 
     def _verify_mode(self, trust: Trust | None = None) -> ssl.VerifyMode:
         """trust: None while it is not known. As in Envoy, a caller needs a certificate where more than its chain is looked at."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from meshlib.errors import ConfigError, IdentityError
+from meshlib.policy.rotation import draw
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -58,6 +59,7 @@ class Security(Protocol):
     def context(self) -> ssl.SSLContext: ...
     @property
     def epoch(self) -> int: ...
+    def outdated(self, epoch: int, lot: float, /) -> bool: ...
     def verify(self, tls: Any, /) -> Peer | None: ...
     def pem(self) -> tuple[bytes, bytes, bytes]: ...
     def configure(self, context: ssl.SSLContext) -> None: ...
@@ -70,7 +72,7 @@ class Connection:
 
     peer: who showed a certificate, None for a caller without one. server_name: the SNI, empty without one. alpn: the protocol
     that was chosen. own_uris: URI SANs of the server's certificate. epoch: of the server's material at that time. security:
-    where that comes from.
+    where that comes from. lot: in [0, 1): when it is exchanged after a renewal, since not all are at once.
     """
 
     tls: bool
@@ -80,11 +82,12 @@ class Connection:
     own_uris: tuple[str, ...] = ()
     epoch: int = 0
     security: Security | None = field(default=None, repr=False, compare=False)
+    lot: float = field(default_factory=draw, repr=False, compare=False)
 
     @property
     def outdated(self) -> bool:
-        """The server's certificate, or what it trusts, has changed since."""
-        return self.security is not None and self.security.epoch != self.epoch
+        """It is to be closed soon: what the server trusts has changed, or its certificate was renewed some time ago."""
+        return self.security is not None and self.security.outdated(self.epoch, self.lot)
 
     @property
     def application_protocols(self) -> tuple[str, ...]:

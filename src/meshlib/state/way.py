@@ -1,10 +1,11 @@
 """How connections to an endpoint are made: one object that can be compared.
 
 A connection that waits in a pool may serve a call only when it was made as a connection would be made now: the same protocol,
-the same transport socket (plaintext, or TLS by the same configuration) and the same own certificate and trust. All of that is
-the endpoint's *way*, and one look at an identity (`connection.way is endpoint.way`) answers the question. A configuration that
-changes the transport socket, and each rotation, gives the endpoints of a cluster another way; connections of an earlier one are
-used no more, and end when what runs on them has ended.
+the same transport socket (plaintext, or TLS by the same configuration), the same own identity and trust. All of that is the
+endpoint's *way*, and one look at an identity (`connection.way is endpoint.way`) answers the question. A configuration that
+changes the transport socket, and each change of what is trusted, gives the endpoints of a cluster another way; connections of
+an earlier one are used no more, and end when what runs on them has ended. A certificate that is only renewed leaves the way as
+it is: the connections of before are `outdated` and are exchanged soon (`policy.rotation`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ __all__ = ["HTTP1", "HTTP2", "Handshake", "Secure", "Security", "Way", "Ways"]
 
 
 class Handshake(Protocol):
-    """One TLS handshake of a client. not_after: wall seconds, the end of our own certificate's life; inf without one."""
+    """One TLS handshake of a client. epoch: of the material. not_after: wall seconds, the end of our own certificate's life;
+    inf without one."""
 
     @property
     def context(self) -> ssl.SSLContext: ...
     @property
     def server_hostname(self) -> str | None: ...
+    @property
+    def epoch(self) -> int: ...
     @property
     def not_after(self) -> float: ...
 
@@ -40,10 +44,15 @@ class Handshake(Protocol):
 
 
 class Security(Protocol):
-    """What an UpstreamTls has become with the material that there is. epoch: grows with each rotation; 0: there is none yet."""
+    """What an UpstreamTls has become with the material that there is.
+
+    epoch: grows with each rotation; trust_epoch: only when what is trusted, or our own name, has changed. 0: there is none yet.
+    """
 
     @property
     def epoch(self) -> int: ...
+    @property
+    def trust_epoch(self) -> int: ...
 
     def handshake(self, *, authority: str, hostname: str, alpn: tuple[str, ...]) -> Handshake:
         """Begin one. Raises IdentityError when there is no usable material."""
@@ -54,9 +63,10 @@ Secure = Callable[[UpstreamTls], Security]
 
 
 class Way:
-    """multiplexed: HTTP/2. security: None for plaintext. named: a connection serves only the authority that it was made for.
+    """multiplexed: HTTP/2. epoch: the security's trust_epoch. security: None for plaintext. named: a connection serves only the
+    authority that it was made for. name_header: the request header that names it, lower-case; empty: the authority itself.
 
-    name_header: the request header that names it, lower-case; empty: the authority itself. Compared by identity.
+    Compared by identity.
     """
 
     __slots__ = ("epoch", "multiplexed", "name_header", "named", "protocol", "security")
@@ -72,17 +82,17 @@ class Way:
         self.protocol = protocol
         self.multiplexed = protocol is HttpProtocol.HTTP2
         self.security = security
-        self.epoch = 0 if security is None else security.epoch
+        self.epoch = 0 if security is None else security.trust_epoch
         self.named = named
         self.name_header = name_header
 
     @property
     def outdated(self) -> bool:
-        """Something was rotated since this way was found."""
-        return self.security is not None and self.security.epoch != self.epoch
+        """What is trusted has changed since this way was found."""
+        return self.security is not None and self.security.trust_epoch != self.epoch
 
     def renewed(self) -> Way:
-        """The way of now; the same when nothing was rotated."""
+        """The way of now; the same when nothing has changed."""
         if not self.outdated:
             return self
         return Way(self.protocol, self.security, named=self.named, name_header=self.name_header)
@@ -138,7 +148,7 @@ class Ways:
 
     @property
     def outdated(self) -> bool:
-        """Something was rotated since they were found."""
+        """What is trusted has changed since they were found."""
         return any(way.outdated for way in self._by_config.values())
 
     @property

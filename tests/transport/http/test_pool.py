@@ -22,9 +22,13 @@ class Fake(PooledConnection):
         super().__init__(*arguments)
         self.broken = False
         self.disconnected = False
+        self.renewed: float | None = None
 
     def healthy(self) -> bool:
-        return not self.broken
+        return not self.broken and self.expires > self.pool.monotonic()
+
+    def superseded(self) -> float | None:
+        return self.renewed
 
     def disconnect(self) -> None:
         self.disconnected = True
@@ -75,6 +79,37 @@ class World:
 
 def limited(count: int = 1) -> World:
     return World(circuit_breakers=CircuitBreakers(default=Thresholds(max_connections=count)))
+
+
+def test_connections_of_a_renewed_certificate_expire_one_after_the_other() -> None:
+    world = World()
+    end = world.clock.time() + 40.0
+    made = [world.connect() for _ in range(11)]
+    for connection in made[:10]:
+        connection.renewed = end
+    for connection in made:
+        world.pool.release(connection)
+    now = world.clock.monotonic()
+    world.pool.exchange()
+    assert sorted(int(connection.expires - now) for connection in made[:10]) == list(range(10))
+    assert made[10].expires == float("inf")
+    for second in range(1, 11):
+        world.clock.advance(1.0)
+        world.pool.sweep(world.clock.monotonic())
+        assert world.connections == 11 - second
+
+
+def test_a_connection_expires_with_its_certificate_and_sooner_when_that_was_renewed_meanwhile() -> None:
+    world = World()
+    first, second, third = (world.connect() for _ in range(3))
+    now, wall = world.clock.monotonic(), world.clock.time()
+    world.pool.opened(first, wall + 100.0)
+    assert first.expires == now + 100.0
+    second.renewed = wall + 100.0
+    world.pool.opened(second, wall + 100.0)
+    assert second.expires < now + 25.0
+    world.pool.opened(third, float("inf"))
+    assert (first.expires, third.expires) == (now + 100.0, float("inf"))
 
 
 def test_last_in_first_out() -> None:

@@ -58,6 +58,7 @@ def world() -> Iterator[Rotating]:
     made.store.close()
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_new_calls_take_the_new_certificate(driver: Driver, world: Rotating) -> None:
     with world.serve() as server:
         driver.open(world.rotating_mesh(server.port))
@@ -69,6 +70,28 @@ def test_new_calls_take_the_new_certificate(driver: Driver, world: Rotating) -> 
     assert world.seen.peers == [world.client.der, second.der]
 
 
+@pytest.mark.usefixtures("exchanged_late")
+def test_a_renewed_certificate_is_for_new_connections_first(driver: Driver, world: Rotating) -> None:
+    """Calls go on over what is open, for a while; each new handshake shows it."""
+    with world.serve() as server:
+        mesh = world.rotating_mesh(server.port)
+        driver.open(mesh)
+        driver.get()
+        second = world.renew()
+        driver.get()
+        assert world.seen.peers == [world.client.der]
+        world.renew()
+        third = world.renew()
+        driver.get()
+        driver.close_client()
+        driver.open(mesh)
+        driver.get()
+        driver.close_client()
+    assert second.der not in world.seen.peers
+    assert world.seen.peers == [world.client.der, third.der]
+
+
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_an_idle_connection_is_closed_at_once(world: Rotating) -> None:
     ended = threading.Event()
 
@@ -87,6 +110,7 @@ def test_an_idle_connection_is_closed_at_once(world: Rotating) -> None:
             assert mesh.permits() == (0, 0, 0, 0)
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_what_runs_is_not_cut_and_its_connection_is_used_no_more(driver: Driver, world: Rotating) -> None:
     def script(sock: Any, number: int) -> None:
         while read_request(sock):
@@ -106,6 +130,7 @@ def test_what_runs_is_not_cut_and_its_connection_is_used_no_more(driver: Driver,
     assert server.accepted == 2
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_streams_of_one_http2_connection(driver: Driver, world: Rotating) -> None:
     with world.serve(H2Server(), alpn=("h2",)) as server:
         driver.open(world.rotating_mesh(server.port, protocol=HttpProtocol.HTTP2))

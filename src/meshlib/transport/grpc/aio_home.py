@@ -109,13 +109,15 @@ class Home:
     def _sweep(self) -> None:
         """Close the channels of endpoints that have left, or are connected to in another way now.
 
-        Those with calls close with the last of them.
+        Those with calls close with the last of them; those of certificates that were renewed some time later.
         """
         for inner in list(self._channels.values()):
             if inner.endpoint.departed and inner.idle:
                 inner.discard()
             elif inner.way is not inner.endpoint.way:
                 inner.wear_out()
+            elif inner.tunnel is not None:
+                inner.tunnel.exchange()
 
     def spare(self, endpoint: EndpointState) -> None:
         """A call of others waits for a connection to this endpoint. From any thread."""

@@ -9,8 +9,8 @@ channel whose connecting failed is given up, and the next request makes a new on
 next request, and one that accepts and never speaks costs exactly the cluster's connect_timeout.
 
 An endpoint that is connected to with TLS is reached through a tunnel (`meshlib.transport.grpc.tunnel`), whose inner channel is
-for one connection: once that is lost, or was made in another way than a connection would be made now (a certificate was
-exchanged, the configuration changed), calls under way end on it and new ones get another.
+for one connection: once that is lost, or was made in another way than a connection would be made now (what is trusted or the
+configuration changed), or some time after our certificate was renewed, calls under way end on it and new ones get another.
 
 The connection of a channel is counted in the cluster's permits as that of HTTP/2 is: once, however many calls wait for it.
 Calls that the limits keep waiting stand in the endpoint's queue and are all served when it is open.
@@ -284,7 +284,7 @@ class InnerChannel:
             self._close()
 
     def expired(self) -> None:
-        """The certificate that its connection was opened with is over. On a thread that must not wait."""
+        """The certificate that its connection was opened with is over, or was renewed. On a thread that must not wait."""
         timers().later(0.0, partial(self.owner.wear_out, self))
 
     def _close(self) -> None:
@@ -509,13 +509,16 @@ class EndpointChannels:
     def sweep(self) -> None:
         """Let go of endpoints that have left, or are connected to in another way now. From any thread.
 
-        Called after every change of configuration and after every exchange of a certificate.
+        Connections of certificates that were renewed go some time later. Called after every change of configuration and after
+        every exchange of a certificate.
         """
         for inner in self._all():
             if inner.endpoint.departed:
                 self.give_up(inner)
             elif inner.way is not inner.endpoint.way:
                 self.wear_out(inner)
+            elif inner.tunnel is not None:
+                inner.tunnel.exchange()
 
     def close_idle(self) -> None:
         """Close the channels that no call uses."""

@@ -6,7 +6,8 @@ hands and has the peer verified; only then are the two joined (`Pump`), and C-co
 wrong closes the door: C-core sees a connection that could not be opened, and `failure` says why.
 
 A tunnel is for one connection. When that is over, the inner channel is of no use, and the next call makes a new one with the
-certificate and the trust of that moment. It takes no new calls once the certificate that it was opened with is over.
+certificate and the trust of that moment. It takes no new calls once the certificate that it was opened with is over, or some
+time after that was renewed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from math import inf
 
 from meshlib.errors import IdentityError
 from meshlib.policy.failure import FailureKind
+from meshlib.policy.rotation import delays
 from meshlib.runtime.clock import SystemClock
 from meshlib.state import EndpointState, Handshake, Security
 from meshlib.transport.grpc.timers import Alarm
@@ -61,10 +63,11 @@ class Tunnel:
 
     name_header: the request header that should name it instead, which a connection shared by calls can't do: it is refused.
     target: for C-core. failure: None as long as the connection opens or is open. on_expiry: what is to be called, on a thread
-    that must not wait, when our own certificate is over. Attributes may be read on any thread.
+    that must not wait, when the connection is to take no new calls. Attributes may be read on any thread.
     """
 
     __slots__ = (
+        "_aging",
         "_alarm",
         "_authority",
         "_door",
@@ -101,6 +104,7 @@ class Tunnel:
         self.on_expiry: weakref.WeakMethod[Callable[[], None]] | None = None
         self._alarm: Alarm | None = None
         self._expiry: Alarm | None = None
+        self._aging = False
         self._handshake: Handshake | None = None
         self._local: socket.socket | None = None
         self._remote: socket.socket | None = None
@@ -138,6 +142,11 @@ class Tunnel:
             self._fail(error)
             return
         opening_loop().submit(partial(self._connect, limit))
+
+    def exchange(self) -> None:
+        """Certificates may have been renewed. From any thread."""
+        if self._joined and self.failure is None and self._outdated():
+            pumping_loop().submit(self._age)
 
     def close(self) -> None:
         """The inner channel is closed. What is not open yet is given up; an open connection ends with C-core's. Idempotent."""
@@ -310,7 +319,21 @@ class Tunnel:
         left = self._handshake.not_after - SystemClock.time()
         if left < inf:
             self._expiry = pumping_loop().later(max(left, 0.0), self._expire)
+        if self._outdated():
+            self._age()
         pump.start()
+
+    def _outdated(self) -> bool:
+        return self._handshake is not None and self._handshake.epoch != self._security.epoch
+
+    def _age(self) -> None:
+        if self._handshake is None or self._aging or self.failure is not None:
+            return
+        self._aging = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+        (delay,) = delays(1, self._handshake.not_after - SystemClock.time())
+        self._expiry = pumping_loop().later(delay, self._expire)
 
     def _expire(self) -> None:
         expired = None if self.on_expiry is None else self.on_expiry()

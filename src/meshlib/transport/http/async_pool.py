@@ -110,7 +110,8 @@ class AsyncPool(Pool):
         super().sweep(now)
         for connection in self._unused():
             endpoint = connection.endpoint
-            if endpoint.departed or connection.idle_until <= now or connection.way is not endpoint.way:
+            over = connection.idle_until <= now or connection.expires <= now
+            if over or endpoint.departed or connection.way is not endpoint.way:
                 self._remove(connection)
                 connection.close()
 

@@ -7,7 +7,8 @@ No wake-up is lost: `release` looks at the queue again after it has put the conn
 pool again after it has joined the queue (`rescue`); whichever comes second sees the other.
 
 A connection that was made in another way than one would be made now (`EndpointState.way`) is given to no call, neither out of
-the pool nor from one call to the next. One that TLS has tied to a name (its SNI comes from the request's authority) waits on
+the pool nor from one call to the next. One that was opened with a certificate that has been renewed since expires soon. One
+that TLS has tied to a name (its SNI comes from the request's authority) waits on
 a shelf of its own, where only calls with that name look.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
+from meshlib.policy.rotation import delays
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.ahead import mypyc_attr
 from meshlib.runtime.clock import Clock
@@ -35,13 +37,15 @@ Shelf = EndpointState | tuple[EndpointState, str]
 class PooledConnection:
     """What the pool knows of a connection. Subclasses move the bytes.
 
-    served: requests so far. idle_until: monotonic seconds. way: how it was made, which may have changed for its endpoint since.
+    served: requests so far. idle_until, expires: monotonic seconds; after `expires` it takes no more requests. way: how it was
+    made, which may have changed for its endpoint since.
     """
 
     __slots__ = (
         "__weakref__",
         "closed",
         "endpoint",
+        "expires",
         "idle_timeout",
         "idle_until",
         "max_requests",
@@ -71,6 +75,7 @@ class PooledConnection:
         self.permits = permits
         self.idle_timeout = inf if cluster.idle_timeout is None else cluster.idle_timeout
         self.idle_until = inf
+        self.expires = inf
         self.max_requests = cluster.max_requests_per_connection or inf
         self.served = 0
         self.closed = False
@@ -79,6 +84,10 @@ class PooledConnection:
     def healthy(self) -> bool:
         """Whether a request may be sent now: nothing arrived, and the peer has not closed. Cheap."""
         raise NotImplementedError
+
+    def superseded(self) -> float | None:
+        """None, or wall seconds: the end of the certificate that it was opened with, which has been renewed since."""
+        return None
 
     def disconnect(self) -> None:
         """Close the socket."""
@@ -127,9 +136,12 @@ class Pool:
             connection.close()
         return None
 
-    def moment(self, wall: float) -> float:
-        """The monotonic time of a moment of the wall clock."""
-        return inf if wall == inf else self.monotonic() + (wall - self._time())
+    def opened(self, connection: PooledConnection, not_after: float) -> None:
+        """The handshake is over. not_after: of our own certificate, wall seconds, inf without one; it expires then."""
+        if not_after != inf:
+            connection.expires = min(connection.expires, self.monotonic() + (not_after - self._time()))
+        if connection.superseded() is not None:
+            self.exchange()
 
     def release(self, connection: PooledConnection) -> None:
         """A connection that may be used again: to the head of its endpoint's queue, else to the idle ones."""
@@ -197,10 +209,19 @@ class Pool:
         for shelf, idle in list(self._idle.items()):
             endpoint = shelf[0] if isinstance(shelf, tuple) else shelf
             for connection in list(idle):
-                if endpoint.departed or connection.idle_until <= now or connection.way is not endpoint.way:
+                over = connection.idle_until <= now or connection.expires <= now
+                if over or endpoint.departed or connection.way is not endpoint.way:
                     self.discard(connection)
             if endpoint.departed and not idle:
                 self._idle.pop(shelf, None)
+
+    def exchange(self) -> None:
+        """Let connections that were opened with a certificate that has been renewed since expire, one after the other."""
+        old = [(each, end) for each in list(self.members) if (end := each.superseded()) is not None]
+        left = min((end for _, end in old), default=inf) - self._time()
+        now = self.monotonic()
+        for (connection, _), delay in zip(old, delays(len(old), left)):
+            connection.expires = min(connection.expires, now + delay)
 
     def spare(self, endpoint: EndpointState) -> None:
         """A call of another owner waits for the right to open a connection to this endpoint: close one that is idle."""

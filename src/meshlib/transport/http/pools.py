@@ -54,12 +54,11 @@ class PoolSet:
                 pool.spare(endpoint)
 
     def sweep(self) -> None:
-        """Endpoints have left, or are connected to in another way now. From any thread."""
-        now = self._clock.monotonic()
-        self.sync.sweep(now)
+        """Endpoints have left or are connected to in another way now, or certificates were renewed. From any thread."""
+        _review(self.sync)
         for pool in list(self._by_loop.values()):
             with suppress(RuntimeError):  # its loop is closed
-                pool.loop.call_soon_threadsafe(pool.sweep, now)
+                pool.loop.call_soon_threadsafe(_review, pool)
 
     def renew(self) -> None:
         """In a forked child."""
@@ -69,6 +68,11 @@ class PoolSet:
         self._by_loop = {}
         self._last = None
         self.sync = Pool(self._clock)
+
+
+def _review(pool: Pool) -> None:
+    pool.exchange()
+    pool.sweep(pool.monotonic())
 
 
 _sets: weakref.WeakKeyDictionary[Engine, PoolSet] = weakref.WeakKeyDictionary()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from math import inf
 
 from meshlib.transport.http.async_connection import AsyncConnection, AsyncSocket
 from meshlib.transport.http.async_h2 import AsyncH2Connection
@@ -49,10 +48,9 @@ class _Sealed:
 
 
 class _Secure(AsyncSocket):
-    """expires: monotonic seconds at which our own certificate ends, and with it the use of the connection."""
+    """What the two classes below have in common."""
 
-    # No slots: the two classes below inherit from this one beside one that has slots.
-    expires = inf
+    # No slots: they inherit from this one beside one that has slots.
     _raw: asyncio.Transport | None = None
     _session: TlsSession | None = None
     _shaken: asyncio.Future[None] | None = None
@@ -62,7 +60,7 @@ class _Secure(AsyncSocket):
         self._shaken = shaken = self.loop.create_future()
         await super()._open(authority)
         await shaken
-        self.expires = self.pool.moment(session.not_after)
+        self.pool.opened(self, session.not_after)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -139,6 +137,10 @@ class _Secure(AsyncSocket):
             raw.write(session.farewell())
         super().disconnect()
 
+    def superseded(self) -> float | None:
+        session = self._session
+        return session.not_after if session is not None and session.outdated else None
+
     @property
     def expired(self) -> bool:
         return self.expires <= self.pool.monotonic()
@@ -151,8 +153,8 @@ class SecureConnection(_Secure, AsyncConnection):
         return not self.expired and super().healthy()
 
     def give_back(self) -> None:
-        """As in plaintext, unless a certificate or the configuration was exchanged in the meantime."""
-        if self.way is self.endpoint.way:
+        """As in plaintext, unless trust or the configuration has changed in the meantime, or its time is over."""
+        if self.way is self.endpoint.way and not self.expired:
             super().give_back()
         else:
             self.close()

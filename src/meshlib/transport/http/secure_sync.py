@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 from contextlib import suppress
-from math import inf
 
 from meshlib.resources.cluster import Cluster
 from meshlib.state import ClusterState, EndpointState, Permits, Way
@@ -20,11 +19,11 @@ __all__ = ["SecureSyncConnection"]
 class SecureSyncConnection(SyncConnection):
     """connecting: the TCP handshake, or that of TLS, is not over.
 
-    authority: what a request is for; the way says whether the SNI comes from it. expires: monotonic seconds at which our own
-    certificate ends, and with it the use of the connection.
+    authority: what a request is for; the way says whether the SNI comes from it. expires: with our own certificate, or soon after
+    that was renewed.
     """
 
-    __slots__ = ("_session", "_shaking", "authority", "expires")
+    __slots__ = ("_session", "_shaking", "authority")
 
     def __init__(
         self,
@@ -40,7 +39,6 @@ class SecureSyncConnection(SyncConnection):
     ) -> None:
         super().__init__(pool, endpoint, cluster, state, permits, way, codec, shelf)
         self.authority = authority
-        self.expires = inf
         self._session: TlsSession | None = None
         self._shaking = False
 
@@ -67,7 +65,7 @@ class SecureSyncConnection(SyncConnection):
             self._queue(session.take())
         else:  # what is left to say (TLS 1.3) goes out together with the request
             self._shaking = False
-            self.expires = self.pool.moment(session.not_after)
+            self.pool.opened(self, session.not_after)
             self.codec = TlsCodec(self.codec, session)
             super()._opened()
             self.codec.feed(b"")  # what came together with the end of the handshake
@@ -105,11 +103,15 @@ class SecureSyncConnection(SyncConnection):
         return self.expires > self.pool.monotonic() and super().healthy()
 
     def give_back(self) -> None:
-        """As in plaintext, unless a certificate or the configuration was exchanged in the meantime."""
-        if self.way is self.endpoint.way:
+        """As in plaintext, unless trust or the configuration has changed in the meantime, or its time is over."""
+        if self.way is self.endpoint.way and self.expires > self.pool.monotonic():
             super().give_back()
         else:
             self.close()
+
+    def superseded(self) -> float | None:
+        session = self._session
+        return session.not_after if session is not None and session.outdated else None
 
     def disconnect(self) -> None:
         session = self._session

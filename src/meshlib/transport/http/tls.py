@@ -23,7 +23,7 @@ from contextlib import suppress
 from meshlib.engine.events import FailureKind
 from meshlib.errors import IdentityError
 from meshlib.resources.cluster import HttpProtocol
-from meshlib.state import EndpointState, Handshake, Way
+from meshlib.state import EndpointState, Handshake, Security, Way
 from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.message import OutgoingRequest, Response
@@ -53,7 +53,7 @@ def begin(way: Way, endpoint: EndpointState, authority: str, count: Count) -> Tl
         handshake = way.security.handshake(
             authority=authority, hostname=endpoint.hostname, alpn=ALPN[way.protocol]
         )
-        return TlsSession(handshake, count)
+        return TlsSession(handshake, count, way.security)
     except (IdentityError, ssl.SSLError, ValueError) as error:
         from meshlib.identity.failure import transport_failure  # needs cryptography, which plaintext does not
 
@@ -88,6 +88,7 @@ class TlsSession:
         "_handshake",
         "_incoming",
         "_read",
+        "_security",
         "_tls",
         "_write",
         "ended",
@@ -96,8 +97,9 @@ class TlsSession:
         "over",
     )
 
-    def __init__(self, handshake: Handshake, count: Count) -> None:
+    def __init__(self, handshake: Handshake, count: Count, security: Security) -> None:
         self._handshake = handshake
+        self._security = security
         self._count = count
         self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = handshake.context.wrap_bio(
@@ -106,6 +108,11 @@ class TlsSession:
         self._read, self._write = self._tls.read, self._tls.write
         self.not_after = handshake.not_after
         self.over = self.ended = False
+
+    @property
+    def outdated(self) -> bool:
+        """Our certificate, or what is trusted, was exchanged since the handshake began."""
+        return self._security.epoch != self._handshake.epoch
 
     def shake(self, data: bytes = b"") -> bool:
         """Go on with the handshake. True when it is over and the peer is verified.

@@ -107,16 +107,18 @@ def rotating() -> Rotating:
     return Rotating()
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_new_calls_show_the_new_certificate(rotating: Rotating) -> None:
     with rotating.mesh() as mesh, meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
         serial = channel.unary_unary(SERIAL)
         assert serial(b"", timeout=LIMIT) == rotating.client.chain
         for _ in range(3):
             issued = rotating.renew()
-            assert serial(b"", timeout=LIMIT) == issued.chain
+            _await(lambda chain=issued.chain: serial(b"", timeout=LIMIT) == chain)  # type: ignore[misc]
             assert serial.future(b"", timeout=LIMIT).result() == issued.chain
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_new_calls_show_the_new_certificate_in_asyncio(rotating: Rotating) -> None:
     async def run() -> None:
         with rotating.mesh() as mesh:
@@ -125,7 +127,8 @@ def test_new_calls_show_the_new_certificate_in_asyncio(rotating: Rotating) -> No
                 assert await serial(b"", timeout=LIMIT) == rotating.client.chain
                 for _ in range(3):
                     issued = rotating.renew()
-                    assert await serial(b"", timeout=LIMIT) == issued.chain
+                    while await serial(b"", timeout=LIMIT) != issued.chain:
+                        await asyncio.sleep(0.005)
 
     asyncio.run(run())
 
@@ -144,6 +147,37 @@ def _await(condition: Callable[[], bool]) -> None:
     pytest.fail("it does not become true")
 
 
+@pytest.mark.usefixtures("exchanged_late")
+def test_a_renewed_certificate_is_for_new_connections_first(rotating: Rotating) -> None:
+    """Calls go on over what is open, for a while."""
+    with rotating.mesh() as mesh:
+        with meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
+            serial = channel.unary_unary(SERIAL)
+            for _ in range(3):
+                assert serial(b"", timeout=LIMIT) == rotating.client.chain
+                rotating.renew()
+            issued = rotating.renew()
+        with meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
+            assert channel.unary_unary(SERIAL)(b"", timeout=LIMIT) == issued.chain
+
+
+@pytest.mark.usefixtures("exchanged_late")
+def test_a_renewed_certificate_is_for_new_connections_first_in_asyncio(rotating: Rotating) -> None:
+    async def run() -> None:
+        with rotating.mesh() as mesh:
+            async with meshlib.grpc.aio_channel("echo:80", mesh=mesh) as channel:
+                serial = channel.unary_unary(SERIAL)
+                for _ in range(3):
+                    assert await serial(b"", timeout=LIMIT) == rotating.client.chain
+                    rotating.renew()
+                issued = rotating.renew()
+            async with meshlib.grpc.aio_channel("echo:80", mesh=mesh) as channel:
+                assert await channel.unary_unary(SERIAL)(b"", timeout=LIMIT) == issued.chain
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_what_runs_is_not_cut(rotating: Rotating) -> None:
     """A stream goes on over its old connection, which closes with it; calls beside it take a new one."""
     with rotating.mesh() as mesh, meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
@@ -158,13 +192,14 @@ def test_what_runs_is_not_cut(rotating: Rotating) -> None:
         responses = channel.stream_stream(TALK)(requests(), timeout=3 * LIMIT)
         assert next(responses) == b"first"
         issued = rotating.renew()
-        assert serial(b"", timeout=LIMIT) == issued.chain
+        _await(lambda: serial(b"", timeout=LIMIT) == issued.chain)
         assert _held(mesh) == 2
         more.set()
         assert list(responses) == [b"second"]
         _await(lambda: _held(mesh) == 1)
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_what_runs_is_not_cut_in_asyncio(rotating: Rotating) -> None:
     async def run() -> None:
         with rotating.mesh() as mesh:
@@ -173,7 +208,8 @@ def test_what_runs_is_not_cut_in_asyncio(rotating: Rotating) -> None:
                 await talk.write(b"first")
                 assert await talk.read() == b"first"
                 issued = rotating.renew()
-                assert await channel.unary_unary(SERIAL)(b"", timeout=LIMIT) == issued.chain
+                while await channel.unary_unary(SERIAL)(b"", timeout=LIMIT) != issued.chain:
+                    await asyncio.sleep(0.005)
                 assert _held(mesh) == 2
                 await talk.write(b"second")
                 assert await talk.read() == b"second"
@@ -185,6 +221,7 @@ def test_what_runs_is_not_cut_in_asyncio(rotating: Rotating) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_idle_connections_are_closed_at_once(rotating: Rotating) -> None:
     with rotating.mesh() as mesh, meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
         channel.unary_unary(ECHO)(b"", timeout=LIMIT)
@@ -193,6 +230,7 @@ def test_idle_connections_are_closed_at_once(rotating: Rotating) -> None:
         _await(lambda: _held(mesh) == 0)
 
 
+@pytest.mark.usefixtures("exchanged_at_once")
 def test_many_rotations_under_load(rotating: Rotating) -> None:
     """No call fails, whatever is exchanged meanwhile."""
     failures: list[BaseException] = []

@@ -1,0 +1,28 @@
+"""When connections are exchanged after a certificate was renewed.
+
+What is trusted decides who may be talked to: when that changes, no connection of before takes another call. A renewed
+certificate only says the same for longer. New connections show it at once; those of before are exchanged one after the other,
+since a handshake takes a thousand times as long as what a call needs of the processor, and calls would wait for all of them.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+__all__ = ["delays", "draw", "within"]
+
+WITHIN = 30.0
+"""Seconds at most."""
+
+draw = Random().random
+"""What is not to happen everywhere at once is a matter of chance; nothing else depends on it."""
+
+
+def within(left: float) -> float:
+    """Seconds within which all are exchanged: at most a quarter of what is left of the earlier certificate's life."""
+    return min(WITHIN, max(left, 0.0) / 4)
+
+
+def delays(count: int, left: float) -> list[float]:
+    """Seconds from now, ascending: one in each of `count` equal parts of the time. left: as in `within`."""
+    return [within(left) * (index + draw()) / count for index in range(count)]
