@@ -34,7 +34,7 @@ PARTS = {"transports": ("tests/transport",), "the rest": ("tests", "--ignore=tes
 ELSEWHERE = "not packaging and not envoy and not once"
 """What runs on other Pythons: packages are built, a real Envoy is asked, and long runs are made, once."""
 
-STEP_LIMIT = 600.0
+STEP_LIMIT = 1200.0
 """Seconds after which a step counts as failed."""
 
 CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
