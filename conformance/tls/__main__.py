@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from conformance.runners.envoy import EnvoyError
+from conformance.envoy_process import EnvoyError
 from conformance.tls.case import TlsCase, load, wrong
 from conformance.tls.envoy import TlsOutcome
 from conformance.tls.listed import load_listed, unused

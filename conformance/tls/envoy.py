@@ -6,19 +6,14 @@ What became of a request is in the client's access log, what became of a connect
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import subprocess
-import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conformance.envoy_process import EnvoyError, EnvoyProcess
 from conformance.resources import CLUSTER, HCM, ROUTER, TYPE
-from conformance.runners.envoy import START_TIMEOUT, EnvoyError, envoy_binary
 from conformance.tls.case import PLAINTEXT, SILENT, TlsCase
 from conformance.tls.materials import Materials, downstream, upstream
 
@@ -65,19 +60,17 @@ class TlsOutcome:
         return self.headers.get("x-seen-xfcc", "")
 
 
-class EnvoyProcess:
+class TlsEnvoy:
     """One Envoy with these listeners and clusters. A context manager."""
 
     def __init__(self, listeners: list[dict[str, Any]], clusters: Iterable[dict[str, Any]] = ()) -> None:
         self._listeners = listeners
         self._clusters = list(clusters)
-        self._stack = contextlib.ExitStack()
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-tls-")))
-        self._process: subprocess.Popen[bytes] | None = None
-        self.log = self._folder / "access.log"
+        self._process = EnvoyProcess()
+        self.log = self._process.folder / "access.log"
         self.ports: dict[str, int] = {}
 
-    def __enter__(self) -> EnvoyProcess:
+    def __enter__(self) -> TlsEnvoy:
         try:
             self._start()
         except BaseException:
@@ -86,14 +79,11 @@ class EnvoyProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._stack.close()
+        self._process.__exit__()
 
     def stats(self) -> dict[str, int]:
         """Counters that are not 0."""
-        lines = self._admin("/stats?usedonly&type=Counters").decode().splitlines()
+        lines = self._process.admin("/stats?usedonly&type=Counters").decode().splitlines()
         found = {name: int(value) for name, _, value in (line.rpartition(": ") for line in lines)}
         return {name: value for name, value in found.items() if value}
 
@@ -109,52 +99,20 @@ class EnvoyProcess:
         return [line for line in found if wanted.items() <= line.items()]
 
     def _start(self) -> None:
-        admin = self._folder / "admin.txt"
-        bootstrap = self._folder / "bootstrap.json"
-        text = json.dumps(
-            {
-                "node": {"id": "conformance", "cluster": "conformance"},
-                "static_resources": {"listeners": self._listeners, "clusters": self._clusters},
-                "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-            }
-        )
-        bootstrap.write_text(text.replace("${log}", str(self.log)))
-        log = self._stack.enter_context((self._folder / "envoy.log").open("wb"))
-        self._process = subprocess.Popen(
-            [
-                envoy_binary(), "-c", bootstrap, "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
-                "--file-flush-interval-msec", "5", "--admin-address-path", admin,
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._is_live(admin):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                tail = (self._folder / "envoy.log").read_text(errors="replace").splitlines()[-5:]
-                raise EnvoyError("\n".join(["Envoy does not start:", *tail]))
-            time.sleep(0.05)
-        for status in json.loads(self._admin("/listeners?format=json")).get("listener_statuses", ()):
-            self.ports[status["name"]] = status["local_address"]["socket_address"]["port_value"]
-
-    def _is_live(self, admin: Path) -> bool:
-        """Whether it has all that it waits for: secrets too, or 15 s without them."""
-        try:
-            self._address = admin.read_text()
-            return self._admin("/ready") == b"LIVE\n"
-        except (OSError, ValueError):
-            return False
-
-    def _admin(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://{self._address}{path}", timeout=5) as response:
-            return bytes(response.read())
+        envoy = self._process
+        static = json.dumps({"listeners": self._listeners, "clusters": self._clusters})
+        envoy.launch({"static_resources": json.loads(static.replace("${log}", str(self.log)))})
+        while not envoy.live:
+            if not envoy.pause():
+                raise EnvoyError("\n".join(envoy.last_words()))
+        self.ports = envoy.ports()
 
 
 class EnvoyServers:
     """The servers of the cases, all in one Envoy. A context manager; `ports` by case."""
 
     def __init__(self, cases: Iterable[TlsCase], materials: Materials) -> None:
-        self._envoy = EnvoyProcess(
+        self._envoy = TlsEnvoy(
             [server_listener(case, materials) for case in cases if not isinstance(case.server, str)]
         )
 
@@ -191,7 +149,7 @@ class EnvoyClients:
 
     def __init__(self, cases: Iterable[TlsCase], materials: Materials, ports: Mapping[str, int]) -> None:
         chosen = [case for case in cases if case.name in ports]
-        self._envoy = EnvoyProcess(
+        self._envoy = TlsEnvoy(
             [client_listener(case.name) for case in chosen],
             [client_cluster(case, materials, ports[case.name]) for case in chosen],
         )

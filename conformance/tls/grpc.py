@@ -20,8 +20,8 @@ from conformance.runners.grpc_client import OPTIONS
 from conformance.tls.case import TlsCase
 from conformance.tls.envoy import (
     EnvoyClients,
-    EnvoyProcess,
     EnvoyServers,
+    TlsEnvoy,
     TlsOutcome,
     client_cluster,
     client_listener,
@@ -63,7 +63,7 @@ class EnvoyGrpcServers(EnvoyServers):
                 "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
             },
         }
-        self._envoy = EnvoyProcess([_forwarding(case, materials) for case in chosen], [upstream])
+        self._envoy = TlsEnvoy([_forwarding(case, materials) for case in chosen], [upstream])
 
     def __enter__(self) -> EnvoyGrpcServers:
         self._server.start()
@@ -99,7 +99,7 @@ class EnvoyGrpcClients(EnvoyClients):
             cluster = client_cluster(case, materials, ports[case.name])
             cluster["typed_extension_protocol_options"] = HTTP2
             clusters.append(_with_h2(cluster))
-        self._envoy = EnvoyProcess([client_listener(case.name) for case in chosen], clusters)
+        self._envoy = TlsEnvoy([client_listener(case.name) for case in chosen], clusters)
 
     def send(self, case: TlsCase) -> TlsOutcome:
         address = f"ipv4:127.0.0.1:{self._envoy.ports[case.name]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conformance.case import Case
-from conformance.runners.envoy import EnvoyError
+from conformance.envoy_process import EnvoyError
 from conformance.suite import run_suite
 from tests.conformance.helpers import case_of
 

@@ -14,7 +14,7 @@ import pytest
 
 import meshlib
 from conformance.resources import CLUSTER, HCM, LISTENER, ROUTER, TYPE
-from conformance.tls.envoy import EnvoyProcess
+from conformance.tls.envoy import TlsEnvoy
 from meshlib.controlplane.ca import Authority, CaServer, Entry, Identities
 from meshlib.httpx import MeshTransport
 from meshlib.identity.source import IdentityUpdate
@@ -204,7 +204,7 @@ def test_a_mesh_and_an_envoy_talk_across_a_renewal(agent: str) -> None:
             {"filters": [{"name": "http", "typed_config": answer}], "transport_socket": downstream}
         ],
     }
-    with EnvoyProcess([listener]) as envoy:
+    with TlsEnvoy([listener]) as envoy:
         address = {"socket_address": {"address": "127.0.0.1", "port_value": envoy.ports["server"]}}
         cluster = {
             "@type": CLUSTER,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.runners.envoy import envoy_binary
+from conformance.envoy_process import envoy_binary
 
 __all__ = ["Envoy", "running"]
 

@@ -21,7 +21,7 @@ from meshlib.controlplane.ca.keys import KEY_TYPES
 pytest.importorskip("envoy")
 
 from conformance.resources import HCM, HTTP_OPTIONS, ROUTER, TYPE
-from conformance.tls.envoy import EnvoyProcess
+from conformance.tls.envoy import TlsEnvoy
 
 pytestmark = pytest.mark.envoy
 
@@ -159,7 +159,7 @@ def peer(authority: Authority, tmp_path: Path) -> Peer:
 def test_envoy_takes_secrets_and_follows_a_root_rotation(
     authority: Authority, server: CaServer, peer: Peer, tmp_path: Path, certificate: str, roots: str, api: str
 ) -> None:
-    with EnvoyProcess([listener(certificate, roots, api)], [agent(str(tmp_path / "agent.sock"))]) as envoy:
+    with TlsEnvoy([listener(certificate, roots, api)], [agent(str(tmp_path / "agent.sock"))]) as envoy:
         port = envoy.ports["server"]
 
         def served() -> x509.Certificate:
@@ -191,7 +191,7 @@ def test_envoy_trusts_a_federated_domain_for_its_own_ids_only(
     other = Authority("other.org")
     authority.federate("other.org", other.bundle)
     forger = other.issue_from(authority.template(CLI))
-    with EnvoyProcess([listener(SRV, "ALL", "GRPC")], [agent(str(tmp_path / "agent.sock"))]) as envoy:
+    with TlsEnvoy([listener(SRV, "ALL", "GRPC")], [agent(str(tmp_path / "agent.sock"))]) as envoy:
         assert peer.get(envoy.ports["server"])
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -222,7 +222,7 @@ def test_envoy_says_no_to_what_it_cannot_use(authority: Authority, peer: Peer, t
     identities = NoSignatures(authority, [Entry(spiffe_id=SRV)])
     with (
         CaServer(identities, [f"unix:{tmp_path}/agent.sock"]) as server,
-        EnvoyProcess(
+        TlsEnvoy(
             [listener("default", "ROOTCA", "GRPC", "1s")], [agent(str(tmp_path / "agent.sock"))]
         ) as envoy,
     ):
@@ -246,6 +246,6 @@ def test_envoy_takes_keys_of_every_type(
     identities = Identities(authority, [Entry(spiffe_id=SRV, key_type=key_type)])
     with (
         CaServer(identities, [f"unix:{tmp_path}/agent.sock"]),
-        EnvoyProcess([listener("default", "ROOTCA", "GRPC")], [agent(str(tmp_path / "agent.sock"))]) as envoy,
+        TlsEnvoy([listener("default", "ROOTCA", "GRPC")], [agent(str(tmp_path / "agent.sock"))]) as envoy,
     ):
         assert peer.get(envoy.ports["server"]) == identities.view(None).svids[0].leaf
