@@ -15,11 +15,12 @@ import pytest
 import meshlib
 from meshlib.identity.material import BundleSet, TrustBundle
 from meshlib.identity.source import IdentityUpdate
+from meshlib.resources.tls import CertificateValidation, CommonTls, DownstreamTls, TlsCertificate
 from meshlib.server.grpc import AsyncMeshInterceptor, MeshInterceptor, listen
 from meshlib.server.inbound import Inbound
 from meshlib.server.peer import InboundPeer
 from tests.identity.ca import Issued
-from tests.server.identities import CLIENT, OTHER, Identities, allow, identities
+from tests.server.identities import CLIENT, OTHER, SERVER, Identities, allow, identities
 from tests.server.servers import ARITIES, SERVICE, asyncio_handlers, blocking_handlers
 
 KINDS = ("blocking", "asyncio", "asyncio with blocking handlers")
@@ -270,3 +271,75 @@ def test_a_certificate_is_verified_anew_on_each_connection() -> None:
         with pytest.raises(grpc.RpcError) as error:
             ask(port, known, issued)
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def rule(name: str, action: str, value: str) -> dict[str, Any]:
+    header = {"header": {"name": name, "string_match": {"exact": value}}}
+    policy = {"permissions": [header], "principals": [{"any": True}]}
+    return {"rules": {"action": action, "policies": {"p": policy}}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("action", "value", "passes"),
+    [("DENY", "localhost", False), ("DENY", "admin", True), ("ALLOW", "localhost", True)],
+)
+def test_the_authority(kind: str, action: str, value: str, passes: bool) -> None:
+    """grpc.aio does not tell it: what depends on it is refused there."""
+    with identities() as known:
+        inbound = Inbound(known.mesh, rbac=rule(":authority", action, value))
+        with serving(kind, inbound, lambda: None) as port:
+            issued = known.ca.issue(CLIENT)
+            if passes and kind == "blocking":
+                assert ask(port, known, issued) == [b""]
+                return
+            with pytest.raises(grpc.RpcError) as error:
+                ask(port, known, issued)
+            assert refusal(error) == (grpc.StatusCode.PERMISSION_DENIED, "RBAC: access denied")
+
+
+def test_what_c_core_keeps_for_itself() -> None:
+    with identities() as known:
+        inbound = Inbound(known.mesh, rbac=rule("grpc-timeout", "DENY", "1S"))
+        with serving("blocking", inbound, lambda: None) as port:
+            with pytest.raises(grpc.RpcError) as error:
+                ask(port, known, known.ca.issue(CLIENT))
+            assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    ("address", "passes"), [(None, False), ("0.0.0.0:8443", True), ("127.0.0.1:0", False)]
+)
+def test_where_a_call_came_to(address: str | None, passes: bool) -> None:
+    policy = {"permissions": [{"destination_port": 1}], "principals": [{"any": True}]}
+    rbac = {"rules": {"action": "DENY", "policies": {"p": policy}}}
+    with identities() as known:
+        inbound = Inbound(known.mesh, rbac=rbac, address=address)
+        with serving("blocking", inbound, lambda: None) as port:
+            issued = known.ca.issue(CLIENT)
+            if passes:
+                assert ask(port, known, issued) == [b""]
+                return
+            with pytest.raises(grpc.RpcError) as error:
+                ask(port, known, issued)
+            assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_certificate_that_c_core_does_not_ask_for() -> None:
+    """Envoy would have asked: who it is stays unknown."""
+    with identities() as known:
+        issued = known.ca.issue(SERVER, dns=["localhost"])
+        tls = DownstreamTls(
+            common=CommonTls(
+                certificates=(TlsCertificate(chain=issued.chain, private_key=issued.key),),
+                validation=CertificateValidation(trusted_ca=known.ca.pem),
+            ),
+            require_client_certificate=False,
+        )
+        rules = {"rules": {**allow(CLIENT)["rules"], "action": "DENY"}}
+        with serving("blocking", Inbound(known.mesh, tls=tls), lambda: None) as port:
+            assert ask(port, known, None) == [b""]
+        with serving("blocking", Inbound(known.mesh, tls=tls, rbac=rules), lambda: None) as port:
+            with pytest.raises(grpc.RpcError) as error:
+                ask(port, known, None)
+            assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED

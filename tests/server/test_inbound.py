@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,145 @@ def wait_for(condition: Callable[[], bool]) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("it has not happened in 5 s")
+
+
+# --- what a server does not tell -------------------------------------------------------------------------------------
+
+
+def deny(permission: dict[str, Any] | None = None, principal: dict[str, Any] | None = None) -> dict[str, Any]:
+    policy = {"permissions": [permission or {"any": True}], "principals": [principal or {"any": True}]}
+    return {"rules": {"action": "DENY", "policies": {"p": policy}}}
+
+
+ELSEWHERE = {"address_prefix": "192.0.2.0", "prefix_len": 24}
+UNTOLD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "authority": (
+        deny({"header": {"name": ":authority", "string_match": {"exact": "admin"}}}),
+        {"authority": None},
+    ),
+    "destination address": (deny({"destination_ip": ELSEWHERE}), {"local": None}),
+    "any destination address": (deny({"destination_ip": ELSEWHERE}), {"local": "0.0.0.0"}),
+    "destination port": (deny({"destination_port": 1}), {"local_port": None}),
+    "destination port 0": (deny({"destination_port": 1}), {"local_port": 0}),
+    "caller's address": (deny(principal={"direct_remote_ip": ELSEWHERE}), {"remote": None}),
+    "caller's name for an address": (deny(principal={"source_ip": ELSEWHERE}), {"remote": "client"}),
+    "x-forwarded-for": (deny(principal={"remote_ip": ELSEWHERE}), {"remote": None}),
+    "who it is": (
+        deny(principal={"authenticated": {"principal_name": {"exact": CLIENT}}}),
+        {"scheme": "https"},
+    ),
+    "whether it is TLS": (deny(principal={"authenticated": {}}), {"scheme": "https"}),
+    "server name": (deny({"requested_server_name": {"exact": "admin"}}), {"scheme": "https"}),
+    "a header": (
+        deny({"header": {"name": "te", "present_match": True}}),
+        {"unknown": frozenset(("the header te",))},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_a_deny_rule_on_what_is_not_told_denies(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    rbac, untold = UNTOLD[case]
+    inbound = Inbound(rbac=rbac)
+    assert answer(inbound, arrival()) is None
+    request = replace(arrival(), **untold)
+    for _ in range(2):
+        assert answer(inbound, request) == DENIED
+    assert inbound.admit(request).details == "rbac_access_denied_matched_policy[p]"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "does not tell" in warning
+
+
+def test_a_unix_socket_has_no_address_and_that_is_known() -> None:
+    for rbac in (
+        deny({"destination_port": 1}),
+        deny({"destination_ip": {"address_prefix": "0.0.0.0", "prefix_len": 0}}),
+        deny(principal={"direct_remote_ip": {"address_prefix": "0.0.0.0", "prefix_len": 0}}),
+    ):
+        assert answer(Inbound(rbac=rbac), arrival(remote="", local="", local_port=0)) is None
+
+
+def test_a_forwarded_address_is_known_where_the_callers_is_not(files: Callable[..., meshlib.Mesh]) -> None:
+    inbound = Inbound(files(listener(chain(deny(principal={"remote_ip": ELSEWHERE})))), listener=NAME)
+    assert answer(inbound, arrival(remote=None)) == DENIED
+    assert answer(inbound, arrival(remote=None, headers=[("x-forwarded-for", "192.0.2.7")])) == DENIED
+    assert answer(inbound, arrival(remote=None, headers=[("x-forwarded-for", "198.51.100.7")])) is None
+
+
+@pytest.mark.parametrize(
+    ("match", "untold"),
+    [
+        ({"destination_port": 8080}, {"local_port": None}),
+        ({"prefix_ranges": [ELSEWHERE]}, {"local": None}),
+        ({"source_prefix_ranges": [ELSEWHERE]}, {"remote": None}),
+        ({"direct_source_prefix_ranges": [ELSEWHERE]}, {"remote": None}),
+        ({"source_type": "EXTERNAL"}, {"local": "::"}),
+        ({"source_ports": [7]}, {}),
+    ],
+)
+def test_a_filter_chain_is_not_guessed(
+    files: Callable[..., meshlib.Mesh], match: dict[str, Any], untold: dict[str, Any]
+) -> None:
+    """The one that would be left is open to everybody."""
+    inbound = Inbound(files(listener(chain(NOBODY_MAY, match=match), chain())), listener=NAME)
+    assert answer(inbound, arrival(**untold)) == (503, b"no filter chain can be chosen")
+
+
+def test_a_filter_chain_is_not_guessed_where_something_else_ends_tls(
+    files: Callable[..., meshlib.Mesh],
+) -> None:
+    for match in ({"transport_protocol": "tls"}, {"server_names": ["admin"]}):
+        inbound = Inbound(files(listener(chain(NOBODY_MAY, match=match), chain())), listener=NAME)
+        assert answer(inbound, arrival()) is None
+        assert answer(inbound, replace(arrival(), scheme="https")) == (503, b"no filter chain can be chosen")
+
+
+def by_domain(*hosts: tuple[str, dict[str, Any]], match: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A virtual host for each domain, whose route has this configuration of the filter."""
+    return {
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": domain,
+                    "domains": [domain],
+                    "routes": [
+                        {
+                            "match": {"prefix": "/", **(match or {})},
+                            "non_forwarding_action": {},
+                            "typed_per_filter_config": {"rbac0": {"@type": PER_ROUTE, **config}},
+                        }
+                    ],
+                }
+                for domain, config in hosts
+            ]
+        }
+    }
+
+
+def test_a_route_is_not_guessed(files: Callable[..., meshlib.Mesh]) -> None:
+    """Without the authority a request may pass when it may on every route."""
+    everybody: dict[str, Any] = {"rbac": {"rules": {"action": "DENY"}}}
+    routes = by_domain(("*", everybody), ("admin", {"rbac": allow(CLIENT)}))
+    inbound = Inbound(files(listener(chain(allow(CLIENT, OTHER), **routes))), listener=NAME)
+    told = arrival(connection=certified(OTHER))
+    assert answer(inbound, told) is None
+    told.authority = None
+    assert answer(inbound, told) == DENIED
+    client = arrival(connection=certified(CLIENT))
+    client.authority = None
+    assert answer(inbound, client) is None
+
+
+def test_a_route_by_a_header_is_not_guessed(files: Callable[..., meshlib.Mesh]) -> None:
+    match = {"headers": [{"name": "te", "present_match": False}]}
+    routes = by_domain(("*", {}), match=match)
+    inbound = Inbound(files(listener(chain(NOBODY_MAY, **routes))), listener=NAME)
+    assert answer(inbound, arrival()) is None
+    assert answer(inbound, arrival(unknown=frozenset(("the header te",)))) == DENIED
+
+
+def test_one_virtual_host_needs_no_authority(files: Callable[..., meshlib.Mesh]) -> None:
+    inbound = Inbound(files(listener(chain(allow(CLIENT), **ON_ROUTES))), listener=NAME)
+    request = arrival("/open")
+    request.authority = None
+    assert answer(inbound, request) is None

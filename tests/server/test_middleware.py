@@ -198,7 +198,8 @@ def test_headers_without_a_prefix(name: str, key: str) -> None:
 def test_a_port_without_an_address() -> None:
     app = wsgi.MeshMiddleware(ok, deny(destination_port=8080))
     assert wsgi_answer(app, environ())[0] == "403 Forbidden"
-    assert wsgi_answer(app, environ(SERVER_PORT=""))[0] == "200 OK"
+    assert wsgi_answer(app, environ(SERVER_PORT="80"))[0] == "200 OK"
+    assert wsgi_answer(app, environ(SERVER_PORT=""))[0] == "403 Forbidden"  # nobody knows
 
 
 def test_xfcc_of_an_untrusted_caller_is_taken_away() -> None:
@@ -252,3 +253,42 @@ def test_an_application_that_fails() -> None:
     with pytest.raises(ZeroDivisionError):
         wsgi.MeshMiddleware(failing)(environ(), lambda *_: None)
     assert meshlib.current_peer() is NOBODY
+
+
+def test_who_calls_is_unknown_where_another_context_ended_tls() -> None:
+    """Not the same as nobody: a DENY rule on a name can't be got round so."""
+    rules: dict[str, Any] = {"rules": {**allow(CLIENT)["rules"], "action": "DENY"}}
+    middleware, found = seen(rbac=rules)
+    start, _ = run(middleware, scope(scheme="https"))
+    assert start["status"] == 403
+    assert run(middleware, scope(scheme="http")) == []
+    assert len(found) == 1
+    app = wsgi.MeshMiddleware(ok, Inbound(rbac=rules))
+    assert wsgi_answer(app, environ(**{"wsgi.url_scheme": "https"}))[0] == "403 Forbidden"
+    assert wsgi_answer(app, environ(**{"wsgi.url_scheme": "http"}))[0] == "200 OK"
+
+
+def test_a_server_that_tells_no_addresses() -> None:
+    for rule in (
+        {"destination_port": 1},
+        {"destination_ip": {"address_prefix": "192.0.2.1", "prefix_len": 32}},
+    ):
+        middleware = asgi.MeshMiddleware(never, deny(**rule))
+        start, _ = run(middleware, scope(server=None))
+        assert start["status"] == 403
+    policy = {"permissions": [{"any": True}], "principals": [{"direct_remote_ip": {"address_prefix": "::1"}}]}
+    rules: dict[str, Any] = {"rules": {"action": "DENY", "policies": {"p": policy}}}
+    middleware, found = seen(rbac=rules)
+    (start, _) = run(middleware, scope(client=None))
+    assert start["status"] == 403
+    assert run(middleware, scope(client=None, server=("/run/app.sock", None))) == []
+    assert found[0]["peer"].address == ""
+
+
+def test_a_caller_that_has_gone() -> None:
+    class Gone:
+        def getsockname(self) -> object:
+            raise OSError
+
+    app = wsgi.MeshMiddleware(ok, deny(destination_port=1))
+    assert wsgi_answer(app, environ(**{"werkzeug.socket": Gone()}))[0] == "403 Forbidden"

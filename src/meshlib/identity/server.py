@@ -165,6 +165,12 @@ class ServerSecurity:
         ready = self._ready
         return self._verify_mode(None if ready is None else ready.resolved.trust) is ssl.CERT_REQUIRED
 
+    @property
+    def asks_for_certificate(self) -> bool:
+        """A caller may show a certificate, which is verified then."""
+        ready = self._ready
+        return self._verify_mode(None if ready is None else ready.resolved.trust) is not ssl.CERT_NONE
+
     def _check(self, chain: Sequence[bytes], verified: Sequence[bytes]) -> Peer | None:
         ready = self._ready
         if ready is None:

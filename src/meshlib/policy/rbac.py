@@ -3,6 +3,9 @@
 Policies are tried in the order of their names; the first one that matches decides. ALLOW lets pass what a policy matches and
 nothing else, DENY refuses it, LOG lets everything pass and says what is to be logged. Shadow rules are evaluated first, only
 counted, and change nothing.
+
+What nobody here knows of a request (`rbac_request`) never lets it pass: a policy of ALLOW that depends on it does not match, one
+of DENY does.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from meshlib.policy.rbac_request import InboundRequest
-from meshlib.policy.rbac_rules import Predicate, any_of
+from meshlib.policy.rbac_rules import all_of, any_of, properties_of
 from meshlib.resources.rbac import Rbac, RbacAction, RbacPolicy, RbacRules
 from meshlib.stats import Counter, Registry
 
@@ -25,11 +28,15 @@ _BLANK = re.compile(r"[ \t\n\v\f\r]")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """policy: the name of the policy that matched, empty for none. log: a LOG rule matched."""
+    """policy: the name of the policy that matched, empty for none. log: a LOG rule matched.
+
+    unknown: what would have to be known to tell whether a policy matches, sorted; empty when the rest decided.
+    """
 
     allowed: bool
     policy: str = ""
     log: bool = False
+    unknown: tuple[str, ...] = ()
 
     @property
     def details(self) -> str:
@@ -44,27 +51,46 @@ class Rules:
 
     def __init__(self, rules: RbacRules) -> None:
         self._action = rules.action
-        self._policies = tuple((policy.name, *_both(policy)) for policy in rules.policies)
+        self._policies = tuple(_Policy(policy) for policy in rules.policies)
 
     def check(self, request: InboundRequest) -> Verdict:
-        for name, permitted, is_principal in self._policies:
-            if permitted(request) and is_principal(request):
-                return self._verdict(True, name)
-        return self._verdict(False, "")
+        doubtful: list[_Policy] = []
+        for policy in self._policies:
+            answer = policy.matches(request)
+            if answer:
+                return self._verdict(True, policy.name)
+            if answer is None:
+                doubtful.append(policy)
+        return self._doubt(doubtful, request) if doubtful else self._verdict(False, "")
 
-    def _verdict(self, matched: bool, policy: str) -> Verdict:
+    def _verdict(self, matched: bool, policy: str, unknown: tuple[str, ...] = ()) -> Verdict:
         if self._action is RbacAction.LOG:
-            return Verdict(True, policy, matched)
-        return Verdict(matched is (self._action is RbacAction.ALLOW), policy)
+            return Verdict(True, policy, matched, unknown)
+        return Verdict(matched is (self._action is RbacAction.ALLOW), policy, unknown=unknown)
+
+    def _doubt(self, policies: list[_Policy], request: InboundRequest) -> Verdict:
+        """None of the policies surely matches, these may."""
+        unknown = tuple(sorted(set().union(*(each.depends_on for each in policies)) & request.unknown))
+        if self._action is RbacAction.ALLOW:
+            return self._verdict(False, "", unknown)
+        return self._verdict(True, policies[0].name, unknown)
 
 
-def _both(policy: RbacPolicy) -> tuple[Predicate, Predicate]:
-    return any_of(policy.permissions), any_of(policy.principals)
+class _Policy:
+    __slots__ = ("depends_on", "matches", "name")
+
+    def __init__(self, policy: RbacPolicy) -> None:
+        self.name = policy.name
+        self.matches = all_of((any_of(policy.permissions), any_of(policy.principals)))
+        self.depends_on = properties_of(policy.permissions + policy.principals)
 
 
 class RbacStats:
     """Envoy's counters of one filter: `PREFIX.rbac.[RULES_PREFIX.]allowed`, `denied`, `shadow_allowed`, `shadow_denied`, and
-    with track_per_rule_stats the same below `policy.NAME.`."""
+    with track_per_rule_stats the same below `policy.NAME.`.
+
+    `denied_unknown`, `shadow_denied_unknown`: how many of the refusals are for want of something that the server does not tell.
+    """
 
     __slots__ = (
         "_policies",
@@ -73,8 +99,10 @@ class RbacStats:
         "_shadow",
         "allowed",
         "denied",
+        "denied_unknown",
         "shadow_allowed",
         "shadow_denied",
+        "shadow_denied_unknown",
     )
 
     def __init__(self, registry: Registry, prefix: str, config: Rbac) -> None:
@@ -86,12 +114,16 @@ class RbacStats:
         self.denied = registry.counter(f"{self._rules}denied")
         self.shadow_allowed = registry.counter(f"{self._shadow}shadow_allowed")
         self.shadow_denied = registry.counter(f"{self._shadow}shadow_denied")
+        self.denied_unknown = registry.counter(f"{self._rules}denied_unknown")
+        self.shadow_denied_unknown = registry.counter(f"{self._shadow}shadow_denied_unknown")
 
     def count(self, verdict: Verdict, *, shadow: bool, policies: bool) -> None:
         outcome = "allowed" if verdict.allowed else "denied"
         name = f"shadow_{outcome}" if shadow else outcome
         counter: Counter = getattr(self, name)
         counter.value += 1
+        if verdict.unknown and not verdict.allowed:
+            (self.shadow_denied_unknown if shadow else self.denied_unknown).value += 1
         if policies and verdict.policy:
             self._of_policy(verdict.policy, name, self._shadow if shadow else self._rules).value += 1
 
@@ -115,13 +147,17 @@ class RbacFilter:
         self._shadow = None if config.shadow_rules is None else Rules(config.shadow_rules)
         self._per_policy = config.track_per_rule_stats
 
+    def judge(self, request: InboundRequest) -> Verdict | None:
+        """What the rules say, without counting it; None when there are none."""
+        return None if self._rules is None else self._rules.check(request)
+
     def check(self, request: InboundRequest) -> Verdict | None:
         """The refusal; None when the request may pass."""
         if self._shadow is not None:
             self._stats.count(self._shadow.check(request), shadow=True, policies=self._per_policy)
-        if self._rules is None:
+        verdict = self.judge(request)
+        if verdict is None:
             return None
-        verdict = self._rules.check(request)
         self._stats.count(verdict, shadow=False, policies=self._per_policy)
         return None if verdict.allowed else verdict
 

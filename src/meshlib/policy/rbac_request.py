@@ -1,4 +1,8 @@
-"""A request as authorization sees it: what it says, and what is known of the connection that it came over."""
+"""A request as authorization sees it: what it says, and what is known of the connection that it came over.
+
+A server may not tell everything. What it does not tell is *unknown*, by the names below, which is not the same as absent: a rule
+that looks at it has no answer.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,39 @@ from meshlib.resources.address import IpAddress, ip_address
 from meshlib.resources.tls import SanMatch
 from meshlib.routing.request import Headers, RequestView
 
-__all__ = ["Caller", "InboundRequest", "forwarded_address"]
+__all__ = [
+    "AUTHORITY",
+    "CERTIFICATE",
+    "DESTINATION_IP",
+    "DESTINATION_PORT",
+    "DIRECT_IP",
+    "NOTHING",
+    "REMOTE_IP",
+    "SERVER_NAME",
+    "SOURCE_PORT",
+    "TLS",
+    "Caller",
+    "InboundRequest",
+    "forwarded_address",
+    "header_property",
+]
+
+AUTHORITY = "the authority"
+TLS = "whether the connection is TLS"
+CERTIFICATE = "the caller's certificate"
+SERVER_NAME = "the requested server name"
+DESTINATION_IP = "the destination address"
+DESTINATION_PORT = "the destination port"
+DIRECT_IP = "the caller's address"
+SOURCE_PORT = "the caller's port"
+REMOTE_IP = "the address that the request comes from"
+NOTHING: frozenset[str] = frozenset()
+"""Of what is unknown: nothing."""
+
+
+def header_property(name: str) -> str:
+    """What is unknown when this header is. name: lower case."""
+    return AUTHORITY if name in (":authority", "host") else f"the header {name}"
 
 
 def _no_name(match: SanMatch) -> bool:
@@ -38,7 +74,10 @@ class Caller:
 
 
 class InboundRequest(RequestView):
-    """One request that a server got. remote: the caller's address as `remote_ip` sees it; the direct one by default."""
+    """One request that a server got. remote: the caller's address as `remote_ip` sees it; the direct one by default.
+
+    unknown: properties that nobody here knows; what stands in their place means nothing.
+    """
 
     def __init__(
         self,
@@ -49,10 +88,12 @@ class InboundRequest(RequestView):
         headers: Headers,
         caller: Caller,
         remote: IpAddress | None = None,
+        unknown: frozenset[str] = NOTHING,
     ) -> None:
         super().__init__(method, scheme, authority, path, headers)
         self.caller = caller
         self.remote = caller.direct if remote is None else remote
+        self.unknown = unknown
 
 
 def forwarded_address(values: list[str], skip: int) -> IpAddress | None:

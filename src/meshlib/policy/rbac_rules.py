@@ -1,11 +1,26 @@
-"""Permissions and principals (config.rbac.v3), compiled into predicates on a request: one function for each kind of node."""
+"""Permissions and principals (config.rbac.v3), compiled into predicates on a request: one function for each kind of node.
+
+A predicate answers True, False, or None: it depends on something that is unknown. None goes through `not`, `and` and `or` as in
+Kleene's logic: it stays unless the rest decides alone. So what is True or False here is so whatever the unknown really is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from meshlib.policy.rbac_request import InboundRequest
+from meshlib.policy.rbac_request import (
+    CERTIFICATE,
+    DESTINATION_IP,
+    DESTINATION_PORT,
+    DIRECT_IP,
+    NOTHING,
+    REMOTE_IP,
+    SERVER_NAME,
+    TLS,
+    InboundRequest,
+    header_property,
+)
 from meshlib.resources.matching import StringMatch
 from meshlib.resources.rbac import (
     AllOf,
@@ -28,14 +43,40 @@ from meshlib.resources.rbac import (
 from meshlib.routing.matchers.header import compile_header
 from meshlib.routing.matchers.string import compile_string
 
-__all__ = ["Predicate", "any_of", "compile_rule"]
+__all__ = ["Predicate", "all_of", "any_of", "compile_rule", "properties_of"]
 
-Predicate = Callable[[InboundRequest], bool]
+Predicate = Callable[[InboundRequest], "bool | None"]
 
 
 def compile_rule(rule: Rule) -> Predicate:
     """A predicate for one node and what is below it."""
-    return _COMPILERS[type(rule)](rule)
+    predicate = _COMPILERS[type(rule)](rule)
+    needed = _property_of(rule)
+    if needed is None:
+        return predicate
+    return lambda request: None if needed in request.unknown else predicate(request)
+
+
+def properties_of(rules: tuple[Rule, ...]) -> frozenset[str]:
+    """What the answers of these rules may depend on, of all that may be unknown."""
+    found = NOTHING
+    for rule in rules:
+        needed = _property_of(rule)
+        if needed is not None:
+            found |= {needed}
+        elif isinstance(rule, Not):
+            found |= properties_of((rule.rule,))
+        elif isinstance(rule, (AllOf, AnyOf)):
+            found |= properties_of(rule.rules)
+    return found
+
+
+def _property_of(rule: Rule) -> str | None:
+    if isinstance(rule, HeaderRule):
+        return header_property(rule.match.name)
+    if isinstance(rule, Authenticated):
+        return TLS if rule.match is None else CERTIFICATE
+    return _PROPERTIES.get(type(rule))
 
 
 def any_of(rules: tuple[Rule, ...]) -> Predicate:
@@ -43,7 +84,34 @@ def any_of(rules: tuple[Rule, ...]) -> Predicate:
     predicates = tuple(compile_rule(rule) for rule in rules)
     if len(predicates) == 1:
         return predicates[0]
-    return lambda request: any(predicate(request) for predicate in predicates)
+
+    def matches(request: InboundRequest) -> bool | None:
+        otherwise: bool | None = False
+        for predicate in predicates:
+            answer = predicate(request)
+            if answer:
+                return True
+            if answer is None:
+                otherwise = None
+        return otherwise
+
+    return matches
+
+
+def all_of(predicates: tuple[Predicate, ...]) -> Predicate:
+    """Whether all of them match."""
+
+    def matches(request: InboundRequest) -> bool | None:
+        otherwise: bool | None = True
+        for predicate in predicates:
+            answer = predicate(request)
+            if answer is None:
+                otherwise = None
+            elif not answer:
+                return False
+        return otherwise
+
+    return matches
 
 
 def _any_of(rule: AnyOf) -> Predicate:
@@ -51,13 +119,17 @@ def _any_of(rule: AnyOf) -> Predicate:
 
 
 def _all_of(rule: AllOf) -> Predicate:
-    predicates = tuple(compile_rule(each) for each in rule.rules)
-    return lambda request: all(predicate(request) for predicate in predicates)
+    return all_of(tuple(compile_rule(each) for each in rule.rules))
 
 
 def _not(rule: Not) -> Predicate:
     inner = compile_rule(rule.rule)
-    return lambda request: not inner(request)
+
+    def matches(request: InboundRequest) -> bool | None:
+        answer = inner(request)
+        return None if answer is None else not answer
+
+    return matches
 
 
 def _fixed(rule: FixedRule) -> Predicate:
@@ -133,6 +205,17 @@ def _remote_ip(rule: RemoteIp) -> Predicate:
     contains = rule.range.contains
     return lambda request: contains(request.remote)
 
+
+_PROPERTIES: dict[type, str] = {
+    DestinationIp: DESTINATION_IP,
+    DestinationPort: DESTINATION_PORT,
+    DirectRemoteIp: DIRECT_IP,
+    MtlsAuthenticated: CERTIFICATE,
+    RemoteIp: REMOTE_IP,
+    RequestedServerName: SERVER_NAME,
+    SourceIp: DIRECT_IP,
+}
+"""What these look at. Every server tells method and path."""
 
 _COMPILERS: dict[type, Callable[[Any], Predicate]] = {
     AllOf: _all_of,

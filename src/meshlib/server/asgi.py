@@ -77,7 +77,8 @@ def _arrival(scope: Scope) -> Arrival:
             authority = authority or value.decode("latin-1")
         elif not key.startswith(":"):
             headers.append((key, value.decode("latin-1")))
-    client, server = scope.get("client") or ("", 0), scope.get("server") or ("", None)
+    client, server = scope.get("client") or (None, 0), scope.get("server") or (None, 0)
+    on_unix_socket = server[0] is not None and server[1] is None
     encrypted = connection.tls if connection is not UNKNOWN else scope.get("scheme") in ("https", "wss")
     return Arrival(
         method=scope.get("method", "GET"),
@@ -86,9 +87,9 @@ def _arrival(scope: Scope) -> Arrival:
         path=_path(scope),
         headers=headers,
         connection=connection,
-        remote=client[0] or "",
-        local=server[0] or "" if server[1] is not None else "",
-        local_port=server[1] or 0,
+        remote="" if on_unix_socket else client[0],
+        local="" if on_unix_socket else server[0],
+        local_port=server[1],
     )
 
 

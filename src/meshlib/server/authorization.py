@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 from meshlib.policy.rbac import BODY, RbacFilter, RbacStats, Verdict
-from meshlib.policy.rbac_request import InboundRequest
+from meshlib.policy.rbac_request import AUTHORITY, NOTHING, InboundRequest, header_property
 from meshlib.resources.inbound import FilterChain
 from meshlib.resources.rbac import Rbac
-from meshlib.resources.route import FilterConfig, RouteConfiguration
+from meshlib.resources.route import FilterConfig, RouteAction, RouteConfiguration
 from meshlib.routing.compiled import CompiledRoute
 from meshlib.routing.table import RouteTable
 from meshlib.stats import Registry
@@ -31,7 +34,8 @@ class ChainAuthorization:
     """The RBAC filters of one filter chain in order, each with what is most specific for the request's route.
 
     The network filters come first; what they refuse, Envoy answers by closing the connection. routes: the route configuration,
-    None when no route says anything else than the filters.
+    None when no route says anything else than the filters. Where it is unknown which route a request has, it may pass when it may
+    whatever route it has.
     """
 
     def __init__(
@@ -47,6 +51,10 @@ class ChainAuthorization:
             if isinstance(entry.config, Rbac)
         )
         self._table = None if routes is None or not self._steps else RouteTable(routes)
+        self._routes = routes
+        names = {step.name for step in self._steps}
+        differ = routes is not None and any(any(_configs(routes, name)) for name in names)
+        self._route_depends_on = _chosen_by(routes) if differ and routes is not None else NOTHING
         self._random = random
 
     @property
@@ -59,6 +67,9 @@ class ChainAuthorization:
             refused = each.check(request)
             if refused is not None:
                 return refused
+        missing = self._route_depends_on & request.unknown
+        if missing:
+            return self._check_all(request, tuple(sorted(missing)))
         route = None if self._table is None else self._table.find(request, self._random)
         for step in self._steps:
             chosen = step.for_route(route, request, self._random)
@@ -67,14 +78,47 @@ class ChainAuthorization:
                 return refused
         return None
 
+    def _check_all(self, request: InboundRequest, missing: tuple[str, ...]) -> Verdict | None:
+        assert self._routes is not None
+        for step in self._steps:
+            refused = step.strictest(self._routes, request)
+            if refused is not None:
+                return replace(refused, unknown=tuple(sorted({*refused.unknown, *missing})))
+        return None
+
+
+def _configs(routes: RouteConfiguration, name: str) -> Iterator[Any]:
+    """What is said about this filter anywhere below the route configuration itself."""
+    for host in routes.virtual_hosts:
+        yield host.typed_per_filter_config.get(name)
+        for route in host.routes:
+            yield route.typed_per_filter_config.get(name)
+            action = route.action
+            if isinstance(action, RouteAction) and action.weighted_clusters is not None:
+                for weighted in action.weighted_clusters.clusters:
+                    yield weighted.typed_per_filter_config.get(name)
+
+
+def _chosen_by(routes: RouteConfiguration) -> frozenset[str]:
+    """What the choice of a route depends on, of all that may be unknown."""
+    found = {
+        header_property(match.name)
+        for host in routes.virtual_hosts
+        for route in host.routes
+        for match in route.match.headers
+    }
+    if any(host.domains != ("*",) for host in routes.virtual_hosts):
+        found.add(AUTHORITY)
+    return frozenset(found)
+
 
 class _Step:
     """One filter of the chain. Configurations of routes are compiled when a request first meets them."""
 
-    __slots__ = ("_disabled", "_name", "_own", "_per_route", "_stats")
+    __slots__ = ("_disabled", "_own", "_per_route", "_stats", "name")
 
     def __init__(self, name: str, config: Rbac, disabled: bool, stats: RbacStats) -> None:
-        self._name = name
+        self.name = name
         self._disabled = disabled
         self._stats = stats
         self._own = RbacFilter(config, stats)
@@ -85,7 +129,20 @@ class _Step:
     ) -> RbacFilter | None:
         override = None
         if route is not None:
-            override = route.filter_config(self._name, route.forward(request, random))
+            override = route.filter_config(self.name, route.forward(request, random))
+        return self._chosen(override)
+
+    def strictest(self, routes: RouteConfiguration, request: InboundRequest) -> Verdict | None:
+        """The refusal of the first configuration that refuses, of all that a route may choose."""
+        overrides = [None, routes.typed_per_filter_config.get(self.name), *_configs(routes, self.name)]
+        filters = [each for each in map(self._chosen, overrides) if each is not None]
+        for each in filters:
+            verdict = each.judge(request)
+            if verdict is not None and not verdict.allowed:
+                return each.check(request)
+        return filters[0].check(request) if filters else None
+
+    def _chosen(self, override: Any) -> RbacFilter | None:
         if override is None:
             return None if self._disabled else self._own
         if isinstance(override, FilterConfig):

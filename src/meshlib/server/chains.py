@@ -5,7 +5,16 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from meshlib.resources.inbound import ConnectionInfo, FilterChainMatch, find_filter_chain
+from meshlib.policy.rbac_request import (
+    DESTINATION_IP,
+    DESTINATION_PORT,
+    DIRECT_IP,
+    NOTHING,
+    SERVER_NAME,
+    SOURCE_PORT,
+    TLS,
+)
+from meshlib.resources.inbound import ConnectionInfo, FilterChainMatch, SourceType, find_filter_chain
 from meshlib.server.arrival import Arrival
 from meshlib.server.authorization import ChainAuthorization
 from meshlib.snapshot import Snapshot
@@ -15,6 +24,8 @@ if TYPE_CHECKING:
     from meshlib.resources.inbound import FilterChain, InboundListener
 
 __all__ = ["CompiledChain", "CompiledListener"]
+
+_ALWAYS_UNKNOWN = frozenset((SOURCE_PORT,))
 
 
 class CompiledChain:
@@ -65,20 +76,39 @@ class CompiledListener:
         only = listener.chains
         anything = len(only) == 1 and only[0].match == FilterChainMatch()
         self._only = self.chains[id(only[0])] if anything else None
+        self._chosen_by = NOTHING.union(*(_properties(chain.match) for chain in only))
 
-    def find(self, arrival: Arrival) -> CompiledChain | None:
+    def find(self, arrival: Arrival, unknown: frozenset[str]) -> CompiledChain | frozenset[str] | None:
+        """The filter chain that takes the connection, None when none does; or what would have to be known to say so."""
         if self._only is not None:
             return self._only
+        missing = self._chosen_by & (unknown | _ALWAYS_UNKNOWN)
+        if missing:
+            return missing
         connection = arrival.connection
         found = find_filter_chain(
             self._listener,
             ConnectionInfo(
-                destination=arrival.local,
-                destination_port=arrival.local_port,
-                source=arrival.remote,
+                destination=arrival.local or "",
+                destination_port=arrival.local_port or 0,
+                source=arrival.remote or "",
                 server_name=connection.server_name,
                 transport_protocol="tls" if connection.tls else "raw_buffer",
                 application_protocols=connection.application_protocols,
             ),
         )
         return None if found is None else self.chains[id(found)]
+
+
+def _properties(match: FilterChainMatch) -> frozenset[str]:
+    """What this match looks at, of all that may be unknown."""
+    looks_at: tuple[tuple[bool, tuple[str, ...]], ...] = (
+        (match.destination_port is not None, (DESTINATION_PORT,)),
+        (bool(match.prefix_ranges), (DESTINATION_IP,)),
+        (bool(match.server_names), (SERVER_NAME,)),
+        (bool(match.transport_protocol or match.application_protocols), (TLS,)),
+        (bool(match.direct_source_prefix_ranges or match.source_prefix_ranges), (DIRECT_IP,)),
+        (match.source_type is not SourceType.ANY, (DIRECT_IP, DESTINATION_IP)),
+        (bool(match.source_ports), (SOURCE_PORT,)),
+    )
+    return frozenset(name for looks, names in looks_at if looks for name in names)

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import grpc
 
 from meshlib.errors import IdentityError
+from meshlib.policy.rbac_request import CERTIFICATE, header_property
 from meshlib.routing.request import Headers
 from meshlib.server.arrival import Arrival
 from meshlib.server.front import origin_of
@@ -49,6 +50,27 @@ KEPT = 16_384
 _VERSIONS = {b"TLSv1.2": ssl.TLSVersion.TLSv1_2, b"TLSv1.3": ssl.TLSVersion.TLSv1_3}
 _CODES = {403: grpc.StatusCode.PERMISSION_DENIED, 503: grpc.StatusCode.UNAVAILABLE}
 _CONTENT_TYPE = ("content-type", "application/grpc")
+_KEPT_BACK = frozenset(
+    header_property(name)
+    for name in (
+        "endpoint-load-metrics-bin",
+        "grpc-accept-encoding",
+        "grpc-encoding",
+        "grpc-internal-encoding-request",
+        "grpc-message",
+        "grpc-server-stats-bin",
+        "grpc-status",
+        "grpc-tags-bin",
+        "grpc-timeout",
+        "grpc-trace-bin",
+        "grpclb_client_stats",
+        "lb-cost-bin",
+        "te",
+        "x-envoy-peer-metadata",
+    )
+)
+"""Headers that C-core reads and shows nobody."""
+_NOT_ASKED = _KEPT_BACK | {CERTIFICATE}
 
 
 class Gate:
@@ -63,8 +85,9 @@ class Gate:
     def enter(self, method: str, context: Any) -> Refusal | None:
         """Say in this context who is calling; the refusal, None when it may call."""
         try:
-            address = context.peer()
-            connection = self._connection(address, context.auth_context())
+            address, auth = context.peer(), context.auth_context()
+            kind = auth.get("transport_security_type", (b"",))[0]
+            connection = self._connection(address, auth) if kind == b"ssl" else UNKNOWN
         except IdentityError as error:
             logger.info("refused a caller of %s: %s", method, error)
             return grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate is not accepted"
@@ -72,7 +95,7 @@ class Gate:
         admission = self._inbound.admit(
             Arrival(
                 method="POST",
-                scheme="https" if connection.tls else "http",
+                scheme="http" if kind in (b"", b"insecure") else "https",
                 authority=_authority(context),
                 path=method,
                 headers=_headers(context.invocation_metadata()),
@@ -80,6 +103,7 @@ class Gate:
                 remote=remote,
                 local=local,
                 local_port=port,
+                unknown=self._unknown(connection),
             )
         )
         CURRENT.set(admission.peer)
@@ -87,9 +111,14 @@ class Gate:
             return None
         return _CODES[admission.refusal.status], admission.refusal.body.decode()
 
+    def _unknown(self, connection: Connection) -> frozenset[str]:
+        """C-core does not ask for a certificate that is not required: who would have shown one?"""
+        asked = not connection.tls or connection.peer is not None
+        if asked or not self._inbound.security(ALPN).asks_for_certificate:
+            return _KEPT_BACK
+        return _NOT_ASKED
+
     def _connection(self, address: str, auth: Mapping[str, Sequence[bytes]]) -> Connection:
-        if auth.get("transport_security_type", (b"",))[0] != b"ssl":
-            return UNKNOWN
         security = self._inbound.security(ALPN)
         _check_version(auth, security.context)
         names = auth.get("ssl_requested_server_name", ())
@@ -126,13 +155,16 @@ class Gate:
                 self._peers.popitem(last=False)
         return found
 
-    def _addresses(self, peer: str) -> tuple[str, str, int]:
+    def _addresses(self, peer: str) -> tuple[str | None, str | None, int | None]:
         """Where the call comes from, and where it came to; what C-core does not tell is what the Inbound listens at."""
-        local, port = self._inbound.address
+        host, number = self._inbound.address
+        local, port = host or None, number or None
         kind, _, rest = peer.partition(":")
         if kind in ("ipv4", "ipv6"):
             return unquote(rest).rpartition(":")[0].strip("[]"), local, port
-        return origin_of(rest) if kind == "unix-abstract" else "", local, port
+        if kind == "unix-abstract":  # of a front, or, if there was none, or it is gone, nobody's
+            return origin_of(rest) or None, local, port
+        return "" if kind == "unix" else None, local, port
 
 
 def _check_version(auth: Mapping[str, Sequence[bytes]], context: ssl.SSLContext) -> None:
@@ -148,10 +180,10 @@ def _check_version(auth: Mapping[str, Sequence[bytes]], context: ssl.SSLContext)
         )
 
 
-def _authority(context: Any) -> str:
+def _authority(context: Any) -> str | None:
     """The `:authority`, where grpcio knows it: the blocking server does."""
-    host = getattr(getattr(getattr(context, "_rpc_event", None), "call_details", None), "host", b"")
-    return host.decode("latin-1") if isinstance(host, bytes) else str(host)
+    host = getattr(getattr(getattr(context, "_rpc_event", None), "call_details", None), "host", None)
+    return host.decode("latin-1") if isinstance(host, bytes) else host
 
 
 def _headers(metadata: Sequence[tuple[str, str | bytes]]) -> Headers:

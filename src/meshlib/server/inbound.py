@@ -24,7 +24,7 @@ from meshlib.errors import ConfigError, ConfigTimeout, LocalReply
 from meshlib.resources.inbound import DownstreamHttp
 from meshlib.runtime import fork
 from meshlib.server import xfcc
-from meshlib.server.arrival import Arrival, inbound_request
+from meshlib.server.arrival import Arrival, inbound_request, unknown_of
 from meshlib.server.authorization import BODY, ChainAuthorization, OwnAuthorization
 from meshlib.server.chains import CompiledChain, CompiledListener
 from meshlib.server.peer import NOBODY, InboundPeer
@@ -125,6 +125,7 @@ class Inbound:
         self._securities: dict[tuple[str, ...], ServerSecurity] = {}
         self._contexts: dict[tuple[str, ...], ServerContext] = {}
         self._following = 0
+        self._missed: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
         fork.register(self)
 
@@ -265,8 +266,9 @@ class Inbound:
         rules: OwnAuthorization | ChainAuthorization | None = self._own
         http: DownstreamHttp | None = None
         peer = self._peer(arrival)
+        unknown = unknown_of(arrival)
         if self._name is not None:
-            chain = self._chain(arrival)
+            chain = self._chain(arrival, unknown)
             if isinstance(chain, str):
                 return Admission(peer, _plain(503, chain), chain.replace(" ", "_"), None)
             rules, http = chain.rules, chain.http
@@ -276,19 +278,31 @@ class Inbound:
             peer, shown = self._forwarded(arrival, peer, seen, http)
         if rules is None:
             return Admission(peer, None, "", shown)
-        refused = rules.check(inbound_request(arrival, http, shown))
+        refused = rules.check(inbound_request(arrival, http, shown, unknown))
         if refused is None:
             return Admission(peer, None, "", shown)
+        if refused.unknown:
+            self._miss(refused.unknown)
         logger.debug("refused %s %s: %s", arrival.method, arrival.path, refused.details)
         return Admission(peer, _plain(403, BODY), refused.details, shown)
 
+    def _miss(self, unknown: tuple[str, ...]) -> None:
+        """Say once that rules ask for what is not known."""
+        if unknown not in self._missed:
+            self._missed.add(unknown)
+            logger.warning(
+                "a request is refused since this server does not tell what its rules depend on: %s",
+                ", ".join(unknown),
+            )
+
     def _peer(self, arrival: Arrival) -> InboundPeer:
         connection = arrival.connection
+        address = arrival.remote or ""
         peer = connection.peer
         if peer is None:
-            if not arrival.remote and not connection.tls:
+            if not address and not connection.tls:
                 return NOBODY
-            return InboundPeer(tls=connection.tls, address=arrival.remote)
+            return InboundPeer(tls=connection.tls, address=address)
         return InboundPeer(
             spiffe_id=peer.spiffe_id,
             uri_sans=peer.uri_sans,
@@ -297,7 +311,7 @@ class Inbound:
             certificate=peer.certificate_der,
             sha256=peer.sha256,
             tls=True,
-            address=arrival.remote,
+            address=address,
         )
 
     def _forwarded(
@@ -337,7 +351,7 @@ class Inbound:
 
     # --- the listener ------------------------------------------------------------------------------------------------
 
-    def _chain(self, arrival: Arrival) -> CompiledChain | str:
+    def _chain(self, arrival: Arrival, unknown: frozenset[str]) -> CompiledChain | str:
         """The filter chain that the connection belongs to; or why there is none."""
         assert self._mesh is not None
         self._follow()
@@ -347,9 +361,12 @@ class Inbound:
             compiled = self._compile(snapshot)
             if compiled is None:
                 return "no configuration for this listener"
-        chain = compiled.find(arrival)
+        chain = compiled.find(arrival, unknown)
         if chain is None:
             return "no filter chain matches"
+        if isinstance(chain, frozenset):
+            self._miss(tuple(sorted(chain)))
+            return "no filter chain can be chosen"
         return "no route configuration" if chain.waits else chain
 
     def _follow(self) -> None:

@@ -98,23 +98,23 @@ def _arrival(environ: Environ, socket: Any, connection: Connection) -> Arrival:
         path=_path(environ),
         headers=_headers(environ),
         connection=connection,
-        remote=environ.get("REMOTE_ADDR", ""),
+        remote=environ.get("REMOTE_ADDR"),
         local=local,
         local_port=port,
     )
 
 
-def _local(environ: Environ, socket: Any) -> tuple[str, int]:
+def _local(environ: Environ, socket: Any) -> tuple[str | None, int | None]:
     if socket is not None:
         try:
             name = socket.getsockname()
         except OSError:  # the caller has gone
-            name = ""
+            return None, None
         if not isinstance(name, tuple):
             return "", 0
         return str(name[0]), int(name[1])
     port = str(environ.get("SERVER_PORT", ""))
-    return "", int(port) if port.isdecimal() else 0
+    return None, int(port) if port.isdecimal() else None
 
 
 def _path(environ: Environ) -> str:
