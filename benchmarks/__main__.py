@@ -10,9 +10,10 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks import (
     cases,
@@ -119,21 +120,11 @@ def _clients(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -
         started = {}
         if not arguments.baselines:
             started["meshlib"] = stack.enter_context(cases.mesh(mesh_resources(here.upstreams)))
-        unpinned = Samples()
-        if arguments.pin == "same":
-            here.place("same")
-            with _stopwatch("pinned to one CPU"):
-                measured = _measure(here, started, chosen, how, order)
-            here.place("none")
-            with _stopwatch("unpinned"):
-                unpinned = _measure(here, started, chosen, how.part(3), order)
-        else:
-            with _stopwatch("unpinned"):
-                measured = _measure(here, started, chosen, how, order)
+        found = _placed(here, arguments, how, "", lambda how: _measure(here, started, chosen, how, order))
         if "memory" in chosen:
             with _stopwatch("memory"):
                 result["memory"] = footprint.memory(here, with_mesh=bool(started))
-    _tell(result, arguments.pin, measured, unpinned, report.COMPARISONS, report.FURTHER)
+    _tell(result, found, report.COMPARISONS, report.FURTHER)
     print(f"\n{report.table(result.get('memory', []))}")
 
 
@@ -141,36 +132,16 @@ def _mtls(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> N
     """Latency with mTLS, and what a handshake costs; with a world of its own."""
     order = random.Random(arguments.seed)
     with world(own_upstream=arguments.own_upstream) as here, mtls.meshes(here) as started:
-        unpinned = Samples()
-        if arguments.pin == "same":
-            here.place("same")
-            with _stopwatch("mtls, pinned to one CPU"):
-                measured = mtls.measure(here, started, how, order)
-            here.place("none")
-            with _stopwatch("mtls, unpinned"):
-                unpinned = mtls.measure(here, started, how.part(3), order)
-        else:
-            with _stopwatch("mtls, unpinned"):
-                measured = mtls.measure(here, started, how, order)
-    _tell(result, arguments.pin, measured, unpinned, report.MTLS_COMPARISONS, report.MTLS_FURTHER)
+        found = _placed(here, arguments, how, "mtls, ", lambda how: mtls.measure(here, started, how, order))
+    _tell(result, found, report.MTLS_COMPARISONS, report.MTLS_FURTHER)
 
 
 def _mtls_grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
     """The same for gRPC calls, one by one."""
     order = random.Random(arguments.seed)
     with grpc_mtls.secure_world() as here:
-        unpinned = Samples()
-        if arguments.pin == "same":
-            here.place("same")
-            with _stopwatch("mtls_grpc, pinned to one CPU"):
-                measured = grpc_mtls.measure(here, how, order)
-            here.place("none")
-            with _stopwatch("mtls_grpc, unpinned"):
-                unpinned = grpc_mtls.measure(here, how.part(3), order)
-        else:
-            with _stopwatch("mtls_grpc, unpinned"):
-                measured = grpc_mtls.measure(here, how, order)
-    _tell(result, arguments.pin, measured, unpinned, report.MTLS_GRPC_COMPARISONS, report.MTLS_GRPC_FURTHER)
+        found = _placed(here, arguments, how, "mtls_grpc, ", lambda how: grpc_mtls.measure(here, how, order))
+    _tell(result, found, report.MTLS_GRPC_COMPARISONS, report.MTLS_GRPC_FURTHER)
 
 
 def _grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> None:
@@ -179,41 +150,60 @@ def _grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> N
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(grpc_world.grpc_world())
         started = None if arguments.baselines else stack.enter_context(grpc_cases.mesh(here))
-        unpinned = Samples()
-        if arguments.pin == "same":
-            here.place("same")
-            with _stopwatch("grpc, pinned to one CPU"):
-                measured = grpc_run.measure(here, started, how, order)
-            here.place("none")
-            with _stopwatch("grpc, unpinned"):
-                unpinned = grpc_run.measure(here, started, how.part(3), order)
-        else:
-            with _stopwatch("grpc, unpinned"):
-                measured = grpc_run.measure(here, started, how, order)
-        _tell(result, arguments.pin, measured, unpinned, report.GRPC_COMPARISONS, report.GRPC_FURTHER)
+        found = _placed(
+            here, arguments, how, "grpc, ", lambda how: grpc_run.measure(here, started, how, order)
+        )
+        _tell(result, found, report.GRPC_COMPARISONS, report.GRPC_FURTHER)
         if started is not None:
             with _stopwatch("grpc, memory"):
                 result["grpc_memory"] = grpc_run.memory(here)
             print(f"\n{report.table(result['grpc_memory'])}")
 
 
+class Place(Protocol):
+    """Where the processes of a section run; see `world.World`."""
+
+    def place(self, pin: str, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a section has measured: pinned as `pin` says, and, where that is "same", a shorter confirmation without."""
+
+    pin: str
+    measured: Samples
+    unpinned: Samples
+
+
+def _placed(
+    here: Place, arguments: argparse.Namespace, how: Plan, name: str, measure: Callable[[Plan], Samples]
+) -> Found:
+    if arguments.pin != "same":
+        with _stopwatch(f"{name}unpinned"):
+            return Found(arguments.pin, measure(how), Samples())
+    here.place("same")
+    with _stopwatch(f"{name}pinned to one CPU"):
+        measured = measure(how)
+    here.place("none")
+    with _stopwatch(f"{name}unpinned"):
+        return Found(arguments.pin, measured, measure(how.part(3)))
+
+
 def _tell(
     result: dict[str, Any],
-    pin: str,
-    measured: Samples,
-    unpinned: Samples,
+    found: Found,
     named: tuple[report.Comparison, ...],
     further: tuple[report.Comparison, ...],
 ) -> None:
     """Adds cases and ratios to `result` and prints them."""
-    for placement, samples in ((pin, measured), ("none", unpinned)):
+    for placement, samples in ((found.pin, found.measured), ("none", found.unpinned)):
         rows = [{**samples.summary(name), "pin": placement} for name in sorted(samples.by_case)]
         result["cases"] += rows
         print(f"\n{report.table(rows)}")
-    quoted, others = report.ratios(measured, named), report.ratios(measured, further)
-    confirmed = report.ratios(unpinned, named + further)
-    for key, found in (("ratios", quoted), ("further_ratios", others), ("unpinned_ratios", confirmed)):
-        result.setdefault(key, {}).update({name: ratio.value for name, ratio in found.items()})
+    quoted, others = report.ratios(found.measured, named), report.ratios(found.measured, further)
+    confirmed = report.ratios(found.unpinned, named + further)
+    for key, those in (("ratios", quoted), ("further_ratios", others), ("unpinned_ratios", confirmed)):
+        result.setdefault(key, {}).update({name: ratio.value for name, ratio in those.items()})
     print(f"\n{report.table(report.ratio_rows(quoted | others, confirmed))}")
 
 
