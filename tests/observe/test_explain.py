@@ -115,6 +115,40 @@ def test_an_answer_is_as_explained(path: str) -> None:
     assert (told.cluster, told.endpoint) == (None, None)
 
 
+NORMAL = {
+    "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+    "normalize_path": True,
+    "merge_slashes": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "location", "arrived"),
+    [
+        ("/x/..//plain/%2e/y?z//", 200, None, "/plain/y?z//"),
+        ("/plain%2Fx?y", 307, "/plain/x?y", None),
+        ("/plain/%00", 400, None, None),
+    ],
+)
+def test_the_normal_path_is_explained(
+    path: str, status: int, location: str | None, arrived: str | None
+) -> None:
+    with Upstream() as upstream:
+        config = configuration(upstream.address)
+        config["resources"][0]["api_listener"]["api_listener"].update(NORMAL)
+        with meshlib.Mesh(config) as mesh:
+            with httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client:
+                sent = client.build_request("GET", "http://reviews/")
+                sent.url = sent.url.copy_with(raw_path=path.encode())
+                response = client.send(sent)
+            told = explained(mesh, f"http://reviews{path}")
+        assert [request.target for request in upstream.requests] == ([] if arrived is None else [arrived])
+    assert (response.status_code, response.headers.get("location")) == (status, location)
+    assert (told.path, told.status, told.location) == (arrived, None if status == 200 else status, location)
+    assert told.action == {200: "cluster", 307: "redirect", 400: "reject"}[status]
+    assert told.unsupported == []
+
+
 def test_explaining_changes_nothing_that_calls_see() -> None:
     """Permits and counters; round-robin turns are the balancer's own and may move."""
     with Upstream() as upstream, meshlib.Mesh(configuration(upstream.address)) as mesh:

@@ -9,7 +9,7 @@ import pytest
 from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources import decode
-from meshlib.resources.listener import Listener, RouterConfig
+from meshlib.resources.listener import Listener, PathWithEscapedSlashesAction, RouterConfig
 from tests.resources.building import (
     EXTENSIONS,
     ROUTER,
@@ -57,6 +57,9 @@ def test_everything_that_is_read() -> None:
         always_set_request_id_in_response=True,
         strip_any_host_port=True,
         strip_trailing_host_dot=True,
+        path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
+        normalize_path=True,
+        merge_slashes=True,
         server_name="s",
         use_remote_address=True,
         codec_type="HTTP2",
@@ -77,9 +80,21 @@ def test_everything_that_is_read() -> None:
         False,
         True,
     )
+    assert http.path_with_escaped_slashes_action is PathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT
+    assert (http.normalize_path, http.merge_slashes) == (True, True)
     assert http.server_name == "s"
     assert made.per_connection_buffer_limit_bytes == 5
     assert http.http_filters[0].config == RouterConfig(suppress_envoy_headers=True)
+
+
+@pytest.mark.parametrize("action", list(PathWithEscapedSlashesAction))
+def test_escaped_slashes(action: PathWithEscapedSlashesAction) -> None:
+    found = decoded(proto.LISTENER, api_listener(path_with_escaped_slashes_action=action.name))
+    assert found.unsupported == ()
+    assert isinstance(found.resource, Listener)
+    http = found.resource.http
+    assert http.path_with_escaped_slashes_action is action
+    assert (http.normalize_path, http.merge_slashes) == (False, False)
 
 
 def test_the_default_filter_chain() -> None:
@@ -94,13 +109,12 @@ def test_an_optional_filter_that_is_unknown_is_left_out_and_reported() -> None:
 
 
 def test_what_is_not_applied_is_reported() -> None:
-    listener = socket_listener(tracing={}, access_log=[{"name": "a"}], normalize_path=True, via="v")
+    listener = socket_listener(tracing={}, access_log=[{"name": "a"}], via="v")
     listener["filter_chains"][0]["filter_chain_match"] = {"destination_port": 80}
     listener["access_log"] = [{"name": "b"}]
     assert set(decoded(proto.LISTENER, listener).unsupported) == {
         "access_log",
         f"{SOCKET}.access_log",
-        f"{SOCKET}.normalize_path",
         f"{SOCKET}.tracing",
         f"{SOCKET}.via",
     }
@@ -145,6 +159,11 @@ def test_what_is_not_applied_is_reported() -> None:
             "http_filters[0].config_discovery",
         ),
         ({"stream_idle_timeout": "-1s"}, "stream_idle_timeout"),
+        ({"path_with_escaped_slashes_action": 9}, "path_with_escaped_slashes_action"),
+        (
+            {"typed_header_validation_config": {"name": "v", "typed_config": ROUTER["typed_config"]}},
+            "typed_header_validation_config",
+        ),
         (
             {"route_config": {"virtual_hosts": [{"name": "v", "domains": []}]}},
             "route_config.virtual_hosts[0].domains",

@@ -28,6 +28,8 @@ from meshlib.engine.steps import GO_ON, Answer, Ask, FilterContext, GoOn, Step, 
 from meshlib.engine.timers import TimedLoop
 from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
+from meshlib.routing.matchers.grpc import is_grpc
+from meshlib.routing.path import NormalPath, PathAction, redirect_to
 
 __all__ = ["HANDLERS", "Call", "CallInfo"]
 
@@ -144,6 +146,10 @@ class Call(TimedLoop):
         self._listener = listener
         if "#" in self.request.path:
             return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
+        if listener.normalise_path is not None:
+            ended = self._normalise_path(listener.normalise_path, now)
+            if ended is not None:
+                return ended
         if listener.normalise is not None:
             self.request.authority = listener.normalise(self.request.authority)
         if engine.envoy_headers:
@@ -162,6 +168,18 @@ class Call(TimedLoop):
             engine.drain_abandoned()
         self._pin(now)
         return self._run_filters(GO_ON, now)
+
+    def _normalise_path(self, normalise: Callable[[str], NormalPath], now: float) -> Actions | None:
+        """Routing and upstream see the normal path; what ends the call instead, None when it goes on."""
+        path, action = normalise(self.request.path)
+        if action is PathAction.CONTINUE:
+            self.request.path = path
+            return None
+        if action is PathAction.REJECT or is_grpc(self.request):  # no gRPC client follows a redirect
+            return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
+        self.details = Endings.PATH_NORMALIZATION_FAILED.details
+        self._conclude(None, now)
+        return (act.Reply(self._local(redirect_to(path))),)
 
     def _filter_context(self, config: Any) -> FilterContext:
         """What a filter with this configuration sees."""

@@ -21,6 +21,7 @@ from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener, RouterConfig
 from meshlib.resources.route import RouteConfiguration
 from meshlib.routing.authority import compile_authority
+from meshlib.routing.path import NormalPath, compile_path
 from meshlib.routing.table import RouteTable
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.runtime.threads import Slicer
@@ -40,8 +41,8 @@ SECRETS_TIMEOUT = 15.0
 class ListenerProgram:
     """A listener with its route table.
 
-    table: None when its RouteConfiguration is not there. awaited: it has been asked for and may still come. normalise: what
-    the HttpConnectionManager does to the Host, None when nothing.
+    table: None when its RouteConfiguration is not there. awaited: it has been asked for and may still come. normalise,
+    normalise_path: what the HttpConnectionManager does to the Host and to the path, None when nothing.
     """
 
     listener: Listener
@@ -50,6 +51,7 @@ class ListenerProgram:
     awaited: bool
     filters: tuple[Link, ...]
     normalise: Callable[[str], str] | None
+    normalise_path: Callable[[str], NormalPath] | None
     suppress_envoy_headers: bool
 
 
@@ -173,6 +175,7 @@ class Compiler:
             awaited=awaited,
             filters=build_chain(listener.http.http_filters, scope),
             normalise=compile_authority(listener.http),
+            normalise_path=compile_path(listener.http),
             suppress_envoy_headers=isinstance(router, RouterConfig) and router.suppress_envoy_headers,
         )
 

@@ -124,7 +124,13 @@ class Endings:
         "nothing moved for stream_idle_timeout",
     )
     PATH_NORMALIZATION_FAILED: ClassVar = Ending(
-        NoRoute, 400, "", "", "path_normalization_failed", "the path holds a '#'", (("connection", "close"),)
+        NoRoute,
+        400,
+        "",
+        "",
+        "path_normalization_failed",
+        "the path holds a '#', or what its normalization refuses",
+        (("connection", "close"),),
     )
 
     @staticmethod

@@ -17,6 +17,7 @@ from meshlib.resources.fault import HttpFault
 from meshlib.resources.route import RouteAction, RouteConfiguration
 from meshlib.routing.compiled import CompiledRoute, ForwardPlan
 from meshlib.routing.format import FormatContext
+from meshlib.routing.path import PathAction
 from meshlib.routing.request import Headers, RequestView
 from meshlib.routing.table import RouteTable
 from meshlib.snapshot import Kind, Ref, Snapshot
@@ -38,9 +39,9 @@ class Explanation:
     """What meshlib would do. None where a part does not apply.
 
     route: its name, or its index in the virtual host when it has none; None for the redirect of require_tls. action: cluster,
-    direct_response, redirect or none. timeout: seconds, 0 is none. retry: on (conditions), attempts (all of them, the first
-    included), per_try_timeout. hash: 64 bits, of the hash policy; a cookie that is missing is not made, as its value would be
-    random. endpoint: `address:port`.
+    direct_response, redirect, reject (path normalization refuses the path) or none. timeout: seconds, 0 is none. retry: on
+    (conditions), attempts (all of them, the first included), per_try_timeout. hash: 64 bits, of the hash policy; a cookie that is
+    missing is not made, as its value would be random. endpoint: `address:port`.
     unsupported: paths of fields of the resources involved that were reported, not applied. faults: what fault injection may
     do to the request, with its probability; the rest is what happens without it.
     """
@@ -95,6 +96,11 @@ def explain(
     listener = None if route_config is not None else program.find(request.target)
     config, table = _route_table(program, listener, route_config)
     found: dict[str, Any] = {"listener": listener.listener.name if listener is not None else None}
+    if listener is not None and listener.normalise_path is not None:
+        request.path, action = listener.normalise_path(request.path)
+        if action is not PathAction.CONTINUE:
+            found.update(_instead_of_routing(request.path, action))
+            return Explanation(**found, unsupported=_unsupported(program.snapshot, listener, None, None))
     if config is None or table is None:
         return Explanation(
             **found, status=404, body="", unsupported=_unsupported(program.snapshot, listener, None, None)
@@ -167,6 +173,12 @@ def _route_table(
         )
     config = next(iter(routes.values()))
     return config, RouteTable(config)
+
+
+def _instead_of_routing(path: str, action: PathAction) -> dict[str, Any]:
+    if action is PathAction.REDIRECT:
+        return {"action": "redirect", "status": 307, "body": "", "location": path}
+    return {"action": "reject", "status": 400, "body": ""}
 
 
 def _answer(reply: LocalReply) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from typing import Any
 from meshlib.resources.decode_common import from_control_plane
 from meshlib.resources.decode_route import decode_route_configuration
 from meshlib.resources.filters import CHAIN, decode_chain
-from meshlib.resources.listener import HttpConnectionManager
+from meshlib.resources.listener import HttpConnectionManager, PathWithEscapedSlashesAction
 from meshlib.resources.reader import Reader
 from meshlib.resources.route import RouteConfiguration
 
 __all__ = ["HTTP_CONNECTION_MANAGER", "decode_http_connection_manager"]
 
 HTTP_CONNECTION_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+_ESCAPED_SLASHES = {each.value: each for each in PathWithEscapedSlashesAction}
 
 
 def decode_http_connection_manager(
@@ -48,6 +50,9 @@ def decode_http_connection_manager(
         strip_any_host_port=reader.flag("strip_any_host_port"),
         strip_matching_host_port=reader.flag("strip_matching_host_port"),
         strip_trailing_host_dot=reader.flag("strip_trailing_host_dot"),
+        path_with_escaped_slashes_action=reader.enum("path_with_escaped_slashes_action", _ESCAPED_SLASHES),
+        normalize_path=bool(reader.boxed("normalize_path")),
+        merge_slashes=reader.flag("merge_slashes"),
         server_name=reader.text("server_name"),
     )
 

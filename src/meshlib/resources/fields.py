@@ -77,6 +77,10 @@ REFUSED: dict[tuple[str, str], str] = {
         _HCM + "HttpConnectionManager",
         "early_header_mutation_extensions",
     ): "early header mutation is not implemented",
+    (
+        _HCM + "HttpConnectionManager",
+        "typed_header_validation_config",
+    ): "header validators are not implemented, in Envoy's own builds neither",
     (_ROUTE + "RouteConfiguration", "vhds"): "virtual host discovery is not implemented",
     (_ROUTE + "VirtualHost", "matcher"): "the generic matcher is not implemented",
     (_ROUTE + "RouteMatch", "tls_context"): f"matching on TLS {_TOO_MUCH}",

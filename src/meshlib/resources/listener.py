@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from meshlib.resources.route import RouteConfiguration
@@ -10,7 +11,7 @@ from meshlib.resources.route import RouteConfiguration
 if TYPE_CHECKING:
     from meshlib.resources.inbound import InboundListener
 
-__all__ = ["HttpConnectionManager", "HttpFilter", "Listener", "RouterConfig"]
+__all__ = ["HttpConnectionManager", "HttpFilter", "Listener", "PathWithEscapedSlashesAction", "RouterConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +31,24 @@ class HttpFilter:
     disabled: bool = False
 
 
+class PathWithEscapedSlashesAction(Enum):
+    """What happens to a request with `%2F` or `%5C` in its path. Envoy's default, without a runtime, is KEEP_UNCHANGED."""
+
+    IMPLEMENTATION_SPECIFIC_DEFAULT = 0
+    KEEP_UNCHANGED = 1
+    REJECT_REQUEST = 2
+    UNESCAPE_AND_REDIRECT = 3
+    UNESCAPE_AND_FORWARD = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConnectionManager:
     """What meshlib uses of the HttpConnectionManager. Exactly one of route_config_name (RDS) and route_config is set.
 
     http_filters: never empty, the router is last. Durations in seconds; None is "not given", 0 is none.
     use_remote_address and internal_addresses decide, as in Envoy, whether the caller is internal.
+    path_with_escaped_slashes_action, normalize_path, merge_slashes: what is done to the path, in this order
+    (`routing.path`).
     """
 
     route_config_name: str | None = None
@@ -51,6 +64,11 @@ class HttpConnectionManager:
     strip_any_host_port: bool = False
     strip_matching_host_port: bool = False
     strip_trailing_host_dot: bool = False
+    path_with_escaped_slashes_action: PathWithEscapedSlashesAction = (
+        PathWithEscapedSlashesAction.IMPLEMENTATION_SPECIFIC_DEFAULT
+    )
+    normalize_path: bool = False
+    merge_slashes: bool = False
     server_name: str = ""
 
 
