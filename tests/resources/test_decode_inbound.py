@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshlib import proto
+from meshlib.errors import ResourceError
 from meshlib.resources.inbound import (
     ClientCertDetails,
     ClientCertForwarding,
@@ -32,6 +33,7 @@ from tests.resources.building import (
 )
 from tests.resources.tls_samples import RAW, certificate, common, downstream, from_sds, issued, trusted
 
+HEADER = {"header": {"name": "x-a", "present_match": True}}
 NETWORK_RBAC = EXTENSIONS + "filters.network.rbac.v3.RBAC"
 INSPECTOR = EXTENSIONS + "filters.listener.tls_inspector.v3.TlsInspector"
 PROXY_PROTOCOL = EXTENSIONS + "filters.listener.proxy_protocol.v3.ProxyProtocol"
@@ -194,6 +196,27 @@ def test_filters_on_connections() -> None:
     rbac = found.filter_chains[0].network_rbac
     assert [each.shadow_rules_stat_prefix for each in rbac] == ["", "s"]
     assert rbac[0].rules is not None
+    assert rbac[0].stat_prefix
+
+
+@pytest.mark.parametrize("field", ["rules", "shadow_rules"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"permissions": [HEADER], "principals": [{"any": True}]},
+        {
+            "permissions": [{"or_rules": {"rules": [{"any": True}, {"not_rule": HEADER}]}}],
+            "principals": [HEADER],
+        },
+        {"permissions": [{"any": True}], "principals": [{"not_id": HEADER}]},
+        {"permissions": [{"any": True}], "principals": [{"and_ids": {"ids": [HEADER]}}]},
+    ],
+)
+def test_a_connection_has_no_headers(field: str, policy: dict[str, Any]) -> None:
+    """Envoy refuses it, too."""
+    rules = {"policies": {"p": policy}}
+    with pytest.raises(ResourceError, match="'x-a' can't be looked at"):
+        decode_inbound(listener(chain(SERVER, rbac_filter(**{field: rules}))))
 
 
 def test_what_is_said_of_the_caller() -> None:

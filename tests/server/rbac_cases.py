@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CASES", "CLIENT", "DNS_ONLY", "GRPC_CASES", "OTHER", "REQUESTS", "Request"]
+__all__ = [
+    "CASES",
+    "CLIENT",
+    "DNS_ONLY",
+    "GRPC_CASES",
+    "NETWORK_BY_ADDRESS",
+    "NETWORK_CASES",
+    "OTHER",
+    "REQUESTS",
+    "Request",
+]
 
 CLIENT = "spiffe://td.example/ns/a/sa/cli"
 OTHER = "spiffe://td.example/ns/b/sa/other"
@@ -266,3 +276,24 @@ GRPC_CASES: dict[str, dict[str, Any]] = {
         "shadow_rules": {"action": "DENY", "policies": {"s": _ANY_POLICY}},
     },
 }
+
+NETWORK_CASES: dict[str, dict[str, Any]] = {
+    "network_any": _permission(any=True),
+    "network_any_deny": _deny(_permission(any=True)),
+    "network_no_policy": {"rules": {"action": "ALLOW"}},
+    "network_id": _named(exact=CLIENT),
+    "network_id_deny": _deny(_named(exact=CLIENT)),
+    "network_authenticated": _principal(authenticated={}),
+    "network_not_authenticated": _principal(not_id={"authenticated": {}}),
+    "network_mtls": _mtls(any_validated_client_certificate=True),
+    "network_server_name": _permission(requested_server_name={"exact": "srv.example"}),
+    "network_path": _permission(**_path(prefix="/")),
+    "network_path_deny": _deny(_permission(**_path(prefix="/"))),
+    "network_shadow": {
+        "shadow_rules": _named(exact=CLIENT)["rules"],
+        "shadow_rules_stat_prefix": "dry",
+    },
+}
+"""By name: envoy.extensions.filters.network.rbac.v3.RBAC, without its stat_prefix."""
+
+NETWORK_BY_ADDRESS = _deny(_principal(direct_remote_ip=_cidr("127.0.0.0", 8)))

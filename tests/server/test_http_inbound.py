@@ -19,6 +19,7 @@ from meshlib.server.xfcc import TrustedPeers
 from tests.identity.ca import Issued, TestCA
 from tests.server.http_servers import ASGI, SERVERS, serving
 from tests.server.identities import CLIENT, OTHER, Identities, allow, client_context, identities
+from tests.server.test_inbound import NAME, chain, listener
 
 XFCC = "x-forwarded-client-cert"
 DENIED = (403, "RBAC: access denied")
@@ -333,3 +334,66 @@ def test_grpc_over_asgi_gets_the_grpc_form(kind: str) -> None:
 def test_the_body_of_a_wsgi_response_still_knows_who_calls(tmp_path: Path) -> None:
     with identities() as known, serving("werkzeug", Inbound(known.mesh)) as port:
         assert said(Caller(port, known, tmp_path).get(known.ca.issue(CLIENT), "/slow"))["id"] == CLIENT
+
+
+def from_here(action: str) -> dict[str, Any]:
+    loopback = {"direct_remote_ip": {"address_prefix": "127.0.0.0", "prefix_len": 8}}
+    policy = {"permissions": [{"any": True}], "principals": [loopback]}
+    return {"rules": {"action": action, "policies": {"p": policy}}}
+
+
+def counters(known: Identities, prefix: str) -> dict[str, float]:
+    found = ((each.name, getattr(each, "value", 0)) for each in known.mesh.stats)
+    return {name: value for name, value in found if value and name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_network_filters_close_connections(kind: str, tmp_path: Path) -> None:
+    """Before anything is read; once for each connection."""
+    resources = [listener(chain(network=allow(CLIENT)))]
+    with identities(config=[{"resources": resources}]) as known:
+        with serving(kind, Inbound(known.mesh, listener=NAME, mode="STRICT")) as port:
+            caller = Caller(port, known, tmp_path)
+            with pytest.raises(httpx.TransportError):
+                caller.get(known.ca.issue(OTHER))
+            assert counters(known, "net.") == {"net.rbac.denied": 1}
+            with caller.client(known.ca.issue(CLIENT)) as client:
+                assert said(client.get("/"))["id"] == CLIENT
+                assert counters(known, "net.") == {"net.rbac.denied": 1, "net.rbac.allowed": 1}
+        assert counters(known, "net.") == {"net.rbac.denied": 1, "net.rbac.allowed": 1}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_network_filters_of_plaintext_connections(kind: str, tmp_path: Path) -> None:
+    resources = [listener(chain(network=allow(CLIENT)))]
+    with identities(config=[{"resources": resources}]) as known:
+        with serving(kind, Inbound(known.mesh, listener=NAME, mode="PERMISSIVE")) as port:
+            caller = Caller(port, known, tmp_path)
+            with pytest.raises(httpx.TransportError):
+                caller.plain()
+            assert said(caller.get(known.ca.issue(CLIENT)))["id"] == CLIENT
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_network_filters_on_addresses(kind: str, tmp_path: Path) -> None:
+    """A socket tells them at once, an event loop with the first request: that is refused then."""
+    resources = [listener(chain(network=from_here("DENY")))]
+    with identities(config=[{"resources": resources}]) as known:
+        with serving(kind, Inbound(known.mesh, listener=NAME, mode="STRICT")) as port:
+            caller = Caller(port, known, tmp_path)
+            if kind in ASGI:
+                refused = caller.get(known.ca.issue(CLIENT))
+                assert (refused.status_code, refused.text) == DENIED
+            else:
+                with pytest.raises(httpx.TransportError):
+                    caller.get(known.ca.issue(CLIENT))
+        assert counters(known, "net.") == {"net.rbac.denied": 1}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_an_address_that_network_filters_allow(kind: str, tmp_path: Path) -> None:
+    resources = [listener(chain(network=from_here("ALLOW")))]
+    with identities(config=[{"resources": resources}]) as known:
+        with serving(kind, Inbound(known.mesh, listener=NAME, mode="STRICT")) as port:
+            assert said(Caller(port, known, tmp_path).get(known.ca.issue(CLIENT)))["id"] == CLIENT
+        assert counters(known, "net.") == {"net.rbac.allowed": 1}

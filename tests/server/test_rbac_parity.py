@@ -26,7 +26,17 @@ from meshlib.server.uvicorn import options
 from tests.identity.ca import Issued, TestCA
 from tests.server.envoy_server import Envoy, running
 from tests.server.identities import client_context
-from tests.server.rbac_cases import CASES, CLIENT, DNS_ONLY, GRPC_CASES, OTHER, REQUESTS, Request
+from tests.server.rbac_cases import (
+    CASES,
+    CLIENT,
+    DNS_ONLY,
+    GRPC_CASES,
+    NETWORK_BY_ADDRESS,
+    NETWORK_CASES,
+    OTHER,
+    REQUESTS,
+    Request,
+)
 from tests.server.servers import SERVICE, blocking_handlers
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(600)]
@@ -52,9 +62,11 @@ class Lab:
         route: dict[str, Any],
         *,
         require: bool = False,
+        network: dict[str, Any] | None = None,
         **manager: Any,
     ) -> dict[str, Any]:
-        """PERMISSIVE as Istio writes it: one filter chain for TLS, one for plaintext. require: a certificate of callers."""
+        """PERMISSIVE as Istio writes it: one filter chain for TLS, one for plaintext. require: a certificate of callers.
+        network: a network filter before the HttpConnectionManager."""
         filters: list[dict[str, Any]] = []
         if rbac is not None:
             filters.append(_filter("envoy.filters.http.rbac", f"{FILTERS}.http.rbac.v3.RBAC", rbac))
@@ -75,13 +87,17 @@ class Lab:
                 **manager,
             },
         )
+        chain = [http_filter]
+        if network is not None:
+            config = {"stat_prefix": name, **network}
+            chain.insert(0, _filter("network", f"{FILTERS}.network.rbac.v3.RBAC", config))
         chains = [
             {
                 "filter_chain_match": {"transport_protocol": "tls"},
                 "transport_socket": _filter("envoy.transport_sockets.tls", TLS, self._tls(require)),
-                "filters": [http_filter],
+                "filters": chain,
             },
-            {"filter_chain_match": {"transport_protocol": "raw_buffer"}, "filters": [http_filter]},
+            {"filter_chain_match": {"transport_protocol": "raw_buffer"}, "filters": chain},
         ]
         inspector = f"{FILTERS}.listener.tls_inspector.v3.TlsInspector"
         return {
@@ -231,6 +247,44 @@ def test_xfcc(lab: Lab, tmp_path: Path) -> None:
     )
     with running(tmp_path, listeners) as envoy, serving(listeners) as (_, ports):
         assert differences(envoy, ports, lab, requests) == []
+
+
+CLOSED = "closed"
+
+
+def outcome_of(port: int, request: Request, lab: Lab) -> object:
+    try:
+        return answer(port, request, lab)
+    except (ConnectionError, ssl.SSLError):
+        return CLOSED
+
+
+def test_network_filters(lab: Lab, tmp_path: Path) -> None:
+    """Whom they refuse sees the connection end, after the handshake; counted once for each connection."""
+    listeners = {name: lab.listener(name, None, OK, network=rbac) for name, rbac in NETWORK_CASES.items()}
+    found = []
+    with running(tmp_path, list(listeners.values())) as envoy:
+        for name, listener in listeners.items():
+            with serving([listener]) as (mesh, ports):
+                for index, request in enumerate(REQUESTS):
+                    expected = outcome_of(envoy.ports[name], request, lab)
+                    got = outcome_of(ports[name], request, lab)
+                    if expected != got:
+                        found.append(f"{name}, request {index}: Envoy {expected}, meshlib {got}")
+                counted = {each.name: each.value for each in mesh.stats if ".rbac." in each.name}  # type: ignore[union-attr]
+            expected_counts = envoy.counters(f"^{name}.rbac")
+            if {key: value for key, value in counted.items() if value} != expected_counts:
+                found.append(f"{name}: Envoy counts {expected_counts}, meshlib {counted}")
+    assert found == []
+
+
+def test_network_filters_on_addresses(lab: Lab, tmp_path: Path) -> None:
+    """An event loop does not tell them before there is a request, which is refused then (docs/differences.md)."""
+    name, request = "address", REQUESTS[0]
+    listener = lab.listener(name, None, OK, network=NETWORK_BY_ADDRESS)
+    with running(tmp_path, [listener]) as envoy, serving([listener]) as (_, ports):
+        assert outcome_of(envoy.ports[name], request, lab) == CLOSED
+        assert outcome_of(ports[name], request, lab) == (403, "RBAC: access denied", None)
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------------------

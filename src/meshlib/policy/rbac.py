@@ -151,6 +151,11 @@ class RbacFilter:
         """What the rules say, without counting it; None when there are none."""
         return None if self._rules is None else self._rules.check(request)
 
+    def certain(self, request: InboundRequest) -> bool:
+        """Nothing that is unknown matters to the rules, the shadow rules neither."""
+        both = (self._rules, self._shadow)
+        return not any(each.check(request).unknown for each in both if each is not None)
+
     def check(self, request: InboundRequest) -> Verdict | None:
         """The refusal; None when the request may pass."""
         if self._shadow is not None:

@@ -66,13 +66,34 @@ def decode_rbac_per_route(reader: Reader) -> Rbac:
 
 
 def decode_network_rbac(reader: Reader) -> Rbac:
-    """The network filter: connections instead of requests, so no request's headers and no path."""
-    reader.leave("stat_prefix", "delay_deny")
-    return Rbac(
+    """The network filter: connections instead of requests. As in Envoy no rule may look at a header."""
+    reader.leave("delay_deny")
+    made = Rbac(
         rules=_rules(reader),
         shadow_rules=_shadow_rules(reader),
         shadow_rules_stat_prefix=reader.text("shadow_rules_stat_prefix"),
+        stat_prefix=reader.text("stat_prefix"),
     )
+    for field, rules in (("rules", made.rules), ("shadow_rules", made.shadow_rules)):
+        for policy in () if rules is None else rules.policies:
+            name = _header_in(policy.permissions + policy.principals)
+            if name is not None:
+                raise reader.fail(field, f"a connection has no headers: {name!r} can't be looked at")
+    return made
+
+
+def _header_in(rules: tuple[Rule, ...]) -> str | None:
+    for rule in rules:
+        name = None
+        if isinstance(rule, HeaderRule):
+            return rule.match.name
+        if isinstance(rule, Not):
+            name = _header_in((rule.rule,))
+        elif isinstance(rule, (AllOf, AnyOf)):
+            name = _header_in(rule.rules)
+        if name is not None:
+            return name
+    return None
 
 
 def _rules(reader: Reader) -> RbacRules | None:

@@ -210,7 +210,7 @@ class Rbac:
     """The HTTP filter; on a route (RBACPerRoute) it takes the place of the filter's own.
 
     rules None: everything passes. shadow_rules: evaluated and counted, never enforced. per_route: this came from a route; with
-    neither rules nor shadow_rules it switches the filter off there.
+    neither rules nor shadow_rules it switches the filter off there. stat_prefix: of the network filter, never empty there.
     """
 
     rules: RbacRules | None = None
@@ -218,3 +218,4 @@ class Rbac:
     rules_stat_prefix: str = ""
     shadow_rules_stat_prefix: str = ""
     track_per_rule_stats: bool = False
+    stat_prefix: str = ""

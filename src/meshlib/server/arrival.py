@@ -26,7 +26,7 @@ from meshlib.routing.request import Headers
 from meshlib.server import xfcc
 from meshlib.server.tls import UNKNOWN, Connection
 
-__all__ = ["Arrival", "inbound_request", "unknown_of"]
+__all__ = ["Arrival", "connection_view", "inbound_request", "unknown_of"]
 
 _UNSPECIFIED = "0.0.0.0"  # noqa: S104 - stands for an address that is not known, never bound
 _ENDED_ELSEWHERE = frozenset((TLS, CERTIFICATE, SERVER_NAME))
@@ -104,6 +104,13 @@ def inbound_request(
         told,
         unknown,
     )
+
+
+def connection_view(arrival: Arrival, unknown: frozenset[str]) -> InboundRequest:
+    """Its connection as network filters see it: without headers and path, and nobody has forwarded it."""
+    if DIRECT_IP in unknown:
+        unknown |= {REMOTE_IP}
+    return InboundRequest("", arrival.scheme, "", "", [], _caller(arrival), None, unknown)
 
 
 @lru_cache(maxsize=4096)

@@ -33,9 +33,10 @@ class OwnAuthorization:
 class ChainAuthorization:
     """The RBAC filters of one filter chain in order, each with what is most specific for the request's route.
 
-    The network filters come first; what they refuse, Envoy answers by closing the connection. routes: the route configuration,
-    None when no route says anything else than the filters. Where it is unknown which route a request has, it may pass when it may
-    whatever route it has.
+    The network filters come first, once for each connection where that can be: `connect` for one that is not used yet, which is
+    closed when they refuse it, `check_connection` for one that brings a request. routes: the route configuration, None when
+    no route says anything else than the filters. Where it is unknown which route a request has, it may pass when it may whatever
+    route it has.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class ChainAuthorization:
     ) -> None:
         prefix = f"http.{chain.http.stat_prefix}"
         self._network = tuple(
-            RbacFilter(config, RbacStats(registry, "tcp", config)) for config in chain.network_rbac
+            RbacFilter(config, RbacStats(registry, config.stat_prefix, config))
+            for config in chain.network_rbac
         )
         self._steps = tuple(
             _Step(entry.name, entry.config, entry.disabled, RbacStats(registry, prefix, entry.config))
@@ -61,12 +63,28 @@ class ChainAuthorization:
     def asks_for_nothing(self) -> bool:
         return not (self._network or self._steps)
 
-    def check(self, request: InboundRequest) -> Verdict | None:
-        """The refusal, None when the request may pass."""
+    def connect(self, view: InboundRequest) -> bool | None:
+        """Whether a connection may be used; None when too little is known of it yet, and then nothing is counted."""
+        asked: list[RbacFilter] = []
         for each in self._network:
-            refused = each.check(request)
+            if not each.certain(view):
+                return None
+            asked.append(each)
+            verdict = each.judge(view)
+            if verdict is not None and not verdict.allowed:
+                break
+        return all(each.check(view) is None for each in asked)
+
+    def check_connection(self, view: InboundRequest) -> Verdict | None:
+        """The refusal of a connection, None when it may be used."""
+        for each in self._network:
+            refused = each.check(view)
             if refused is not None:
                 return refused
+        return None
+
+    def check(self, request: InboundRequest) -> Verdict | None:
+        """The refusal, None when the request may pass."""
         missing = self._route_depends_on & request.unknown
         if missing:
             return self._check_all(request, tuple(sorted(missing)))

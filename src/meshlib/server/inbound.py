@@ -21,15 +21,16 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from meshlib.errors import ConfigError, ConfigTimeout, LocalReply
+from meshlib.policy.rbac import Verdict
 from meshlib.resources.inbound import DownstreamHttp
 from meshlib.runtime import fork
 from meshlib.server import xfcc
-from meshlib.server.arrival import Arrival, inbound_request, unknown_of
+from meshlib.server.arrival import Arrival, connection_view, inbound_request, unknown_of
 from meshlib.server.authorization import BODY, ChainAuthorization, OwnAuthorization
 from meshlib.server.chains import CompiledChain, CompiledListener
 from meshlib.server.peer import NOBODY, InboundPeer
 from meshlib.server.rbac_source import RbacSource, load_rbac
-from meshlib.server.tls import MODES, Connection, Mode, ServerContext
+from meshlib.server.tls import MODES, Addresses, Connection, Mode, ServerContext
 from meshlib.snapshot import Snapshot
 from meshlib.stats import Registry
 
@@ -185,7 +186,8 @@ class Inbound:
         with self._lock:
             found = self._contexts.get(alpn)
             if found is None:
-                found = self._contexts[alpn] = ServerContext(security, mode)
+                connecting = None if self._name is None else self._connecting
+                found = self._contexts[alpn] = ServerContext(security, mode, connecting)
         return found
 
     def _downstream_tls(self) -> DownstreamTls | None:
@@ -265,6 +267,7 @@ class Inbound:
         """Who is calling, and whether the request may pass."""
         rules: OwnAuthorization | ChainAuthorization | None = self._own
         http: DownstreamHttp | None = None
+        refused: Verdict | None = None
         peer = self._peer(arrival)
         unknown = unknown_of(arrival)
         if self._name is not None:
@@ -272,13 +275,16 @@ class Inbound:
             if isinstance(chain, str):
                 return Admission(peer, _plain(503, chain), chain.replace(" ", "_"), None)
             rules, http = chain.rules, chain.http
+            if chain.rules is not None and arrival.connection.admitted_by is not chain.rules:
+                refused = chain.rules.check_connection(connection_view(arrival, unknown))
         seen = ",".join(value for name, value in arrival.headers if name == xfcc.HEADER) or None
         shown = None
         if seen is not None or http is not None or self._forward is not None:
             peer, shown = self._forwarded(arrival, peer, seen, http)
         if rules is None:
             return Admission(peer, None, "", shown)
-        refused = rules.check(inbound_request(arrival, http, shown, unknown))
+        if refused is None:
+            refused = rules.check(inbound_request(arrival, http, shown, unknown))
         if refused is None:
             return Admission(peer, None, "", shown)
         if refused.unknown:
@@ -351,16 +357,27 @@ class Inbound:
 
     # --- the listener ------------------------------------------------------------------------------------------------
 
+    def _connecting(self, connection: Connection, addresses: Addresses) -> Connection | None:
+        """For a connection that is not used yet; what can't be told now, `admit` tells when a request comes."""
+        arrival = Arrival("", "https" if connection.tls else "http", "", "", [], connection, *addresses)
+        unknown = unknown_of(arrival)
+        compiled = self._current()
+        chain = None if compiled is None else compiled.find(arrival, unknown)
+        if not isinstance(chain, CompiledChain) or chain.rules is None:
+            return connection
+        may = chain.rules.connect(connection_view(arrival, unknown))
+        if may is None:
+            return connection
+        if may:
+            return replace(connection, admitted_by=chain.rules)
+        logger.debug("closed a connection that the network filters of %s refuse", self._name)
+        return None
+
     def _chain(self, arrival: Arrival, unknown: frozenset[str]) -> CompiledChain | str:
         """The filter chain that the connection belongs to; or why there is none."""
-        assert self._mesh is not None
-        self._follow()
-        snapshot: Snapshot = self._mesh.engine.program.snapshot
-        compiled = self._compiled
-        if compiled is None or compiled.snapshot is not snapshot:
-            compiled = self._compile(snapshot)
-            if compiled is None:
-                return "no configuration for this listener"
+        compiled = self._current()
+        if compiled is None:
+            return "no configuration for this listener"
         chain = compiled.find(arrival, unknown)
         if chain is None:
             return "no filter chain matches"
@@ -368,6 +385,16 @@ class Inbound:
             self._miss(tuple(sorted(chain)))
             return "no filter chain can be chosen"
         return "no route configuration" if chain.waits else chain
+
+    def _current(self) -> CompiledListener | None:
+        """The listener of this moment; None when there is none."""
+        assert self._mesh is not None
+        self._follow()
+        snapshot: Snapshot = self._mesh.engine.program.snapshot
+        compiled = self._compiled
+        if compiled is None or compiled.snapshot is not snapshot:
+            compiled = self._compile(snapshot)
+        return compiled
 
     def _follow(self) -> None:
         """Ask for the listener, and have the mesh keep up to date: cheap when that has been done, also in a forked child."""

@@ -11,6 +11,9 @@ over when the context is made.
 PERMISSIVE: the first byte decides, as in Istio. A TLS connection begins with a handshake record (0x16), which no HTTP method
 does. A plaintext connection then goes through the same objects, untouched and without a peer.
 
+Network filters of a listener are asked at that moment too, with what is known then: over a socket everything, in an event loop
+all but the addresses. Who is refused sees the connection end after the handshake, as with Envoy.
+
 What a handshake found out is a `Connection`: an attribute of the TLS object, and, for asyncio, a context variable. A connection's
 protocol is connected by the very callback that ends the handshake, so the tasks it starts inherit the variable.
 """
@@ -19,6 +22,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
@@ -36,6 +41,7 @@ __all__ = [
     "CONNECTION",
     "MODES",
     "PLAINTEXT",
+    "Connecting",
     "Connection",
     "Mode",
     "Security",
@@ -72,7 +78,8 @@ class Connection:
 
     peer: who showed a certificate, None for a caller without one. server_name: the SNI, empty without one. alpn: the protocol
     that was chosen. own_uris: URI SANs of the server's certificate. epoch: of the server's material at that time. security:
-    where that comes from. lot: in [0, 1): when it is exchanged after a renewal, since not all are at once.
+    where that comes from. lot: in [0, 1): when it is exchanged after a renewal, since not all are at once. admitted_by: the rules
+    whose network filters let it in; None when they were not asked, or too little was known.
     """
 
     tls: bool
@@ -83,6 +90,7 @@ class Connection:
     epoch: int = 0
     security: Security | None = field(default=None, repr=False, compare=False)
     lot: float = field(default_factory=draw, repr=False, compare=False)
+    admitted_by: object = field(default=None, repr=False, compare=False)
 
     @property
     def outdated(self) -> bool:
@@ -114,6 +122,15 @@ UNKNOWN = Connection(tls=False)
 
 CONNECTION: ContextVar[Connection] = ContextVar("meshlib_inbound_connection", default=UNKNOWN)
 """The connection that an asyncio server's callback or task belongs to."""
+
+
+Addresses = tuple["str | None", "str | None", "int | None"]
+"""The caller's address, and where it came to; as in an `Arrival`."""
+
+Connecting = Callable[[Connection, Addresses], "Connection | None"]
+"""What network filters say of a connection: the connection to go on with, None for one that is to be closed."""
+
+_UNTOLD: Addresses = (None, None, None)
 
 
 class _Inbound:
@@ -150,9 +167,16 @@ class InboundObject(_Inbound, ssl.SSLObject):
             self._failure = error
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is to be sent") from error
         try:
-            self.connection = self.server.verified(self)
+            found = self.server.verified(self)
         except ssl.SSLCertVerificationError as error:
             self._refuse(error)
+        try:
+            self.connection = self.server.admitted(found, _UNTOLD)
+        except ssl.SSLError as error:
+            with suppress(ssl.SSLError):
+                self.unwrap()
+            self._failure = error
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "close_notify is to be sent") from error
         CONNECTION.set(self.connection)
 
     def _refuse(self, error: ssl.SSLCertVerificationError) -> NoReturn:
@@ -181,8 +205,8 @@ class PermissiveObject(InboundObject):
         if self._plaintext is None:
             self._plaintext = self._looks_plain()
         if self._plaintext:
-            self.connection = PLAINTEXT
-            CONNECTION.set(PLAINTEXT)
+            self.connection = self.server.admitted(PLAINTEXT, _UNTOLD)
+            CONNECTION.set(self.connection)
         else:
             super().do_handshake()
 
@@ -238,10 +262,19 @@ class InboundSocket(_Inbound, ssl.SSLSocket):
             return
         if self.server.permissive and self._looks_plain():
             self._sslobj = None
-            self.connection = PLAINTEXT
+            self.connection = self.server.admitted(PLAINTEXT, self._addresses())
             return
         super().do_handshake(block)
-        self.connection = self.server.verified(self)
+        self.connection = self.server.admitted(self.server.verified(self), self._addresses())
+
+    def _addresses(self) -> Addresses:
+        try:
+            remote, local = self.getpeername(), self.getsockname()
+        except OSError:  # the caller has gone
+            return _UNTOLD
+        if self.family == socket.AF_UNIX:
+            return "", "", 0
+        return str(remote[0]), str(local[0]), int(local[1])
 
     def _looks_plain(self) -> bool:
         try:
@@ -270,18 +303,23 @@ class InboundSocket(_Inbound, ssl.SSLSocket):
 class ServerContext(ssl.SSLContext):
     """The context for one server. security: where its material comes from, and who may connect.
 
-    mode: STRICT or PERMISSIVE; with DISABLE a server gets no context at all.
+    mode: STRICT or PERMISSIVE; with DISABLE a server gets no context at all. connecting: asked after each handshake.
     """
 
     permissive: bool
 
-    def __new__(cls, security: Security, mode: Mode = "STRICT") -> ServerContext:
+    def __new__(
+        cls, security: Security, mode: Mode = "STRICT", connecting: Connecting | None = None
+    ) -> ServerContext:
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
-    def __init__(self, security: Security, mode: Mode = "STRICT") -> None:
+    def __init__(
+        self, security: Security, mode: Mode = "STRICT", connecting: Connecting | None = None
+    ) -> None:
         if mode not in ("STRICT", "PERMISSIVE"):
             raise ConfigError(f"a TLS context is for mode 'STRICT' or 'PERMISSIVE', not {mode!r}")
         self._security = security
+        self._connecting = connecting
         self._uris: tuple[int, tuple[str, ...]] | None = None
         self.permissive = mode == "PERMISSIVE"
         self.sslobject_class = PermissiveObject if self.permissive else InboundObject
@@ -350,6 +388,13 @@ class ServerContext(ssl.SSLContext):
             epoch=epoch,
             security=self._security,
         )
+
+    def admitted(self, connection: Connection, addresses: Addresses) -> Connection:
+        """The connection, when the network filters do not refuse it. Raises: ssl.SSLError."""
+        found = connection if self._connecting is None else self._connecting(connection, addresses)
+        if found is None:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the network filters of the listener refuse the connection")
+        return found
 
     def _own_uris(self, epoch: int) -> tuple[str, ...]:
         known = self._uris
