@@ -34,6 +34,7 @@ from meshlib.transport.grpc.tunnel_door import Door
 from meshlib.transport.grpc.tunnel_loop import GONE, IN, OUT, opening_loop, pumping_loop
 from meshlib.transport.grpc.tunnel_pump import Pump
 from meshlib.transport.http.failure import connect_failure
+from meshlib.transport.http.handshakes import count_done, count_failed
 from meshlib.transport.http.tls import cut_short
 
 __all__ = ["H2", "Tunnel", "TunnelFailure"]
@@ -248,6 +249,7 @@ class Tunnel:
         except ssl.SSLError as error:
             with contextlib.suppress(OSError):
                 remote.send(self._outgoing.read())  # the alert
+            count_failed(self._endpoint.count_tls, error)
             self._fail(error)
             return
         if not done or not self._verify(tls):
@@ -280,6 +282,12 @@ class Tunnel:
         assert handshake is not None
         try:
             handshake.verify(tls)
+        except IdentityError as error:
+            count_failed(self._endpoint.count_tls, error)
+            self._fail(error)
+            return False
+        count_done(self._endpoint.count_tls, tls)
+        try:
             if tls.selected_alpn_protocol() != H2:
                 raise IdentityError(
                     f"the endpoint {self._endpoint.key} does not speak HTTP/2 over TLS",

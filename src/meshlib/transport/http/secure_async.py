@@ -116,10 +116,7 @@ class _Secure(AsyncSocket):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._shaken is not None:
-            reset = error if isinstance(error, OSError) else None
-            if reset is not None:
-                self.state.count_tls("connection_error")
-            self._shaking_failed(cut_short(reset))
+            self._shaking_failed(cut_short(error if isinstance(error, OSError) else None))
         elif error is None and self._session is not None and not self._session.ended:
             error = ConnectionResetError("the connection ended without a TLS close_notify")
         super().connection_lost(error)

@@ -88,7 +88,6 @@ class SecureSyncConnection(SyncConnection):
         except BlockingIOError:
             return
         except OSError as error:
-            self.state.count_tls("connection_error")
             raise cut_short(error) from error
         if not data:
             raise cut_short()

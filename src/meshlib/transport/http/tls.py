@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 
 from meshlib.engine.events import FailureKind
@@ -26,18 +25,16 @@ from meshlib.resources.cluster import HttpProtocol
 from meshlib.state import EndpointState, Handshake, Security, Way
 from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure
+from meshlib.transport.http.handshakes import Count, count_done, count_failed
 from meshlib.transport.http.message import OutgoingRequest, Response
 
-__all__ = ["Count", "TlsCodec", "TlsSession", "begin", "cut_short"]
+__all__ = ["TlsCodec", "TlsSession", "begin", "cut_short"]
 
 RECORD = 16 * 1024
 """The most plaintext that one record holds (RFC 8446, 5.1): a read of that size leaves nothing of it behind."""
 
 ALPN = {HttpProtocol.HTTP1: ("http/1.1",), HttpProtocol.HTTP2: ("h2",)}
 """What is offered when the cluster's configuration names nothing. What the peer picks changes nothing, as in Envoy."""
-
-Count = Callable[[str], None]
-"""Counts what becomes of a handshake, by the names of Envoy's statistics (`handshake`, `fail_verify_san`, ...)."""
 
 _SYSTEM = 2 << 24
 """BoringSSL's number of errors of the operating system."""
@@ -67,14 +64,6 @@ def cut_short(error: OSError | None = None) -> TransportFailure:
         words = os.strerror(error.errno).replace(" ", "_")
         reason = f"TLS_error:|{_SYSTEM + error.errno}:system_library:OPENSSL_internal:{words}:TLS_error_end"
     return TransportFailure(FailureKind.CONNECT_FAILED, reason)
-
-
-def _statistic(error: Exception) -> str:
-    """Envoy's counter of a certificate that was refused."""
-    reason = error.reason if isinstance(error, IdentityError) else ""
-    if "SAN" in reason:
-        return "fail_verify_san"
-    return "fail_verify_cert_hash" if "cert hash" in reason else "fail_verify_error"
 
 
 class TlsSession:
@@ -126,20 +115,15 @@ class TlsSession:
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError as error:
-            unverified = isinstance(error, ssl.SSLCertVerificationError)
-            self._count("fail_verify_error" if unverified else "connection_error")
+            count_failed(self._count, error)
             raise self._refused(error) from error
         try:
             self._handshake.verify(tls)
         except (IdentityError, ValueError) as error:
             self.take()  # the peer does not even learn that the handshake succeeded, where it does not know yet
-            self._count(_statistic(error))
+            count_failed(self._count, error)
             raise self._refused(error) from error
-        self._count("handshake")
-        self._count(f"versions.{tls.version()}")
-        cipher = tls.cipher()
-        if cipher is not None:
-            self._count(f"ciphers.{cipher[0]}")
+        count_done(self._count, tls)
         return True
 
     def _refused(self, error: Exception) -> TransportFailure:

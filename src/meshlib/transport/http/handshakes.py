@@ -1,0 +1,38 @@
+"""What is counted of TLS handshakes, by the names of Envoy's statistics below `cluster.<name>.ssl.`, whatever the transport."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+from meshlib.errors import IdentityError
+
+__all__ = ["Count", "count_done", "count_failed"]
+
+Count = Callable[[str], None]
+"""Adds one to the counter of this name."""
+
+
+def count_done(count: Count, tls: ssl.SSLObject) -> None:
+    """The handshake is over, and the peer is verified."""
+    count("handshake")
+    count(f"versions.{tls.version()}")
+    cipher = tls.cipher()
+    if cipher is not None:
+        count(f"ciphers.{cipher[0]}")
+
+
+def count_failed(count: Count, error: Exception) -> None:
+    """The handshake failed with this error: of OpenSSL, or of the peer's verification.
+
+    A peer that closes or resets the connection is not counted.
+    """
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLCertVerificationError):
+        if not isinstance(error, ssl.SSLEOFError):
+            count("connection_error")
+        return
+    reason = error.reason if isinstance(error, IdentityError) else ""
+    if "SAN" in reason:
+        count("fail_verify_san")
+    else:
+        count("fail_verify_cert_hash" if "cert hash" in reason else "fail_verify_error")
