@@ -194,7 +194,7 @@ def _headers(metadata: Sequence[tuple[str, str | bytes]]) -> Headers:
 
 
 def credentials(inbound: Inbound) -> grpc.ServerCredentials:
-    """For `server.add_secure_port`, one object for each port: key, chain and trust of the moment of each handshake.
+    """For `server.add_secure_port`, of any number of ports and servers: key, chain and trust of the moment of each handshake.
 
     A caller needs a certificate when the configuration asks for one; else C-core does not even ask. The interceptor
     (`MeshInterceptor(inbound)`) has to be there too: it verifies callers against their own trust domain.
@@ -203,14 +203,38 @@ def credentials(inbound: Inbound) -> grpc.ServerCredentials:
         ConfigError, ConfigTimeout: as Inbound.wait_ready. IdentityError: there is no certificate to show.
     """
     inbound.wait_ready()
-    shown = _Shown(inbound.security(ALPN))
-    return grpc.dynamic_ssl_server_credentials(
-        shown.first, shown.changed, shown.security.requires_certificate
-    )
+    return _Credentials(inbound.security(ALPN))
+
+
+class _Credentials(grpc.ServerCredentials):  # type: ignore[misc]
+    """Credentials that are others for each port that takes them.
+
+    C-core says neither which port it asks for, nor keeps apart what it was told for each: of two ports with the same credentials
+    only one would learn of a rotation. Each port takes `_credentials` once.
+    """
+
+    def __init__(self, security: ServerSecurity) -> None:
+        """Raises: IdentityError: there is no certificate to show."""
+        self._security = security
+        self._spare = [self._made()]
+
+    @property
+    def _credentials(self) -> Any:
+        try:
+            made = self._spare.pop()
+        except IndexError:
+            made = self._made()
+        return made._credentials
+
+    def _made(self) -> grpc.ServerCredentials:
+        shown = _Shown(self._security)
+        return grpc.dynamic_ssl_server_credentials(
+            shown.first, shown.changed, shown.security.requires_certificate
+        )
 
 
 class _Shown:
-    """What C-core shows callers. It asks at each handshake whether that has changed.
+    """What C-core shows callers of one port. It asks at each handshake whether that has changed.
 
     C-core frees what it has shown until then as soon as it is told of something new, even when another thread is just setting
     up a handshake with it (grpc/grpc#36693): the server would crash, or speak without ALPN. So it is told once for each rotation,
