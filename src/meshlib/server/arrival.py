@@ -26,7 +26,7 @@ from meshlib.routing.request import Headers
 from meshlib.server import xfcc
 from meshlib.server.tls import UNKNOWN, Connection
 
-__all__ = ["Arrival", "connection_view", "inbound_request", "unknown_of"]
+__all__ = ["Arrival", "connection_view", "inbound_request", "is_grpc", "unknown_of"]
 
 _UNSPECIFIED = "0.0.0.0"  # noqa: S104 - stands for an address that is not known, never bound
 _ENDED_ELSEWHERE = frozenset((TLS, CERTIFICATE, SERVER_NAME))
@@ -36,7 +36,7 @@ _ENDED_ELSEWHERE = frozenset((TLS, CERTIFICATE, SERVER_NAME))
 class Arrival:
     """One request as an adapter has it. None: the server does not tell.
 
-    path: as it was sent, with the query. headers: lower-case names, in order, without pseudo headers. remote, local: IP
+    path: as it was sent, with the query; latin-1. headers: lower-case names, in order, without pseudo headers. remote, local: IP
     addresses of the connection, empty for a Unix socket; local_port: where the server listens. unknown: what else the server does
     not tell, by the names of `policy.rbac_request`.
     """
@@ -78,6 +78,12 @@ def _is_unknown(text: str | None) -> bool:
         return text is None
     address = _address(text)
     return address is None or address.is_unspecified
+
+
+def is_grpc(headers: Headers) -> bool:
+    """By the content type."""
+    kind = next((value for name, value in headers if name == "content-type"), "")
+    return kind == "application/grpc" or kind.startswith("application/grpc+")
 
 
 def inbound_request(

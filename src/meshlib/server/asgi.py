@@ -3,7 +3,8 @@
     app = MeshMiddleware(app, Inbound(mesh, rbac="rbac.yaml"))
 
 Handlers read `meshlib.current_peer()`. Whoever may not pass gets Envoy's answer: 403 `RBAC: access denied`, or, for gRPC over
-ASGI, PERMISSION_DENIED. An HTTP/1.1 connection that was made with an earlier certificate ends with its next response.
+ASGI, PERMISSION_DENIED. An HTTP/1.1 connection that was made with an earlier certificate ends with its next response. Where the
+Listener asks for normal paths, the application sees those.
 
 The peer is known where the server's TLS context is one of `meshlib.server` (`uvicorn.options`,
 `hypercorn.MeshConfig`, `Inbound.context`).
@@ -13,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from meshlib.engine.replies import grpc_form
 from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers
-from meshlib.server.arrival import Arrival
+from meshlib.server.arrival import Arrival, is_grpc
 from meshlib.server.inbound import Inbound
 from meshlib.server.peer import CURRENT
 from meshlib.server.tls import CONNECTION, UNKNOWN
@@ -58,6 +59,8 @@ class MeshMiddleware:
         if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
             scope["scheme"] = _scheme(kind, connection.tls)
         scope["headers"] = _with_xfcc(scope["headers"], admission.xfcc)
+        if admission.path is not None:
+            _show_path(scope, admission.path)
         if connection.outdated and kind == "http" and scope.get("http_version", "").startswith("1"):
             send = _closing(send)
         before = CURRENT.set(admission.peer)
@@ -102,6 +105,13 @@ def _path(scope: Scope) -> str:
     return f"{path}?{query.decode('latin-1')}" if query else path
 
 
+def _show_path(scope: Scope, path: str) -> None:
+    bare = path.partition("?")[0].encode("latin-1")
+    scope["path"] = unquote(bare)
+    if scope.get("raw_path") is not None:
+        scope["raw_path"] = bare
+
+
 def _scheme(kind: str, encrypted: bool) -> str:
     return ("https" if encrypted else "http") if kind == "http" else "wss" if encrypted else "ws"
 
@@ -134,13 +144,8 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, reply: LocalReply,
             await send({"type": "websocket.close", "code": _REFUSED})
             return
         prefix = "websocket.http.response"
-    elif _is_grpc(headers):
+    elif is_grpc(headers):
         reply = grpc_form(reply)
     pairs = [(name.encode(), value.encode()) for name, value in reply.headers]
     await send({"type": f"{prefix}.start", "status": reply.status, "headers": pairs})
     await send({"type": f"{prefix}.body", "body": reply.body})
-
-
-def _is_grpc(headers: Headers) -> bool:
-    kind = next((value for name, value in headers if name == "content-type"), "")
-    return kind == "application/grpc" or kind.startswith("application/grpc+")

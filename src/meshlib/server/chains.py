@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from meshlib.errors import LocalReply
 from meshlib.policy.rbac_request import (
     DESTINATION_IP,
     DESTINATION_PORT,
@@ -15,6 +16,7 @@ from meshlib.policy.rbac_request import (
     TLS,
 )
 from meshlib.resources.inbound import ConnectionInfo, FilterChainMatch, SourceType, find_filter_chain
+from meshlib.routing.path import PathAction, compile_path, redirect_to
 from meshlib.server.arrival import Arrival
 from meshlib.server.authorization import ChainAuthorization
 from meshlib.snapshot import Snapshot
@@ -23,15 +25,21 @@ from meshlib.stats import Registry
 if TYPE_CHECKING:
     from meshlib.resources.inbound import FilterChain, InboundListener
 
-__all__ = ["CompiledChain", "CompiledListener"]
+__all__ = ["PATH_NORMALIZATION_FAILED", "CompiledChain", "CompiledListener"]
+
+PATH_NORMALIZATION_FAILED = "path_normalization_failed"
+"""Envoy's details of a path that is refused, and of a redirect to the normal one."""
+
+_BAD_PATH = LocalReply(400, (("content-length", "0"),))
 
 _ALWAYS_UNKNOWN = frozenset((SOURCE_PORT,))
 
 
 class CompiledChain:
-    """rules None: nothing is asked of requests. waits: for the RouteConfiguration, which may ask for more."""
+    """rules None: nothing is asked of requests. waits: for the RouteConfiguration, which may ask for more. normalise: what is
+    done to the path first; None when nothing."""
 
-    __slots__ = ("chain", "http", "routes", "rules", "waits")
+    __slots__ = ("chain", "http", "normalise", "routes", "rules", "waits")
 
     rules: ChainAuthorization | None
 
@@ -48,11 +56,26 @@ class CompiledChain:
         name = chain.http.route_config_name
         self.routes = chain.http.route_config if name is None else snapshot.routes.get(name)
         self.waits = name is not None and self.routes is None
+        self.normalise = compile_path(chain.http, "latin-1")
         if before is not None and before.chain is chain and before.routes is self.routes:
             self.rules = before.rules
             return
         made = ChainAuthorization(chain, self.routes, stats, random)
         self.rules = None if made.asks_for_nothing else made
+
+    def enter(self, path: str, *, grpc: bool) -> tuple[str, LocalReply | None]:
+        """The path that counts from here on; the answer, when the request goes no further for it.
+
+        grpc: the request is one, and whoever sent it follows no redirect.
+        """
+        if "#" in path:
+            return path, _BAD_PATH
+        if self.normalise is None:
+            return path, None
+        path, action = self.normalise(path)
+        if action is PathAction.CONTINUE:
+            return path, None
+        return path, redirect_to(path) if action is PathAction.REDIRECT and not grpc else _BAD_PATH
 
 
 class CompiledListener:
@@ -77,6 +100,12 @@ class CompiledListener:
         anything = len(only) == 1 and only[0].match == FilterChainMatch()
         self._only = self.chains[id(only[0])] if anything else None
         self._chosen_by = NOTHING.union(*(_properties(chain.match) for chain in only))
+
+    def method(self, sent: str) -> str:
+        """The normal path of a gRPC method, where all filter chains say the same; else as it was sent."""
+        found = {chain.enter(sent, grpc=True) for chain in self.chains.values()}
+        (path, refusal), *others = found
+        return sent if others or refusal is not None else path
 
     def find(self, arrival: Arrival, unknown: frozenset[str]) -> CompiledChain | frozenset[str] | None:
         """The filter chain that takes the connection, None when none does; or what would have to be known to say so."""

@@ -72,7 +72,8 @@ class MeshInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         enter = functools.partial(self._door.enter, handler_call_details.method)
-        return _wrapped(continuation(handler_call_details), functools.partial(_blocking, enter))
+        found = continuation(self._door.details(handler_call_details, _Details))
+        return _wrapped(found, functools.partial(_blocking, enter))
 
 
 class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -86,7 +87,15 @@ class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         enter = functools.partial(self._door.enter, handler_call_details.method)
-        return _wrapped(await continuation(handler_call_details), functools.partial(_asynchronous, enter))
+        cls = type(handler_call_details)  # grpc.aio takes no other
+        found = await continuation(self._door.details(handler_call_details, cls))
+        return _wrapped(found, functools.partial(_asynchronous, enter))
+
+
+class _Details(grpc.HandlerCallDetails):  # type: ignore[misc]
+    def __init__(self, method: str, invocation_metadata: Any) -> None:
+        self.method = method
+        self.invocation_metadata = invocation_metadata
 
 
 class _Door:
@@ -95,6 +104,11 @@ class _Door:
     def __init__(self, inbound: Inbound | None, clock: Clock | None) -> None:
         self._clock = clock or SystemClock()
         self._gate = None if inbound is None else Gate(inbound)
+
+    def details(self, sent: Any, cls: Callable[[str, Any], Any]) -> Any:
+        """What the handler is looked up by: the normal path of the method, where the Listener asks for that."""
+        method = sent.method if self._gate is None else self._gate.method(sent.method)
+        return sent if method == sent.method else cls(method, sent.invocation_metadata)
 
     def enter(self, method: str, context: Any) -> Refusal | None:
         _cap(context, self._clock)

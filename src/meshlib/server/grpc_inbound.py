@@ -48,7 +48,11 @@ KEPT = 16_384
 """Connections whose verdict is kept."""
 
 _VERSIONS = {b"TLSv1.2": ssl.TLSVersion.TLSv1_2, b"TLSv1.3": ssl.TLSVersion.TLSv1_3}
-_CODES = {403: grpc.StatusCode.PERMISSION_DENIED, 503: grpc.StatusCode.UNAVAILABLE}
+_CODES = {
+    400: grpc.StatusCode.INTERNAL,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
 _CONTENT_TYPE = ("content-type", "application/grpc")
 _KEPT_BACK = frozenset(
     header_property(name)
@@ -81,6 +85,10 @@ class Gate:
         self._peers: OrderedDict[_Key, Peer | None] = OrderedDict()
         self._own: tuple[int, tuple[str, ...]] = (-1, ())
         self._lock = threading.Lock()
+
+    def method(self, sent: str) -> str:
+        """What the method is to be looked up by."""
+        return self._inbound.method(sent)
 
     def enter(self, method: str, context: Any) -> Refusal | None:
         """Say in this context who is calling; the refusal, None when it may call."""

@@ -25,9 +25,9 @@ from meshlib.policy.rbac import Verdict
 from meshlib.resources.inbound import DownstreamHttp
 from meshlib.runtime import fork
 from meshlib.server import xfcc
-from meshlib.server.arrival import Arrival, connection_view, inbound_request, unknown_of
+from meshlib.server.arrival import Arrival, connection_view, inbound_request, is_grpc, unknown_of
 from meshlib.server.authorization import BODY, ChainAuthorization, OwnAuthorization
-from meshlib.server.chains import CompiledChain, CompiledListener
+from meshlib.server.chains import PATH_NORMALIZATION_FAILED, CompiledChain, CompiledListener
 from meshlib.server.peer import NOBODY, InboundPeer
 from meshlib.server.rbac_source import RbacSource, load_rbac
 from meshlib.server.tls import MODES, Addresses, Connection, Mode, ServerContext
@@ -60,12 +60,13 @@ class ServerMesh(Protocol):
 @dataclass(frozen=True, slots=True)
 class Admission:
     """What became of a request. refusal: the answer, None when it may pass. xfcc: the header that the application is to see, None
-    for none."""
+    for none. path: what the application is to see, with the query; None: as it came."""
 
     peer: InboundPeer
     refusal: LocalReply | None
     details: str
     xfcc: str | None
+    path: str | None = None
 
 
 class Inbound:
@@ -73,13 +74,13 @@ class Inbound:
 
     mesh: gives the identity, the Listener, and the registry of counters; None: plaintext, or TLS that somebody else ends.
     listener: the address that the Listener is for, which the bootstrap's `server_listener_resource_name_template` makes a name
-    of (without one, it is the name); TLS, RBAC, x-forwarded-for and x-forwarded-client-cert are as it says. rbac: rules of one's
-    own instead: the filter's configuration as a file, a dictionary or a dataclass. mode: STRICT, PERMISSIVE or DISABLE; without
-    it what the listener has filter chains for, else STRICT. tls: what is shown and asked for; None for the workload's identity
-    and a certificate of a domain that it trusts. trusted: whose x-forwarded-client-cert is believed. forward_client_cert,
-    client_cert_details: the header that the application sees, as the HttpConnectionManager's fields; without them it sees that
-    of trusted callers only. address: `ip:port` where the server listens, for rules about destinations where the server can't tell
-    (gRPC).
+    of (without one, it is the name); TLS, RBAC, path normalization, x-forwarded-for and x-forwarded-client-cert are as it says.
+    rbac: rules of one's own instead: the filter's configuration as a file, a dictionary or a dataclass. mode: STRICT, PERMISSIVE
+    or DISABLE; without it what the listener has filter chains for, else STRICT. tls: what is shown and asked for; None for the
+    workload's identity and a certificate of a domain that it trusts. trusted: whose x-forwarded-client-cert is believed.
+    forward_client_cert, client_cert_details: the header that the application sees, as the HttpConnectionManager's fields; without
+    them it sees that of trusted callers only. address: `ip:port` where the server listens, for rules about destinations where the
+    server can't tell (gRPC).
 
     Thread safe, and usable in the children of a fork.
 
@@ -267,6 +268,7 @@ class Inbound:
         """Who is calling, and whether the request may pass."""
         rules: OwnAuthorization | ChainAuthorization | None = self._own
         http: DownstreamHttp | None = None
+        path: str | None = None
         refused: Verdict | None = None
         peer = self._peer(arrival)
         unknown = unknown_of(arrival)
@@ -277,20 +279,32 @@ class Inbound:
             rules, http = chain.rules, chain.http
             if chain.rules is not None and arrival.connection.admitted_by is not chain.rules:
                 refused = chain.rules.check_connection(connection_view(arrival, unknown))
+            normal, answer = chain.enter(arrival.path, grpc=is_grpc(arrival.headers))
+            if answer is not None and refused is None:
+                logger.debug("answered %s %s: %s", arrival.method, arrival.path, PATH_NORMALIZATION_FAILED)
+                return Admission(peer, answer, PATH_NORMALIZATION_FAILED, None)
+            if chain.normalise is not None:
+                path = normal
+                arrival = replace(arrival, path=normal)
         seen = ",".join(value for name, value in arrival.headers if name == xfcc.HEADER) or None
         shown = None
         if seen is not None or http is not None or self._forward is not None:
             peer, shown = self._forwarded(arrival, peer, seen, http)
         if rules is None:
-            return Admission(peer, None, "", shown)
+            return Admission(peer, None, "", shown, path)
         if refused is None:
             refused = rules.check(inbound_request(arrival, http, shown, unknown))
         if refused is None:
-            return Admission(peer, None, "", shown)
+            return Admission(peer, None, "", shown, path)
         if refused.unknown:
             self._miss(refused.unknown)
         logger.debug("refused %s %s: %s", arrival.method, arrival.path, refused.details)
         return Admission(peer, _plain(403, BODY), refused.details, shown)
+
+    def method(self, sent: str) -> str:
+        """The path of a gRPC method as the application is to see it: normal where the listener asks for that."""
+        compiled = None if self._name is None else self._current()
+        return sent if compiled is None else compiled.method(sent)
 
     def _miss(self, unknown: tuple[str, ...]) -> None:
         """Say once that rules ask for what is not known."""

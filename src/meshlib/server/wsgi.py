@@ -2,8 +2,9 @@
 
     app.wsgi_app = MeshMiddleware(app.wsgi_app, Inbound(mesh, rbac="rbac.yaml"))
 
-Handlers read `meshlib.current_peer()`. Whoever may not pass gets Envoy's answer: 403 `RBAC: access denied`. The peer is known
-where the server's TLS context is one of `meshlib.server` and the server hands out its sockets, as gunicorn and werkzeug do.
+Handlers read `meshlib.current_peer()`. Whoever may not pass gets Envoy's answer: 403 `RBAC: access denied`. Where the
+Listener asks for normal paths, the application sees those. The peer is known where the server's TLS context is one of
+`meshlib.server` and the server hands out its sockets, as gunicorn and werkzeug do.
 
 WSGI joins headers that stand several times with a comma. A rule sees the joined value and each of its parts, so that a DENY rule
 can't be got round by sending a header twice.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers
@@ -45,7 +46,8 @@ class MeshMiddleware:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         socket = next((environ[name] for name in _SOCKETS if name in environ), None)
         connection = connection_of(socket)
-        admission = self._inbound.admit(_arrival(environ, socket, connection))
+        arrival = _arrival(environ, socket, connection)
+        admission = self._inbound.admit(arrival)
         if admission.refusal is not None:
             return _refuse(start_response, admission.refusal)
         if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
@@ -53,6 +55,8 @@ class MeshMiddleware:
         environ.pop(_XFCC, None)
         if admission.xfcc is not None:
             environ[_XFCC] = admission.xfcc
+        if admission.path is not None:
+            _show_path(environ, arrival.path, admission.path)
         CURRENT.set(admission.peer)
         try:
             body = self._app(environ, start_response)
@@ -129,6 +133,29 @@ def _path(environ: Environ) -> str:
         path = parts.path or "/"
         return f"{path}?{parts.query}" if parts.query else path
     return str(raw)
+
+
+def _show_path(environ: Environ, sent: str, path: str) -> None:
+    """Where the application is mounted stays what it is, unless the path leads out of there."""
+    mount, whole = environ.get("SCRIPT_NAME", ""), _decoded(path)
+    if mount and _below(mount, _decoded(sent)):
+        if _below(mount, whole):
+            whole = whole[len(mount) :]
+        else:
+            environ["SCRIPT_NAME"] = ""
+    environ["PATH_INFO"] = whole
+    for name in _RAW:
+        if environ.get(name):
+            environ[name] = path
+
+
+def _below(mount: str, path: str) -> bool:
+    return path == mount or path.startswith(f"{mount}/")
+
+
+def _decoded(path: str) -> str:
+    """Without the query, in the form that WSGI has for text."""
+    return unquote_to_bytes(path.partition("?")[0].encode("latin-1")).decode("latin-1")
 
 
 def _headers(environ: Environ) -> Headers:
