@@ -178,6 +178,12 @@ def test_the_path_of_wsgi(more: dict[str, Any], refused: bool) -> None:
     assert wsgi_answer(app, environ(**more)) == expected
 
 
+def test_what_may_stand_in_a_path_is_not_escaped_again() -> None:
+    path = "/v1/x:delete;a=b,(c)@d!$&'*+~"
+    app = wsgi.MeshMiddleware(ok, deny(url_path={"path": {"exact": path}}))
+    assert wsgi_answer(app, environ(PATH_INFO=path))[0] == "403 Forbidden"
+
+
 @pytest.mark.parametrize(
     ("value", "refused"), [("1", True), ("0,1", True), ("1, 0", True), ("10", False), ("", False)]
 )

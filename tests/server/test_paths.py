@@ -177,6 +177,7 @@ def test_a_web_socket_is_redirected(files: Files) -> None:
         ({"RAW_URI": "/a/../b%20c?q"}, "", "/b c", "/b%20c?q"),
         ({"REQUEST_URI": "//x", "PATH_INFO": "/x"}, "", "/x", "/x"),
         ({"PATH_INFO": "/a/../b"}, "", "/b", None),
+        ({"PATH_INFO": "/a/..;x/b%c"}, "", "/b%c", None),
         ({"SCRIPT_NAME": "/m", "PATH_INFO": "/a/../b", "RAW_URI": "/m/a/../b"}, "/m", "/b", "/m/b"),
         ({"SCRIPT_NAME": "/m", "PATH_INFO": "/./", "RAW_URI": "/m/./"}, "/m", "/", "/m/"),
         ({"SCRIPT_NAME": "/m", "PATH_INFO": "", "RAW_URI": "/m"}, "/m", "", "/m"),

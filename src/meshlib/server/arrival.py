@@ -26,7 +26,10 @@ from meshlib.routing.request import Headers
 from meshlib.server import xfcc
 from meshlib.server.tls import UNKNOWN, Connection
 
-__all__ = ["Arrival", "connection_view", "inbound_request", "is_grpc", "unknown_of"]
+__all__ = ["UNESCAPED", "Arrival", "connection_view", "inbound_request", "is_grpc", "unknown_of"]
+
+UNESCAPED = "/:@!$&'()*+,;=~-._"
+"""What is taken to have stood in a path as it is, besides letters and digits, where a server tells only the decoded path."""
 
 _UNSPECIFIED = "0.0.0.0"  # noqa: S104 - stands for an address that is not known, never bound
 _ENDED_ELSEWHERE = frozenset((TLS, CERTIFICATE, SERVER_NAME))

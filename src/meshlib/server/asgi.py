@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from meshlib.engine.replies import grpc_form
 from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers
-from meshlib.server.arrival import Arrival, is_grpc
+from meshlib.server.arrival import UNESCAPED, Arrival, is_grpc
 from meshlib.server.inbound import Inbound
 from meshlib.server.peer import CURRENT
 from meshlib.server.tls import CONNECTION, UNKNOWN
@@ -99,7 +99,7 @@ def _arrival(scope: Scope) -> Arrival:
 def _path(scope: Scope) -> str:
     """As it was sent; a server that does not say that is believed to have decoded it."""
     raw = scope.get("raw_path")
-    path = quote(scope["path"], safe="/:@!$&'()*+,;=~-._") if raw is None else raw.decode("latin-1")
+    path = quote(scope["path"], safe=UNESCAPED) if raw is None else raw.decode("latin-1")
     query = scope.get("query_string", b"")
     path = path.partition("?")[0]
     return f"{path}?{query.decode('latin-1')}" if query else path

@@ -17,7 +17,8 @@ from meshlib.policy.rbac_request import (
 )
 from meshlib.resources.inbound import ConnectionInfo, FilterChainMatch, SourceType, find_filter_chain
 from meshlib.routing.path import PathAction, compile_path, redirect_to
-from meshlib.server.arrival import Arrival
+from meshlib.routing.request import Headers
+from meshlib.server.arrival import Arrival, is_grpc
 from meshlib.server.authorization import ChainAuthorization
 from meshlib.snapshot import Snapshot
 from meshlib.stats import Registry
@@ -31,6 +32,7 @@ PATH_NORMALIZATION_FAILED = "path_normalization_failed"
 """Envoy's details of a path that is refused, and of a redirect to the normal one."""
 
 _BAD_PATH = LocalReply(400, (("content-length", "0"),))
+_OF_GRPC = [("content-type", "application/grpc")]
 
 _ALWAYS_UNKNOWN = frozenset((SOURCE_PORT,))
 
@@ -63,10 +65,10 @@ class CompiledChain:
         made = ChainAuthorization(chain, self.routes, stats, random)
         self.rules = None if made.asks_for_nothing else made
 
-    def enter(self, path: str, *, grpc: bool) -> tuple[str, LocalReply | None]:
+    def enter(self, path: str, headers: Headers) -> tuple[str, LocalReply | None]:
         """The path that counts from here on; the answer, when the request goes no further for it.
 
-        grpc: the request is one, and whoever sent it follows no redirect.
+        headers: of the request; a caller of gRPC follows no redirect.
         """
         if "#" in path:
             return path, _BAD_PATH
@@ -75,7 +77,8 @@ class CompiledChain:
         path, action = self.normalise(path)
         if action is PathAction.CONTINUE:
             return path, None
-        return path, redirect_to(path) if action is PathAction.REDIRECT and not grpc else _BAD_PATH
+        redirects = action is PathAction.REDIRECT and not is_grpc(headers)
+        return path, redirect_to(path) if redirects else _BAD_PATH
 
 
 class CompiledListener:
@@ -103,7 +106,7 @@ class CompiledListener:
 
     def method(self, sent: str) -> str:
         """The normal path of a gRPC method, where all filter chains say the same; else as it was sent."""
-        found = {chain.enter(sent, grpc=True) for chain in self.chains.values()}
+        found = {chain.enter(sent, _OF_GRPC) for chain in self.chains.values()}
         (path, refusal), *others = found
         return sent if others or refusal is not None else path
 

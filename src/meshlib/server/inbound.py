@@ -25,7 +25,7 @@ from meshlib.policy.rbac import Verdict
 from meshlib.resources.inbound import DownstreamHttp
 from meshlib.runtime import fork
 from meshlib.server import xfcc
-from meshlib.server.arrival import Arrival, connection_view, inbound_request, is_grpc, unknown_of
+from meshlib.server.arrival import Arrival, connection_view, inbound_request, unknown_of
 from meshlib.server.authorization import BODY, ChainAuthorization, OwnAuthorization
 from meshlib.server.chains import PATH_NORMALIZATION_FAILED, CompiledChain, CompiledListener
 from meshlib.server.peer import NOBODY, InboundPeer
@@ -279,7 +279,7 @@ class Inbound:
             rules, http = chain.rules, chain.http
             if chain.rules is not None and arrival.connection.admitted_by is not chain.rules:
                 refused = chain.rules.check_connection(connection_view(arrival, unknown))
-            normal, answer = chain.enter(arrival.path, grpc=is_grpc(arrival.headers))
+            normal, answer = chain.enter(arrival.path, arrival.headers)
             if answer is not None and refused is None:
                 logger.debug("answered %s %s: %s", arrival.method, arrival.path, PATH_NORMALIZATION_FAILED)
                 return Admission(peer, answer, PATH_NORMALIZATION_FAILED, None)

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers
-from meshlib.server.arrival import Arrival
+from meshlib.server.arrival import UNESCAPED, Arrival
 from meshlib.server.inbound import Inbound
 from meshlib.server.peer import CURRENT, NOBODY
 from meshlib.server.tls import UNKNOWN, Connection, connection_of
@@ -125,7 +125,8 @@ def _path(environ: Environ) -> str:
     """As it was sent; a server that does not say that has decoded it."""
     raw = next((environ[name] for name in _RAW if environ.get(name)), None)
     if raw is None:
-        path = quote(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}", encoding="latin-1")
+        decoded = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        path = quote(decoded, safe=UNESCAPED, encoding="latin-1")
         query = environ.get("QUERY_STRING", "")
         return f"{path}?{query}" if query else path
     if not raw.startswith("/") and "://" in raw:  # absolute-form (RFC 9112, section 3.2.2)
