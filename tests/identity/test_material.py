@@ -99,7 +99,9 @@ def test_the_id_of_a_certificate_that_has_not_exactly_one(ca: TestCA) -> None:
         ("https://td.example/a",),
     ):
         issued = ca.issue(*uris)
-        assert Svid.from_pem(issued.chain, issued.key).spiffe_id is None
+        svid = Svid.from_pem(issued.chain, issued.key)
+        assert svid.spiffe_id is None
+        assert svid.uri_sans == uris
 
 
 def secrets_of(svid: Svid) -> list[str]:

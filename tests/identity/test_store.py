@@ -430,6 +430,7 @@ def test_a_server_without_material_fails_closed(ca: TestCA) -> None:
     secured = IdentityStore().server()
     assert secured.current is None
     assert secured.epoch == 0
+    assert secured.own_uris == ()
     assert "client" in join(client(None).handshake().context, secured.context).errors
     for ask in (secured.pem, lambda: secured.verify_chain(ca.issue(CLI).chain_der)):
         with pytest.raises(IdentityError):
@@ -465,6 +466,7 @@ def test_the_default_identity_serves_a_server(ca: TestCA) -> None:
     assert source.starts == 1
     source.give(update(ca.issue(SRV), ca))
     assert secured.epoch == 1
+    assert secured.own_uris == (SRV,)
     ends = join(client(None, ca.issue(CLI)).handshake().context, secured.context)
     caller = secured.verify(ends.server)
     assert caller is not None

@@ -68,18 +68,19 @@ class PrivateKey:
 class Svid:
     """An X.509-SVID, or any certificate with its key: what a workload shows to its peers. Immutable.
 
-    chain: DER, the leaf first. spiffe_id: None when the leaf has not exactly one URI SAN that is a SPIFFE id. not_before,
-    not_after: of the leaf, seconds since the epoch. hint: the Workload API's, empty otherwise.
+    chain: DER, the leaf first. uri_sans: of the leaf, in order. spiffe_id: None when that is not exactly one, a SPIFFE id.
+    not_before, not_after: of the leaf, seconds since the epoch. hint: the Workload API's, empty otherwise.
     """
 
-    __slots__ = ("chain", "hint", "not_after", "not_before", "private_key", "spiffe_id")
+    __slots__ = ("chain", "hint", "not_after", "not_before", "private_key", "spiffe_id", "uri_sans")
 
     def __init__(self, chain: tuple[bytes, ...], private_key: PrivateKey, *, hint: str = "") -> None:
         """Use `from_pem` or `from_der`, which look at what they are given."""
         leaf = x509.load_der_x509_certificate(chain[0])
         self.chain = chain
         self.private_key = private_key
-        self.spiffe_id = _spiffe_id(leaf)
+        self.uri_sans = _uri_sans(leaf)
+        self.spiffe_id = _spiffe_id(self.uri_sans)
         self.not_before = leaf.not_valid_before_utc.timestamp()
         self.not_after = leaf.not_valid_after_utc.timestamp()
         self.hint = hint
@@ -288,10 +289,16 @@ def _spki(public: Any) -> bytes:
     return found
 
 
-def _spiffe_id(leaf: x509.Certificate) -> SpiffeId | None:
+def _uri_sans(leaf: x509.Certificate) -> tuple[str, ...]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return ()
+
+
+def _spiffe_id(uris: tuple[str, ...]) -> SpiffeId | None:
+    try:
         return SpiffeId.parse(uris[0]) if len(uris) == 1 else None
-    except (x509.ExtensionNotFound, ValueError, IdentityError):
+    except IdentityError:
         return None

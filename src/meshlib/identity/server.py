@@ -157,6 +157,12 @@ class ServerSecurity:
         return svid.private_key.reveal(), svid.chain_pem(), to_pem(ready.resolved.trust.anchors)
 
     @property
+    def own_uris(self) -> tuple[str, ...]:
+        """URI SANs of the certificate that callers are shown; empty while there is none."""
+        ready = self._ready
+        return ready.resolved.svids[0].uri_sans if ready is not None and ready.resolved.svids else ()
+
+    @property
     def requires_certificate(self) -> bool:
         """A caller without a certificate is refused.
 

@@ -26,7 +26,7 @@ from meshlib.server.arrival import Arrival
 from meshlib.server.front import origin_of
 from meshlib.server.inbound import Inbound
 from meshlib.server.peer import CURRENT
-from meshlib.server.tls import UNKNOWN, Connection, own_uris
+from meshlib.server.tls import UNKNOWN, Connection
 
 if TYPE_CHECKING:
     from meshlib.identity.peer import Peer
@@ -83,7 +83,6 @@ class Gate:
     def __init__(self, inbound: Inbound) -> None:
         self._inbound = inbound
         self._peers: OrderedDict[_Key, Peer | None] = OrderedDict()
-        self._own: tuple[int, tuple[str, ...]] = (-1, ())
         self._lock = threading.Lock()
 
     def method(self, sent: str) -> str:
@@ -136,17 +135,9 @@ class Gate:
             peer=self._peer((address, pem)),
             server_name=names[0].decode("latin-1") if names else "",
             alpn=ALPN[0],
-            own_uris=self._own_uris(security) if self._inbound.tells_about_callers else (),
+            own_uris=security.own_uris,
             epoch=security.epoch,
         )
-
-    def _own_uris(self, security: ServerSecurity) -> tuple[str, ...]:
-        epoch, known = self._own
-        if epoch != security.epoch:
-            epoch = security.epoch
-            known = own_uris(security)
-            self._own = epoch, known
-        return known
 
     def _peer(self, key: _Key) -> Peer | None:
         with self._lock:

@@ -259,11 +259,6 @@ class Inbound:
             return _split(listener.address) if listener is not None and listener.address else ("", 0)
         return self._address or ("", 0)
 
-    @property
-    def tells_about_callers(self) -> bool:
-        """Whether x-forwarded-client-cert may have to be made, which names this server's own ids."""
-        return self._name is not None or self._forward is not None
-
     def admit(self, arrival: Arrival) -> Admission:
         """Who is calling, and whether the request may pass."""
         rules: OwnAuthorization | ChainAuthorization | None = self._own

@@ -66,8 +66,9 @@ class Security(Protocol):
     @property
     def epoch(self) -> int: ...
     def outdated(self, epoch: int, lot: float, /) -> bool: ...
+    @property
+    def own_uris(self) -> tuple[str, ...]: ...
     def verify(self, tls: Any, /) -> Peer | None: ...
-    def pem(self) -> tuple[bytes, bytes, bytes]: ...
     def configure(self, context: ssl.SSLContext) -> None: ...
     def alert(self, record: bytes, error: ssl.SSLError, /) -> bytes: ...
 
@@ -320,7 +321,6 @@ class ServerContext(ssl.SSLContext):
             raise ConfigError(f"a TLS context is for mode 'STRICT' or 'PERMISSIVE', not {mode!r}")
         self._security = security
         self._connecting = connecting
-        self._uris: tuple[int, tuple[str, ...]] | None = None
         self.permissive = mode == "PERMISSIVE"
         self.sslobject_class = PermissiveObject if self.permissive else InboundObject
         self.sslsocket_class = InboundSocket
@@ -378,14 +378,13 @@ class ServerContext(ssl.SSLContext):
             peer = self._security.verify(tls)
         except IdentityError as error:
             raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, str(error)) from error
-        epoch = self._security.epoch
         return Connection(
             tls=True,
             peer=peer,
             server_name=tls.server_name,
             alpn=tls.selected_alpn_protocol() or "",
-            own_uris=self._own_uris(epoch),
-            epoch=epoch,
+            own_uris=self._security.own_uris,
+            epoch=self._security.epoch,
             security=self._security,
         )
 
@@ -395,24 +394,6 @@ class ServerContext(ssl.SSLContext):
         if found is None:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the network filters of the listener refuse the connection")
         return found
-
-    def _own_uris(self, epoch: int) -> tuple[str, ...]:
-        known = self._uris
-        if known is None or known[0] != epoch:
-            known = self._uris = epoch, own_uris(self._security)
-        return known[1]
-
-
-def own_uris(security: Security) -> tuple[str, ...]:
-    """URI SANs of the certificate that the server shows."""
-    from cryptography import x509
-
-    from meshlib.identity.names import names_of, values
-    from meshlib.resources.tls import SanType
-
-    _, chain, _ = security.pem()
-    leaf = x509.load_pem_x509_certificates(chain)[0]
-    return values(names_of(leaf), SanType.URI)
 
 
 def connection_of(tls: object) -> Connection:
