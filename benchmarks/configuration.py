@@ -108,9 +108,11 @@ def clusters(endpoints: list[tuple[str, int]]) -> list[Resource]:
     ]
 
 
-def upstream_tls(own: Identity, peer: Identity) -> Resource:
-    """A transport socket: TLS 1.3 with this certificate, to nobody but that peer."""
-    tls = {"@type": _TLS + "UpstreamTlsContext", "common_tls_context": common_tls(own, peer)}
+def upstream_tls(own: Identity, peer: Identity, *, least: str = "TLSv1_3") -> Resource:
+    """A transport socket: TLS 1.3, or as old as `least`, with this certificate, to nobody but that peer."""
+    common = common_tls(own, peer)
+    common["tls_params"]["tls_minimum_protocol_version"] = least
+    tls = {"@type": _TLS + "UpstreamTlsContext", "common_tls_context": common}
     return {"name": "envoy.transport_sockets.tls", "typed_config": tls}
 
 

@@ -1,5 +1,5 @@
-"""The mTLS section of gRPC: unary calls through meshlib over mTLS, beside meshlib and grpcio in plaintext and grpcio behind two
-Envoys with mTLS between them.
+"""The mTLS section of gRPC: unary calls through meshlib over mTLS (by the tunnel and by the relay), beside meshlib and grpcio in
+plaintext and grpcio behind two Envoys with mTLS between them.
 
 The server is nginx where the machine has it: it answers a constant message, and costs less than what is compared.
 """
@@ -160,10 +160,18 @@ def _ways(world: SecureWorld, stack: contextlib.ExitStack) -> list[grpc_cases.Wa
     secure = stack.enter_context(
         mesh(grpc_configuration.mesh_resources([("127.0.0.1", world.secure)], **tls))
     )
+    os.environ.pop("GRPC_XDS_BOOTSTRAP_CONFIG", None)  # that of another section: the relay has its own
+    relay_tls = {"transport_socket": configuration.upstream_tls(world.caller, world.service, least="TLSv1_2")}
+    relayed = stack.enter_context(
+        mesh(grpc_configuration.mesh_resources([("127.0.0.1", world.secure)], **relay_tls))
+    )
     found = [
         grpc_cases.Way(name="direct", open=lambda library, _mesh: library.insecure_channel(direct)),
         grpc_cases.Way(name="meshlib", open=lambda _library, factory: factory(TARGET, mesh=plain)),
         grpc_cases.Way(name="meshlib_mtls", open=lambda _library, factory: factory(TARGET, mesh=secure)),
+        grpc_cases.Way(
+            name="meshlib_relay", open=lambda _library, factory: factory(TARGET, mesh=relayed, tls="relay")
+        ),
     ]
     if world.envoy_port is not None:
         hop = f"127.0.0.1:{world.envoy_port}"

@@ -79,6 +79,10 @@ MTLS_FURTHER = (
     _comparison("mtls_async_p50_vs_plaintext", samples.p50, _MTLS_ASYNC, "mtls-async/httpx/meshlib"),
 )
 _MTLS_GRPC_SYNC, _MTLS_GRPC_AIO = "mtls-sync/grpc/meshlib_mtls", "mtls-async/grpc/meshlib_mtls"
+_MTLS_GRPC_SYNC_RELAY, _MTLS_GRPC_AIO_RELAY = (
+    "mtls-sync/grpc/meshlib_relay",
+    "mtls-async/grpc/meshlib_relay",
+)
 MTLS_GRPC_COMPARISONS = (
     _comparison(
         "mtls_grpc_sync_p50_vs_two_envoys", samples.p50, _MTLS_GRPC_SYNC, "mtls-sync/grpc/two_envoys"
@@ -90,6 +94,14 @@ MTLS_GRPC_FURTHER = (
     _comparison("mtls_grpc_aio_p50_vs_plaintext", samples.p50, _MTLS_GRPC_AIO, "mtls-async/grpc/meshlib"),
     _comparison("mtls_grpc_sync_p50_vs_grpcio", samples.p50, _MTLS_GRPC_SYNC, "mtls-sync/grpc/direct"),
     _comparison("mtls_grpc_aio_p50_vs_grpcio", samples.p50, _MTLS_GRPC_AIO, "mtls-async/grpc/direct"),
+    _comparison("mtls_grpc_sync_p50_relay_vs_tunnel", samples.p50, _MTLS_GRPC_SYNC_RELAY, _MTLS_GRPC_SYNC),
+    _comparison("mtls_grpc_aio_p50_relay_vs_tunnel", samples.p50, _MTLS_GRPC_AIO_RELAY, _MTLS_GRPC_AIO),
+    _comparison(
+        "mtls_grpc_sync_p50_relay_vs_plaintext", samples.p50, _MTLS_GRPC_SYNC_RELAY, "mtls-sync/grpc/meshlib"
+    ),
+    _comparison(
+        "mtls_grpc_aio_p50_relay_vs_plaintext", samples.p50, _MTLS_GRPC_AIO_RELAY, "mtls-async/grpc/meshlib"
+    ),
     _comparison(
         "mtls_grpc_sync_cpu_vs_two_envoys", samples.cpu, _MTLS_GRPC_SYNC, "mtls-sync/grpc/two_envoys"
     ),

@@ -46,6 +46,11 @@ class ClientHandshake:
         self.epoch = ready.epoch
         self.not_after = ready.life.not_after
 
+    @property
+    def material(self) -> Resolved:
+        """The own certificates, and what is trusted: for those who have another TLS library shake hands."""
+        return self._ready.resolved
+
     def verify(self, tls: ssl.SSLObject | ssl.SSLSocket) -> Peer:
         """Who the server is. To be called when the handshake is over, before a byte is written or given to anybody.
 

@@ -24,6 +24,10 @@ __all__ = ["Bootstrap", "ChannelCredentials", "Node", "XdsServer", "load", "pars
 ENV_FILE = "GRPC_XDS_BOOTSTRAP"
 ENV_TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
 
+RELAY_NODE = "meshlib-relay"
+"""The node id of a bootstrap that is no control plane's: see `is_of_a_relay`."""
+
+
 Json: TypeAlias = Mapping[str, Any]
 NOTHING: Json = MappingProxyType({})
 
@@ -146,12 +150,25 @@ def load(
         return _from_file(Path(source), str(source), node_id)
     if path := environ.get(ENV_FILE):
         return _from_file(Path(path), f"{path} (from {ENV_FILE})", node_id)
-    if text := environ.get(ENV_TEXT):
+    if (text := environ.get(ENV_TEXT)) and not is_of_a_relay(text):
         return parse(_with_id(_from_json(text, ENV_TEXT), node_id), ENV_TEXT)
     raise ConfigError(
         f"no control plane is given: set {ENV_FILE} (a file) or {ENV_TEXT} (the JSON itself), or pass bootstrap= or "
         "server_uri= to Mesh, or config= for a Mesh without a control plane"
     )
+
+
+def is_of_a_relay(text: str) -> bool:
+    """Whether it is what gRPC channels with tls="relay" have put into ENV_TEXT, of this process or of the one that started it.
+
+    It is for C-core, and leads to no control plane.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    node = found.get("node") if isinstance(found, Mapping) else None
+    return isinstance(node, Mapping) and node.get("id") == RELAY_NODE
 
 
 def parse(value: Json, where: str = "bootstrap") -> Bootstrap:

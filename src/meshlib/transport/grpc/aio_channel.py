@@ -224,6 +224,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         compression: grpc.Compression | None,
         interceptors: Sequence[Any],
         dialect: Dialect,
+        tls: str = "tunnel",
     ) -> None:
         self.target = target.removeprefix("xds:///")
         self.authority = str(dict(options).get("grpc.default_authority", authority_of(self.target)))
@@ -233,6 +234,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         self._mesh = mesh
         self._options = tuple(options)
         self._compression = compression
+        self._tls = tls
         self._lock = threading.Lock()
         self._homes: dict[int, Home] = {}
         self._last: Home | None = None
@@ -257,7 +259,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
                         del self._homes[key]
                         other.close()
                 home = self._homes[id(loop)] = Home(
-                    self.mesh, self.target, loop, self._options, self._compression, self.dialect
+                    self.mesh, self.target, loop, self._options, self._compression, self.dialect, self._tls
                 )
         self._last = home
         return home

@@ -24,11 +24,12 @@ from meshlib.engine.actions import Start
 from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.state import ClusterState, EndpointState, Permits
 from meshlib.transport.grpc.aio_inner import result_of
-from meshlib.transport.grpc.target import inner_options, target_of, tunnel_to, within_the_process
+from meshlib.transport.grpc.target import inner_options, target_of, tunnel_to
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.aio_home import Home
-    from meshlib.transport.grpc.tunnel import Tunnel, TunnelFailure
+    from meshlib.transport.grpc.target import Passage
+    from meshlib.transport.grpc.tunnel import TunnelFailure
 
 __all__ = ["READY", "InnerChannel", "Lane", "Opened"]
 
@@ -45,7 +46,7 @@ class Lane:
 
     __slots__ = ("_multicallables", "channel")
 
-    tunnel: Tunnel | None = None
+    tunnel: Passage | None = None
 
     def __init__(
         self,
@@ -122,12 +123,12 @@ class InnerChannel(Lane):
         self._owner = owner
         self.key = (start.endpoint, start.authority)
         self.way = way = start.endpoint.way
-        self.tunnel = tunnel = tunnel_to(start.endpoint, way, start.authority)
+        self.tunnel = tunnel = tunnel_to(start.endpoint, way, start.authority, owner.tls)
         super().__init__(
             target_of(start.endpoint) if tunnel is None else tunnel.target,
             inner_options(start.cluster, start.authority, owner.options),
             owner.compression,
-            None if tunnel is None else within_the_process(),
+            None if tunnel is None else tunnel.credentials(),
         )
         if tunnel is not None:
             tunnel.on_expiry = WeakMethod(self.expired)
@@ -182,6 +183,8 @@ class InnerChannel(Lane):
                 while state is not READY:
                     if state in _BROKEN or self._broken is not None:
                         kind = FailureKind.CONNECT_FAILED
+                        if self.tunnel is not None and self._broken is None:
+                            await self.tunnel.explain_aio(self.channel)
                         break
                     await self.channel.wait_for_state_change(state)
                     state = self.get_state(try_to_connect=True)

@@ -53,6 +53,7 @@ class Home:
         "options",
         "passthrough",
         "target",
+        "tls",
     )
 
     def __init__(
@@ -63,7 +64,9 @@ class Home:
         options: Options,
         compression: grpc.Compression | None,
         dialect: Dialect,
+        tls: str = "tunnel",
     ) -> None:
+        self.tls = tls
         self.engine = engine = mesh.engine
         self.passthrough = mesh.passthrough
         self.dialect = dialect

@@ -31,12 +31,12 @@ from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.clock import SystemClock
 from meshlib.state import ClusterState, EndpointState, Permits, Way
-from meshlib.transport.grpc.target import Options, inner_options, target_of, tunnel_to, within_the_process
+from meshlib.transport.grpc.target import Options, inner_options, target_of, tunnel_to
 from meshlib.transport.grpc.timers import timers
 from meshlib.transport.grpc.turns import ask_others, take_part
 
 if TYPE_CHECKING:
-    from meshlib.transport.grpc.tunnel import Tunnel
+    from meshlib.transport.grpc.target import Passage
 
 __all__ = ["CONNECTING", "IDLE", "READY", "EndpointChannels", "InnerChannel"]
 
@@ -118,7 +118,7 @@ class InnerChannel:
         channel: Any,
         monotonic: Callable[[], float],
         way: Way,
-        tunnel: Tunnel | None = None,
+        tunnel: Passage | None = None,
     ) -> None:
         self.owner = owner
         self.endpoint = endpoint
@@ -217,7 +217,7 @@ class InnerChannel:
         if self.failure is not None:
             return False
         try:
-            state = self.check(True)
+            state = self.check(self.tunnel is None or self.tunnel.told)
         except ValueError:
             state = SHUTDOWN
         broken = None if self.tunnel is None else self.tunnel.failure
@@ -229,6 +229,10 @@ class InnerChannel:
             self.connect_by = None
             return True
         if state in (TRANSIENT_FAILURE, SHUTDOWN):
+            if self.tunnel is not None:
+                self.tunnel.explain(self.channel)
+                if self.tunnel.failure is not None:
+                    self.reason = self.tunnel.failure.reason
             self.failure = FailureKind.CONNECT_FAILED
             return False
         if self.connect_by is not None and self._monotonic() >= self.connect_by:
@@ -306,7 +310,7 @@ class EndpointChannels:
     """The inner channels of one mesh channel, by endpoint. Thread safe.
 
     authority: that of the calls whose route does not change it. make: opens a channel, given target and options, and
-    credentials unless it is in plaintext.
+    credentials unless it is in plaintext. tls: as for `meshlib.grpc.channel`.
     """
 
     __slots__ = (
@@ -320,6 +324,7 @@ class EndpointChannels:
         "_options",
         "_others",
         "_retired",
+        "_tls",
     )
 
     def __init__(
@@ -328,6 +333,7 @@ class EndpointChannels:
         options: Options,
         make: Callable[..., Any],
         monotonic: Callable[[], float],
+        tls: str = "tunnel",
     ) -> None:
         self._authority = authority
         self._options = tuple(options)
@@ -338,6 +344,7 @@ class EndpointChannels:
         self._others: dict[tuple[EndpointState, str], InnerChannel] = {}
         self._retired: list[InnerChannel] = []
         self._closed = False
+        self._tls = tls
         take_part(self)
 
     def find(self, endpoint: EndpointState, authority: str) -> InnerChannel | None:
@@ -424,11 +431,11 @@ class EndpointChannels:
         endpoint, authority = start.endpoint, start.authority
         options = inner_options(start.cluster, authority, self._options)
         way = endpoint.way
-        tunnel = tunnel_to(endpoint, way, authority)
+        tunnel = tunnel_to(endpoint, way, authority, self._tls)
         channel = (
             self._make(target_of(endpoint), options)
             if tunnel is None
-            else self._make(tunnel.target, options, within_the_process())
+            else self._make(tunnel.target, options, tunnel.credentials())
         )
         inner = InnerChannel(
             self, endpoint, start.cluster, start.state, authority, channel, self._monotonic, way, tunnel

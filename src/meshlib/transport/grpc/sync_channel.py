@@ -133,6 +133,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         options: Sequence[tuple[str, Any]],
         compression: grpc.Compression | None,
         dialect: Dialect = ENVOY,
+        tls: str = "tunnel",
     ) -> None:
         self.dialect = dialect
         self.channel_id = 0
@@ -141,6 +142,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         self._mesh = mesh
         self._options = tuple(options)
         self._compression = compression
+        self._tls = tls
         self._lock = threading.Lock()
         self._opened: tuple[Engine, EndpointChannels] | None = None
         self._closed = False
@@ -237,7 +239,9 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             if mesh is None:
                 mesh = self._mesh = meshlib.default_mesh()
             engine = mesh.engine
-            channels = EndpointChannels(self.authority, self._options, self._inner, engine.clock.monotonic)
+            channels = EndpointChannels(
+                self.authority, self._options, self._inner, engine.clock.monotonic, self._tls
+            )
             engine.adopt(channels)
             self.channel_id = engine.random.getrandbits(64)
             fork.register(self)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import grpc
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from meshlib.resources.cluster import Cluster
 from meshlib.state import EndpointState, Way
 from meshlib.transport.grpc.tunnel import Tunnel
 
-__all__ = ["Options", "inner_options", "target_of", "tunnel_to", "within_the_process"]
+if TYPE_CHECKING:
+    from meshlib.transport.grpc.relay import Relayed
+
+__all__ = ["Options", "Passage", "inner_options", "target_of", "tunnel_to"]
+
+Passage: TypeAlias = "Tunnel | Relayed"
 
 Options = Sequence[tuple[str, Any]]
 
@@ -32,16 +35,19 @@ def target_of(endpoint: EndpointState) -> str:
     return f"ipv4:{address}:{endpoint.port}"
 
 
-def tunnel_to(endpoint: EndpointState, way: Way, authority: str) -> Tunnel | None:
-    """What stands between an inner channel and an endpoint that is connected to with TLS; None in plaintext."""
+def tunnel_to(endpoint: EndpointState, way: Way, authority: str, tls: str = "tunnel") -> Passage | None:
+    """What stands between an inner channel and an endpoint that is connected to with TLS; None in plaintext.
+
+    tls: as for `meshlib.grpc.channel`. A child that was forked from a process with a relay uses the tunnel.
+    """
     if way.security is None:
         return None
+    if tls == "relay":
+        from meshlib.transport.grpc import relay, relay_hub  # with `cryptography`: only where it is asked for
+
+        if not relay_hub.elsewhere():
+            return relay.Relayed(endpoint, way, authority)
     return Tunnel(endpoint, way.security, authority, way.name_header)
-
-
-def within_the_process() -> grpc.ChannelCredentials:
-    """For a socket of this process, behind which there is TLS: calls may carry credentials."""
-    return grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
 
 
 def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[str, Any]]:

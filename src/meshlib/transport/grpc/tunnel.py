@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
+import grpc
+
 from meshlib.errors import IdentityError
 from meshlib.policy.failure import FailureKind
 from meshlib.policy.rotation import delays
@@ -92,6 +94,9 @@ class Tunnel:
         "target",
     )
 
+    told = True
+    """C-core may connect at any time: the door is there."""
+
     def __init__(
         self, endpoint: EndpointState, security: Security, authority: str, name_header: str = ""
     ) -> None:
@@ -143,6 +148,16 @@ class Tunnel:
             self._fail(error)
             return
         opening_loop().submit(partial(self._connect, limit))
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For the inner channel: to a socket of this process, behind which there is TLS, so calls may carry credentials."""
+        return grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
+
+    def explain(self, _channel: object) -> None:
+        """C-core could not connect. `failure` says why already."""
+
+    async def explain_aio(self, _channel: object) -> None:
+        """The same."""
 
     def exchange(self) -> None:
         """Certificates may have been renewed. From any thread."""

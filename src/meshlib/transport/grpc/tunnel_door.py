@@ -16,7 +16,7 @@ import struct
 import sys
 import tempfile
 
-__all__ = ["Door"]
+__all__ = ["Door", "process_of"]
 
 _CREDENTIALS = struct.Struct("3i")
 _BACKLOG = 16
@@ -58,7 +58,7 @@ class Door:
                 caller, _ = self.socket.accept()
             except (BlockingIOError, InterruptedError):
                 return None
-            if _process_of(caller) == os.getpid():
+            if process_of(caller) == os.getpid():
                 caller.setblocking(False)
                 return caller
             caller.close()
@@ -72,7 +72,7 @@ class Door:
                 shutil.rmtree(folder)
 
 
-def _process_of(caller: socket.socket) -> int:
+def process_of(caller: socket.socket) -> int:
     """The id of the process at the other end. Where the kernel does not tell, the folder has kept others out: our own."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
