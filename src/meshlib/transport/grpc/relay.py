@@ -37,8 +37,8 @@ from meshlib.transport.grpc.tunnel_loop import opening_loop
 __all__ = ["Relayed"]
 
 _QUESTION = "/meshlib.Relay/Why"
-_PATIENCE = 0.2
-"""Seconds that C-core has to say why it could not connect. It says so at once."""
+_PATIENCE = 1.0
+"""Seconds that C-core has at most to say why it could not connect. It says so at once."""
 
 
 class Relayed:

@@ -290,7 +290,7 @@ def roots_that_change(world: World) -> None:
 
 def an_expiry(world: World) -> None:
     """No new call uses a connection whose certificate is over."""
-    own = world.ca.issue(CLIENT, lifetime=3.0)
+    own = world.ca.issue(CLIENT, lifetime=5.0)
     with world.backend() as server, mesh_for(config(server.address, cluster=world.cluster(own=own))) as mesh:
         with meshlib.grpc.channel("echo:80", mesh=mesh, tls="relay") as channel:
             call = channel.unary_unary(WHO)
