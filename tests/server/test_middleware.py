@@ -14,7 +14,7 @@ from meshlib.server.inbound import Inbound
 from meshlib.server.peer import NOBODY
 from meshlib.server.tls import CONNECTION, PLAINTEXT, Connection
 from tests.server.identities import CLIENT, allow
-from tests.server.test_inbound import NOBODY_MAY, certified
+from tests.server.test_inbound import NAME, NOBODY_MAY, certified, chain, listener
 
 Message = dict[str, Any]
 
@@ -298,3 +298,18 @@ def test_a_caller_that_has_gone() -> None:
 
     app = wsgi.MeshMiddleware(ok, deny(destination_port=1))
     assert wsgi_answer(app, environ(**{"werkzeug.socket": Gone()}))[0] == "403 Forbidden"
+
+
+@pytest.mark.parametrize(("hops", "refused"), [(1, True), (2, False), (3, False)])
+def test_joined_addresses_of_wsgi_count_once(hops: int, refused: bool) -> None:
+    """Beyond the first of them there is the connection's own."""
+    policy = {
+        "permissions": [{"any": True}],
+        "principals": [{"remote_ip": {"address_prefix": "192.0.2.0", "prefix_len": 24}}],
+    }
+    rules: dict[str, Any] = {"rules": {"action": "DENY", "policies": {"p": policy}}}
+    resources = [listener(chain(rules, xff_num_trusted_hops=hops))]
+    with meshlib.Mesh(config=[{"resources": resources}]) as mesh:
+        app = wsgi.MeshMiddleware(ok, Inbound(mesh, listener=NAME))
+        told = environ(HTTP_X_FORWARDED_FOR="192.0.2.7, 192.0.2.8")
+        assert wsgi_answer(app, told)[0] == ("403 Forbidden" if refused else "200 OK")

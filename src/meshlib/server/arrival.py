@@ -41,7 +41,7 @@ class Arrival:
 
     path: as it was sent, with the query; latin-1. headers: lower-case names, in order, without pseudo headers. remote, local: IP
     addresses of the connection, empty for a Unix socket; local_port: where the server listens. unknown: what else the server does
-    not tell, by the names of `policy.rbac_request`.
+    not tell, by the names of `policy.rbac_request`. forwarded_for: x-forwarded-for, where the headers have parts of it twice.
     """
 
     method: str
@@ -54,6 +54,7 @@ class Arrival:
     local: str | None = ""
     local_port: int | None = 0
     unknown: frozenset[str] = NOTHING
+    forwarded_for: str | None = None
 
 
 def unknown_of(arrival: Arrival) -> frozenset[str]:
@@ -100,7 +101,7 @@ def inbound_request(
     if shown is not None:
         headers = [*headers, (xfcc.HEADER, shown)]
     caller = _caller(arrival)
-    told = None if http is None else _told(http, headers)
+    told = None if http is None else _told(http, arrival)
     if told is None and DIRECT_IP in unknown:
         unknown |= {REMOTE_IP}
     return InboundRequest(
@@ -156,7 +157,7 @@ def _caller(arrival: Arrival) -> Caller:
     )
 
 
-def _told(http: DownstreamHttp, headers: Headers) -> IpAddress | None:
+def _told(http: DownstreamHttp, arrival: Arrival) -> IpAddress | None:
     """The caller's address by Envoy's rules for x-forwarded-for (use_remote_address, xff_num_trusted_hops).
 
     None: the direct one counts.
@@ -166,5 +167,7 @@ def _told(http: DownstreamHttp, headers: Headers) -> IpAddress | None:
         if skip == 0:
             return None
         skip -= 1
-    values = [value for name, value in headers if name == "x-forwarded-for"]
+    values = [value for name, value in arrival.headers if name == "x-forwarded-for"]
+    if arrival.forwarded_for is not None:
+        values = [arrival.forwarded_for]
     return forwarded_address(values, skip)

@@ -105,6 +105,7 @@ def _arrival(environ: Environ, socket: Any, connection: Connection) -> Arrival:
         remote=environ.get("REMOTE_ADDR"),
         local=local,
         local_port=port,
+        forwarded_for=environ.get("HTTP_X_FORWARDED_FOR"),
     )
 
 
@@ -126,7 +127,7 @@ def _path(environ: Environ) -> str:
     raw = next((environ[name] for name in _RAW if environ.get(name)), None)
     if raw is None:
         decoded = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-        path = quote(decoded, safe=UNESCAPED, encoding="latin-1")
+        path = quote(decoded or "/", safe=UNESCAPED, encoding="latin-1")
         query = environ.get("QUERY_STRING", "")
         return f"{path}?{query}" if query else path
     if not raw.startswith("/") and "://" in raw:  # absolute-form (RFC 9112, section 3.2.2)
