@@ -42,9 +42,7 @@ def test_in_a_process_of_its_own(mode: str) -> None:
 
 
 @pytest.mark.parametrize("control_plane", ["tls"], indirect=True)
-@pytest.mark.parametrize(
-    "mode", ["prefork", "after_use", "grandchild", "pool", "asyncio_child", "loops_at_once"]
-)
+@pytest.mark.parametrize("mode", ["after_use", "grandchild", "pool", "asyncio_child", "loops_at_once"])
 def test_forks_and_loops(mode: str, control_plane: ControlPlane) -> None:
     """A child of a process that has called uses the tunnel."""
     with start(FORKS, mode, control_plane.address) as process:
