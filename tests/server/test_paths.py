@@ -100,6 +100,23 @@ def test_rules_of_ones_own_see_the_path_as_it_was_sent() -> None:
     assert answer(own, arrival("/admin")) == DENIED
 
 
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("target", ["admin", "*", "x/../admin"])
+def test_a_target_that_is_no_path_is_refused(kind: str, target: str, files: Files) -> None:
+    for made in (inbound(files, RAW), Inbound(mode="DISABLE", rbac=deny("/admin"))):
+        with serving(kind, made) as port:
+            assert ask(port, target)[0] == 400
+
+
+def test_an_empty_path_of_wsgi_is_the_root(files: Files) -> None:
+    app = wsgi.MeshMiddleware(ok, Inbound(rbac=deny("/admin")))
+    assert wsgi_answer(app, environ(PATH_INFO=""))[0] == "200 OK"
+    assert (
+        wsgi_answer(wsgi.MeshMiddleware(ok, Inbound(rbac=deny("/"))), environ(PATH_INFO=""))[0]
+        == "403 Forbidden"
+    )
+
+
 @pytest.mark.parametrize("manager", [RAW, NORMAL])
 def test_a_fragment_is_refused(manager: dict[str, Any], files: Files) -> None:
     admission = inbound(files, manager).admit(arrival("/a#b"))

@@ -26,12 +26,12 @@ from meshlib.stats import Registry
 if TYPE_CHECKING:
     from meshlib.resources.inbound import FilterChain, InboundListener
 
-__all__ = ["PATH_NORMALIZATION_FAILED", "CompiledChain", "CompiledListener"]
+__all__ = ["BAD_PATH", "PATH_NORMALIZATION_FAILED", "CompiledChain", "CompiledListener"]
 
 PATH_NORMALIZATION_FAILED = "path_normalization_failed"
 """Envoy's details of a path that is refused, and of a redirect to the normal one."""
 
-_BAD_PATH = LocalReply(400, (("content-length", "0"),))
+BAD_PATH = LocalReply(400, (("content-length", "0"),))
 _OF_GRPC = [("content-type", "application/grpc")]
 
 _ALWAYS_UNKNOWN = frozenset((SOURCE_PORT,))
@@ -71,14 +71,14 @@ class CompiledChain:
         headers: of the request; a caller of gRPC follows no redirect.
         """
         if "#" in path:
-            return path, _BAD_PATH
+            return path, BAD_PATH
         if self.normalise is None:
             return path, None
         path, action = self.normalise(path)
         if action is PathAction.CONTINUE:
             return path, None
         redirects = action is PathAction.REDIRECT and not is_grpc(headers)
-        return path, redirect_to(path) if redirects else _BAD_PATH
+        return path, redirect_to(path) if redirects else BAD_PATH
 
 
 class CompiledListener:

@@ -27,7 +27,7 @@ from meshlib.runtime import fork
 from meshlib.server import xfcc
 from meshlib.server.arrival import Arrival, connection_view, inbound_request, unknown_of
 from meshlib.server.authorization import BODY, ChainAuthorization, OwnAuthorization
-from meshlib.server.chains import PATH_NORMALIZATION_FAILED, CompiledChain, CompiledListener
+from meshlib.server.chains import BAD_PATH, PATH_NORMALIZATION_FAILED, CompiledChain, CompiledListener
 from meshlib.server.peer import NOBODY, InboundPeer
 from meshlib.server.rbac_source import RbacSource, load_rbac
 from meshlib.server.tls import MODES, Addresses, Connection, Mode, ServerContext
@@ -267,6 +267,8 @@ class Inbound:
         refused: Verdict | None = None
         peer = self._peer(arrival)
         unknown = unknown_of(arrival)
+        if not arrival.path.startswith("/") and (self._own is not None or self._name is not None):
+            return Admission(peer, BAD_PATH, "absolute_path_rejected", None)  # Flask takes `admin` for /admin
         if self._name is not None:
             chain = self._chain(arrival, unknown)
             if isinstance(chain, str):
