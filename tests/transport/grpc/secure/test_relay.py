@@ -22,6 +22,8 @@ LIMIT = 60.0
 PROCESS = "tests.transport.grpc.secure.relay_process"
 FORKS = "tests.transport.grpc.secure.relay_forks"
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("mode", MODES)
 def test_in_a_process_of_its_own(mode: str) -> None:
