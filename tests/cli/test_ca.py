@@ -38,10 +38,11 @@ def running(environment: dict[str, str]) -> Running:
             try:
                 yield process
             finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
                 watchdog.cancel()
                 watchdog.join()
-                if process.poll() is None:
-                    process.kill()
 
     return run
 
