@@ -93,6 +93,9 @@ def test_connections_of_a_renewed_certificate_expire_one_after_the_other() -> No
     world.pool.exchange()
     assert sorted(int(connection.expires - now) for connection in made[:10]) == list(range(10))
     assert made[10].expires == float("inf")
+    moments = [connection.expires for connection in made]
+    world.pool.exchange()
+    assert [connection.expires for connection in made] == moments, "a push in between draws no other moment"
     for second in range(1, 11):
         world.clock.advance(1.0)
         world.pool.sweep(world.clock.monotonic())

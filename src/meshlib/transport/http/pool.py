@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
-from meshlib.policy.rotation import delays
+from meshlib.policy.rotation import delays, within
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.ahead import mypyc_attr
 from meshlib.runtime.clock import Clock
@@ -216,12 +216,20 @@ class Pool:
                 self._idle.pop(shelf, None)
 
     def exchange(self) -> None:
-        """Let connections that were opened with a certificate that has been renewed since expire, one after the other."""
-        old = [(each, end) for each in list(self.members) if (end := each.superseded()) is not None]
-        left = min((end for _, end in old), default=inf) - self._time()
-        now = self.monotonic()
-        for (connection, _), delay in zip(old, delays(len(old), left)):
-            connection.expires = min(connection.expires, now + delay)
+        """Let connections that were opened with a certificate that has been renewed since expire, one after the other.
+
+        May be called at any time: those that have their moment already keep it.
+        """
+        now, wall = self.monotonic(), self._time()
+        left = inf
+        old: list[PooledConnection] = []
+        for connection in list(self.members):
+            end = connection.superseded()
+            if end is not None and connection.expires > now + within(end - wall):
+                old.append(connection)
+                left = min(left, end - wall)
+        for connection, delay in zip(old, delays(len(old), left)):
+            connection.expires = now + delay
 
     def spare(self, endpoint: EndpointState) -> None:
         """A call of another owner waits for the right to open a connection to this endpoint: close one that is idle."""
