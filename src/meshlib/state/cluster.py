@@ -197,7 +197,7 @@ class ClusterState:
         """The state of the endpoint, made at its first use; a known one keeps all but its hostname and its metadata."""
         known = self.endpoints.get(key)
         if known is None:
-            made = EndpointState(key, address, port, hostname, self.count_tls)
+            made = EndpointState(key, address, port, hostname)
             with self.lock:
                 known = self.endpoints.setdefault(key, made)
                 if known is made:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from meshlib.resources.metadata import NO_METADATA, Scalar
 from meshlib.state.waiter import Waiter
 from meshlib.state.way import HTTP1, Way
 
 __all__ = ["EndpointState"]
-
-
-def _uncounted(_what: str) -> None:
-    """For an endpoint of no cluster."""
 
 
 class EndpointState:
@@ -24,7 +20,7 @@ class EndpointState:
     consecutive_5xx, ejected, ejected_at (monotonic seconds), ejection_multiplier belong to outlier detection.
     metadata: of the transport socket (`tls.select_tls`), as the latest assignment gives it. way: how a connection to it is made
     now.
-    departed: the endpoint has left the assignment; its idle connections are to be closed. count_tls: of its cluster.
+    departed: the endpoint has left the assignment; its idle connections are to be closed.
     """
 
     __slots__ = (
@@ -32,7 +28,6 @@ class EndpointState:
         "address",
         "connections",
         "consecutive_5xx",
-        "count_tls",
         "departed",
         "ejected",
         "ejected_at",
@@ -46,16 +41,8 @@ class EndpointState:
         "way",
     )
 
-    def __init__(
-        self,
-        key: str,
-        address: str,
-        port: int,
-        hostname: str = "",
-        count_tls: Callable[[str], None] = _uncounted,
-    ) -> None:
+    def __init__(self, key: str, address: str, port: int, hostname: str = "") -> None:
         self.key = key
-        self.count_tls = count_tls
         self.address = address
         self.port = port
         self.hostname = hostname

@@ -123,7 +123,7 @@ class InnerChannel(Lane):
         self._owner = owner
         self.key = (start.endpoint, start.authority)
         self.way = way = start.endpoint.way
-        self.tunnel = tunnel = tunnel_to(start.endpoint, way, start.authority, owner.tls)
+        self.tunnel = tunnel = tunnel_to(start, way, owner.tls)
         super().__init__(
             target_of(start.endpoint) if tunnel is None else tunnel.target,
             inner_options(start.cluster, start.authority, owner.options),

@@ -431,7 +431,7 @@ class EndpointChannels:
         endpoint, authority = start.endpoint, start.authority
         options = inner_options(start.cluster, authority, self._options)
         way = endpoint.way
-        tunnel = tunnel_to(endpoint, way, authority, self._tls)
+        tunnel = tunnel_to(start, way, self._tls)
         channel = (
             self._make(target_of(endpoint), options)
             if tunnel is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from meshlib.engine.actions import Start
 from meshlib.resources.cluster import Cluster
 from meshlib.state import EndpointState, Way
 from meshlib.transport.grpc.tunnel import Tunnel
@@ -35,10 +36,11 @@ def target_of(endpoint: EndpointState) -> str:
     return f"ipv4:{address}:{endpoint.port}"
 
 
-def tunnel_to(endpoint: EndpointState, way: Way, authority: str, tls: str = "tunnel") -> Passage | None:
+def tunnel_to(start: Start, way: Way, tls: str) -> Passage | None:
     """What stands between an inner channel and an endpoint that is connected to with TLS; None in plaintext.
 
-    tls: as for `meshlib.grpc.channel`. A child that was forked from a process with a relay uses the tunnel.
+    way: to start's endpoint. tls: as for `meshlib.grpc.channel`. A child that was forked from a process with a relay uses the
+    tunnel.
     """
     if way.security is None:
         return None
@@ -46,8 +48,8 @@ def tunnel_to(endpoint: EndpointState, way: Way, authority: str, tls: str = "tun
         from meshlib.transport.grpc import relay, relay_hub  # with `cryptography`: only where it is asked for
 
         if not relay_hub.elsewhere():
-            return relay.Relayed(endpoint, way, authority)
-    return Tunnel(endpoint, way.security, authority, way.name_header)
+            return relay.Relayed(start.endpoint, way, start.authority)
+    return Tunnel(start.endpoint, way.security, start.authority, start.state.count_tls, way.name_header)
 
 
 def inner_options(cluster: Cluster, authority: str, own: Options) -> list[tuple[str, Any]]:

@@ -36,7 +36,7 @@ from meshlib.transport.grpc.tunnel_door import Door
 from meshlib.transport.grpc.tunnel_loop import GONE, IN, OUT, opening_loop, pumping_loop
 from meshlib.transport.grpc.tunnel_pump import Pump
 from meshlib.transport.http.failure import connect_failure
-from meshlib.transport.http.handshakes import count_done, count_failed
+from meshlib.transport.http.handshakes import Count, count_done, count_failed
 from meshlib.transport.http.tls import cut_short
 
 __all__ = ["H2", "Tunnel", "TunnelFailure"]
@@ -64,7 +64,8 @@ class TunnelFailure:
 class Tunnel:
     """One connection to be opened to an endpoint. authority: of its calls; it may be needed for the SNI.
 
-    name_header: the request header that should name it instead, which a connection shared by calls can't do: it is refused.
+    count: adds to the cluster's TLS counters. name_header: the request header that should name it instead, which a connection
+    shared by calls can't do: it is refused.
     target: for C-core. failure: None as long as the connection opens or is open. on_expiry: what is to be called, on a thread
     that must not wait, when the connection is to take no new calls. Attributes may be read on any thread.
     """
@@ -73,6 +74,7 @@ class Tunnel:
         "_aging",
         "_alarm",
         "_authority",
+        "_count",
         "_door",
         "_endpoint",
         "_expiry",
@@ -98,10 +100,16 @@ class Tunnel:
     """C-core may connect at any time: the door is there."""
 
     def __init__(
-        self, endpoint: EndpointState, security: Security, authority: str, name_header: str = ""
+        self,
+        endpoint: EndpointState,
+        security: Security,
+        authority: str,
+        count: Count,
+        name_header: str = "",
     ) -> None:
         self._endpoint = endpoint
         self._security = security
+        self._count = count
         self._authority = authority
         self._name_header = name_header
         self.failure: TunnelFailure | None = None
@@ -264,7 +272,7 @@ class Tunnel:
         except ssl.SSLError as error:
             with contextlib.suppress(OSError):
                 remote.send(self._outgoing.read())  # the alert
-            count_failed(self._endpoint.count_tls, error)
+            count_failed(self._count, error)
             self._fail(error)
             return
         if not done or not self._verify(tls):
@@ -298,10 +306,10 @@ class Tunnel:
         try:
             handshake.verify(tls)
         except IdentityError as error:
-            count_failed(self._endpoint.count_tls, error)
+            count_failed(self._count, error)
             self._fail(error)
             return False
-        count_done(self._endpoint.count_tls, tls)
+        count_done(self._count, tls)
         try:
             if tls.selected_alpn_protocol() != H2:
                 raise IdentityError(

@@ -38,7 +38,8 @@ def test_a_reset_after_the_handshake_ends_a_connection_that_was_open(world: Worl
         thread.start()
         endpoint = ClusterState("c", Registry()).endpoint("e", "127.0.0.1", listener.getsockname()[1])
         security = IdentityStore().client(UpstreamTls(common=CommonTls(validation=roots(world.ca))))
-        tunnel = Tunnel(endpoint, security, "c")
+        counted: list[str] = []
+        tunnel = Tunnel(endpoint, security, "c", counted.append)
         tunnel.begin(LIMIT)
         pause = threading.Event()
         while not tunnel._verified:
@@ -58,3 +59,4 @@ def test_a_reset_after_the_handshake_ends_a_connection_that_was_open(world: Worl
         ended: TunnelFailure | None = tunnel.failure
         assert ended is not None
         assert ended.kind is FailureKind.TERMINATED
+        assert "handshake" in counted
