@@ -76,15 +76,20 @@ def start(*arguments: str, give: socket.socket | None = None, **environment: str
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_all_calls_succeed(mode: str, control_plane: ControlPlane) -> None:
-    with start(CLIENT, mode, control_plane.address) as process:
+def succeed(*arguments: str) -> None:
+    """Run a module with these arguments; it has to end well, and in time."""
+    with start(*arguments) as process:
         try:
             _, errors = process.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired:
             process.kill()
             pytest.fail(f"still running after {LIMIT} s: {process.communicate()[1]}")
     assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_calls_succeed(mode: str, control_plane: ControlPlane) -> None:
+    succeed(CLIENT, mode, control_plane.address)
 
 
 @contextlib.contextmanager

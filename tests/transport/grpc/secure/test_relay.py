@@ -12,7 +12,7 @@ import pytest
 import meshlib
 import meshlib.grpc
 from meshlib.controlplane import ControlPlane
-from tests.transport.grpc.processes.test_processes import control_plane, start
+from tests.transport.grpc.processes.test_processes import control_plane, succeed
 from tests.transport.grpc.secure.relay_process import MODES
 
 __all__ = ["control_plane"]
@@ -47,13 +47,7 @@ def test_in_a_process_of_its_own(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["after_use", "grandchild", "pool", "asyncio_child", "loops_at_once"])
 def test_forks_and_loops(mode: str, control_plane: ControlPlane) -> None:
     """A child of a process that has called uses the tunnel."""
-    with start(FORKS, mode, control_plane.address) as process:
-        try:
-            _, errors = process.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            pytest.fail(f"still running after {LIMIT} s: {process.communicate()[1]}")
-    assert process.returncode == 0, errors
+    succeed(FORKS, mode, control_plane.address)
 
 
 def test_another_word() -> None:

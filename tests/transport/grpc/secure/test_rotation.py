@@ -8,6 +8,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -114,7 +115,7 @@ def test_new_calls_show_the_new_certificate(rotating: Rotating) -> None:
         assert serial(b"", timeout=LIMIT) == rotating.client.chain
         for _ in range(3):
             issued = rotating.renew()
-            _await(lambda chain=issued.chain: serial(b"", timeout=LIMIT) == chain)  # type: ignore[misc]
+            _await(partial(_shows, serial, issued))
             assert serial.future(b"", timeout=LIMIT).result() == issued.chain
 
 
@@ -136,6 +137,12 @@ def test_new_calls_show_the_new_certificate_in_asyncio(rotating: Rotating) -> No
 def _held(mesh: meshlib.Mesh) -> int:
     state = mesh.engine.store.cluster("echo")
     return sum(endpoint.connections for endpoint in state.endpoints.values())
+
+
+def _shows(serial: Any, issued: Issued) -> bool:
+    """A call is made with this certificate."""
+    shown: bytes = serial(b"", timeout=LIMIT)
+    return shown == issued.chain
 
 
 def _await(condition: Callable[[], bool]) -> None:
@@ -192,7 +199,7 @@ def test_what_runs_is_not_cut(rotating: Rotating) -> None:
         responses = channel.stream_stream(TALK)(requests(), timeout=3 * LIMIT)
         assert next(responses) == b"first"
         issued = rotating.renew()
-        _await(lambda: serial(b"", timeout=LIMIT) == issued.chain)
+        _await(partial(_shows, serial, issued))
         assert _held(mesh) == 2
         more.set()
         assert list(responses) == [b"second"]
