@@ -8,6 +8,7 @@ import gc
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from meshlib.controlplane import ControlPlane, ResourceStore
 from meshlib.engine.events import Failed, FailureKind
 from meshlib.errors import ConfigError, ConnectTimedOut, MeshClosed, NoHealthyEndpoint, UnknownHost
 from meshlib.transport.grpc.aio_channel import AioMeshChannel
+from meshlib.transport.grpc.aio_endpoint import InnerChannel
 from tests.transport.grpc.aio.support import (
     LIMIT,
     Backend,
@@ -216,15 +218,23 @@ def test_calls_wait_for_the_connection_that_is_opening() -> None:
     run(main())
 
 
+def _lost(lane: InnerChannel) -> bool:
+    """Whether C-core has seen the server's goodbye. A call that comes before it fails, as one of Envoy's would."""
+    return lane.get_state() is not State.READY
+
+
 def test_a_connection_that_was_lost_is_not_waited_for() -> None:
     async def main() -> None:
         cluster = {"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}
         async with backend() as server, channel_to(server.address, cluster=cluster) as (channel, mesh):
+            assert isinstance(channel, AioMeshChannel)
             echo = channel.unary_unary(name_of("echo"))
             for _ in range(3):
                 assert await echo(b"x") == b"x"
+                (lane,) = channel.home()._channels.values()
                 port = server.port
                 await server.stop()
+                await eventually(partial(_lost, lane))
                 await server.start(port)
             assert mesh.engine.store.cluster("echo").default.connections == 1
 
