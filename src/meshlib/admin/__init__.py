@@ -1,0 +1,1 @@
+"""Looking into a running process over HTTP: what is configured, what happens, and the directory by which processes are found."""
