@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshlib.errors import LocalReply, MeshError
 from meshlib.resources.cluster import Cluster
 from meshlib.routing.request import Headers
@@ -27,6 +29,7 @@ class Start:
     authority, path: what to send (rewritten where the route says so). headers: the complete request headers, lower-case
     names, without Host; None: the application's own, unchanged. If the pool has a free connection and `permitted` is true,
     use it at once; if `permitted` is false report Connected first; without a free connection report NeedConnection.
+    extra: headers to send after those (trace context); lower-case names that are not among them.
     state, permits: whom the pool tells that a connection is gone (`state.connection_closed(endpoint, permits)`).
     """
 
@@ -35,6 +38,7 @@ class Start:
         "authority",
         "cluster",
         "endpoint",
+        "extra",
         "headers",
         "path",
         "permits",
@@ -53,6 +57,7 @@ class Start:
         path: str,
         headers: Headers | None,
         permitted: bool,
+        extra: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.attempt = attempt
         self.endpoint = endpoint
@@ -63,6 +68,7 @@ class Start:
         self.path = path
         self.headers = headers
         self.permitted = permitted
+        self.extra = extra
 
 
 class Connect:

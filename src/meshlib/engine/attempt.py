@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 from meshlib.engine.program import ClusterProgram
 from meshlib.errors import AttemptRecord
@@ -26,6 +27,9 @@ class Attempt:
     retry_permit: it is a retry and holds the cluster's permit for it. timed_out: its per-try timeout passed and it was left
     alive (hedging). followed: another attempt was arranged for it then. over_at: when its verdict was known, None until then;
     status, failure: the verdict.
+
+    headers_to_add: what an observer wants this attempt to carry. notes: what observers keep, by observer. told: they have heard
+    of its end.
     """
 
     holding: Holding
@@ -39,6 +43,9 @@ class Attempt:
     over_at: float | None = None
     status: int | None = None
     failure: str | None = None
+    headers_to_add: tuple[tuple[str, str], ...] = ()
+    notes: dict[object, Any] | None = None
+    told = False
 
     def __init__(
         self, number: int, endpoint: EndpointState, cluster: ClusterProgram, permits: Permits, started: float

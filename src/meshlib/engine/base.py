@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshlib.engine import actions as act
 from meshlib.engine import events as ev
@@ -21,6 +21,7 @@ from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.headers import echoed
 from meshlib.engine.heads import Heads
 from meshlib.engine.mirrors import Mirrors
+from meshlib.engine.observer import Observers, tell
 from meshlib.engine.replies import Ending, broken_off, describe, grpc_form, plain_reply, without_envoy_headers
 from meshlib.engine.retrier import Retrier
 from meshlib.errors import AttemptRecord, LocalReply, MeshError
@@ -31,7 +32,7 @@ from meshlib.routing.request import Headers, RequestView
 if TYPE_CHECKING:
     from meshlib.engine.engine import Engine
     from meshlib.engine.options import CallOptions
-    from meshlib.engine.program import ListenerProgram
+    from meshlib.engine.program import ListenerProgram, Program
     from meshlib.policy.breaker import Breaker
     from meshlib.policy.timeouts import Timeouts
     from meshlib.routing.compiled import CompiledRoute, ForwardPlan
@@ -85,6 +86,23 @@ class CallBase:
     details = ""
     wake_at = inf
 
+    reply: LocalReply | None = None
+    # What only observers ask for; a call that nobody observes sets none of it.
+    _observers: Observers | None = None
+    _head: ev.Headers | None = None
+    _edited: Headers | None = None
+    _trailers: Sequence[tuple[str, str]] = ()
+    _sent: act.Start | None = None
+    _over_at: float | None = None
+    program: Program | None = None
+    error: BaseException | None = None
+    notes: dict[object, Any] | None = None
+    headers_to_add: tuple[tuple[str, str], ...] = ()
+    passthrough = False
+    bytes_sent = 0
+    bytes_received = 0
+    messages_sent = 0
+    messages_received = 0
     def __init__(
         self,
         engine: Engine,
@@ -172,6 +190,7 @@ class CallBase:
                 self.plan.cluster if self.plan is not None else None,
                 self.flags,
                 self.records(),
+        self.reply = reply
             ),
             flags=",".join(self.flags) or "-",
             details=ending.details,
@@ -193,6 +212,8 @@ class CallBase:
     def _cancelled(self, _event: ev.Cancelled, now: float) -> Actions:
         """The application gave up: cancel what is alive, give everything back, say nothing more."""
         if self._stage is Stage.DONE:
+        if self._observers is not None:
+            self.error = error
             return NOTHING
         if not self.details:
             self.details = "downstream_remote_disconnect"
@@ -221,6 +242,8 @@ class CallBase:
             self._mirrors.abandon()
         if self._stage is Stage.DONE:
             return
+        if self._observers is not None:
+            self._tell_over(now)
         for attempt in self._attempts:
             if attempt.holding is not Holding.NOTHING or attempt.retry_permit:
                 attempt.cluster.state.abandoned.append(attempt.give_back)
@@ -238,6 +261,8 @@ class CallBase:
         for attempt in self._attempts:
             if attempt.over_at is None or attempt.holding is not Holding.NOTHING:
                 attempt.record(now, failure=why)
+        if self._observers is not None:
+            self._engine.abandoned.append(partial(self._dropped, self._engine.clock.monotonic()))
                 attempt.give_back()
                 cancelled.append(act.CancelAttempt(attempt.number))
         return cancelled
@@ -249,6 +274,53 @@ class CallBase:
         if self._stage is Stage.DONE or not 0 < number <= len(self._attempts):
             return None
         attempt = self._attempts[number - 1]
+    # --- observers ---------------------------------------------------------------------------------------------------
+
+    def _observe(self, observers: Observers, now: float) -> None:
+        """The call has begun, and somebody wants to know."""
+        engine = self._engine
+        if engine.abandoned:
+            engine.drain_abandoned()
+        self._observers = observers
+        self.program = engine.program
+        self.notes = {}
+        tell(observers.begun, self, now)
+
+    def _tell_begun(self, attempt: Attempt, now: float) -> None:
+        observers = self._observers
+        if observers is not None:
+            attempt.notes = {}
+            tell(observers.attempt_begun, self, attempt, now)
+
+    def _tell_attempt(self, attempt: Attempt, now: float) -> None:
+        """The attempt is over. Tells once."""
+        observers = self._observers
+        if observers is not None and not attempt.told:
+            attempt.told = True
+            tell(observers.attempt_over, self, attempt, now)
+
+    def _tell_over(self, now: float) -> None:
+        """The call is over. Tells once."""
+        observers = self._observers
+        if observers is None:
+            return
+        self._over_at = now
+        for attempt in self._attempts:
+            if not attempt.told:
+                self._tell_attempt(attempt, now)
+        self._observers = None
+        tell(observers.over, self, now)
+        self.error = self.notes = None  # an error refers to frames, and those to the call
+
+    def _dropped(self, now: float) -> None:
+        """Nobody had it any more at `now`; what it held is given back elsewhere."""
+        self._stage = Stage.DONE
+        self.details = self.details or "downstream_remote_disconnect"
+        self._flag("DC")
+        for attempt in self._attempts:
+            attempt.record(now, failure="cancelled")
+        self._tell_over(now)
+
         return attempt if attempt.over_at is None or self.accepted == number else None
 
     def _mirror_over(self, number: int) -> None:

@@ -24,8 +24,9 @@ from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.headers import arriving
 from meshlib.engine.heads import Heads
 from meshlib.engine.replies import Endings
+from meshlib.engine.observed import ObservedCall
+from meshlib.engine.observer import tell
 from meshlib.engine.steps import GO_ON, Answer, Ask, FilterContext, GoOn, Step, WaitUntil
-from meshlib.engine.timers import TimedLoop
 from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
 from meshlib.routing.matchers.grpc import is_grpc
@@ -85,7 +86,7 @@ class CallInfo:
         return f"<CallInfo flags={self.flags} details={self.details} attempts={len(self.attempts)}>"
 
 
-class Call(TimedLoop):
+class Call(ObservedCall):
     """One call. Not thread safe: a transport handles one event at a time; only `wake` is called from elsewhere."""
 
     @property
@@ -120,6 +121,9 @@ class Call(TimedLoop):
     def _begin(self, event: ev.Begin, now: float) -> Actions:
         self._started = now
         self._complete = event.complete
+        observers = self._engine.observers
+        if observers.outbound:
+            self._observe(observers, now)
         if self._engine.closed:
             return self._over(MeshClosed("the Mesh has been closed"), now)
         options = self._options
@@ -163,6 +167,8 @@ class Call(TimedLoop):
             self.plan = route.forward(self.request, engine.random)
         if not listener.filters:
             return self._act_on_route(now)
+        if self._observers is not None:
+            tell(self._observers.routed, self, now)
         self._stage = Stage.FILTERS
         if engine.abandoned:
             engine.drain_abandoned()
@@ -179,7 +185,12 @@ class Call(TimedLoop):
             return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
         self.details = Endings.PATH_NORMALIZATION_FAILED.details
         self._conclude(None, now)
-        return (act.Reply(self._local(redirect_to(path))),)
+        return (act.Reply(reply),)
+        return self._answer(redirect_to(path), now)
+
+    def _answer(self, reply: LocalReply, now: float) -> Actions:
+        """The configuration answers by itself, and the call is over."""
+        self.reply = reply = self._local(reply)
 
     def _filter_context(self, config: Any) -> FilterContext:
         """What a filter with this configuration sees."""
@@ -238,8 +249,7 @@ class Call(TimedLoop):
             reply = self.route.reply(self.request)
             assert reply is not None, "a route that does not forward answers by itself"
             self.details = "direct_response"
-            self._conclude(None, now)
-            return (act.Reply(self._local(reply)),)
+            return self._answer(reply, now)
         self._stage = Stage.FORWARDING
         if self._timeouts is None:
             self._pin(now)

@@ -12,6 +12,7 @@ from typing import Protocol
 from meshlib.engine.call import Call
 from meshlib.engine.dialect import ENVOY, Dialect
 from meshlib.engine.options import CallOptions, current_options
+from meshlib.engine.observer import Observers
 from meshlib.engine.program import Compiler, Program
 from meshlib.engine.rpc import RpcCall
 from meshlib.errors import ConfigTimeout, ControlPlaneError
@@ -60,7 +61,7 @@ class Engine:
     config_timeout: seconds that a call waits for configuration. random: seeded in tests. listener_name: from the `host:port` of
     a request to the name of its Listener; server_listener_name: the same from the `ip:port` of a server. defer: runs a task on
     the publishing thread a little later, so that calls have the interpreter right after a push; None: at once. starting: called
-    before the source is started.
+    before the source is started. passthrough: transports send requests to unknown hosts without the mesh.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class Engine:
         self.config_timeout = config_timeout
         self.closed = False
         self.listener_name: Callable[[str], str] = str
+        self.passthrough = False
+        self.observers = Observers()
         self.server_listener_name: Callable[[str], str] = str
         self.source: ConfigSource | None = None
         self.defer: Callable[[Callable[[], None]], None] | None = None
@@ -184,6 +187,16 @@ class Engine:
     def renew_locks(self) -> None:
         """In a forked child: nobody holds a lock, and none of the parent's calls is here."""
         self._lock = threading.Lock()
+    def observe(self, observer: object) -> None:
+        """Tell it of calls that begin from now on; see `meshlib.engine.observer`. Nothing happens when it is told already."""
+        with self._lock:
+            self.observers = self.observers.plus(observer)
+
+    def unobserve(self, observer: object) -> None:
+        """Tell it only of calls that have begun. Idempotent."""
+        with self._lock:
+            self.observers = self.observers.minus(observer)
+
         self._waiting = {}
         self._dormant = True
         self._unsettled = None

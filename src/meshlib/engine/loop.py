@@ -9,6 +9,7 @@ gives them back through `ClusterState.abandoned`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,10 @@ class AttemptLoop(RetryingCall):
         self._attempts.append(attempt)
         if self._retrier is not None:
             self._retrier.hand_over(attempt)
+        extra: Sequence[tuple[str, str]] = ()
+        if self._observers is not None:
+            self._tell_begun(attempt, now)
+            extra = (*self.headers_to_add, *attempt.headers_to_add)
         state.stats.upstream_rq_total.value += 1
         permitted = state.take_request(endpoint, permits)
         if permitted:
@@ -139,7 +144,10 @@ class AttemptLoop(RetryingCall):
             path,
             headers,
             permitted,
+            extra,
         )
+        if self._observers is not None:
+            self._sent = start
         if plan.mirrors and attempt.number == 1 and self._mirrors is None:
             self._mirrors = Mirrors()
             return (start, *self._mirrors.start(engine, plan.mirrors, start, now))
@@ -252,6 +260,7 @@ class AttemptLoop(RetryingCall):
         attempt.record(now, failure="overflow")
         attempt.give_back()
         if self._others_alive(attempt):
+        self._tell_attempt(attempt, now)
             return (act.CancelAttempt(attempt.number),)
         ending = Endings.overflow(retried=len(self._attempts) > 1)
         return (act.CancelAttempt(attempt.number), *self._end(ending, now))
@@ -303,6 +312,7 @@ class AttemptLoop(RetryingCall):
                     attempt.record(now, status=status)
                     attempt.give_back()
                     return (act.CancelAttempt(attempt.number),)
+                    self._tell_attempt(attempt, now)
                 return self._accept(attempt, event, now)
         if retrier is not None and retrier.armed and not attempt.followed:
             attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
@@ -341,6 +351,8 @@ class AttemptLoop(RetryingCall):
         self.details = "via_upstream"
         attempt.cluster.state.stats.rq_2xx.value += 1
         self._finish(attempt, now)
+        if self._observers is not None:
+            self._head = event
         return ACCEPTED
 
     def _grpc_fault(self, event: ev.Headers) -> bool:
@@ -371,6 +383,8 @@ class AttemptLoop(RetryingCall):
         if affinity is not None:
             headers = affinity.after_edits(received, headers)
         if event.end:
+        if self._observers is not None:
+            self._head, self._edited = event, headers
             self._finish(attempt, now)
         else:
             self._stage = Stage.STREAMING
@@ -386,6 +400,7 @@ class AttemptLoop(RetryingCall):
                 other.record(now, failure="cancelled")
                 other.give_back()
                 actions.append(act.CancelAttempt(other.number))
+                self._tell_attempt(other, now)
         return actions
 
     def _end_of_response(self, event: ev.End, now: float) -> Actions:
@@ -394,6 +409,8 @@ class AttemptLoop(RetryingCall):
             self._mirror_over(event.attempt)
         elif self.accepted == event.attempt:
             self._finish(attempt, now)
+            if self._observers is not None:
+                self._trailers = event.trailers
         return NOTHING
 
     def _finish(self, attempt: Attempt, now: float) -> None:
@@ -407,6 +424,8 @@ class AttemptLoop(RetryingCall):
         if self._at_end is not None:
             self._give_back()
 
+        if self._observers is not None:
+            self._tell_over(now)
     def _attempt_failed(self, event: ev.Failed, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if attempt is None:
@@ -421,6 +440,7 @@ class AttemptLoop(RetryingCall):
             return self._end(for_failure(kind, "", retried=False, started=True), now)
         attempt.record(now, failure=kind.value)
         retrier = self._retries()
+        self._tell_attempt(attempt, now)
         wanted = retrier is not None and retrier.state.wants_reset(kind, event.bytes_sent)
         if self._lost(attempt, retrier if wanted else None, now):
             return NOTHING

@@ -172,6 +172,7 @@ class RpcCall(Call):
         self._count_failure(attempt, event.kind, now)
         attempt.record(now, failure=event.kind.value)
         attempt.give_back()
+        self._tell_attempt(attempt, now)
         if self._refused is None:
             self._refused = deque(maxlen=_KEPT)
         self._refused.append(attempt.outcome)

@@ -77,6 +77,7 @@ class TimedLoop(AttemptLoop):
     ) -> Actions:
         """Give one attempt up on our side: it may be retried, others may go on, or the call ends."""
         attempt.record(now, failure=ending.details.replace("_", " "))
+        self._tell_attempt(attempt, now)
         cancel = act.CancelAttempt(attempt.number)
         retrier = self._retries()
         wanted = retrier is not None and retrier.state.wants_reset(FailureKind.LOCAL_RESET, bytes_sent=True)

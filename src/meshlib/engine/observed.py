@@ -1,0 +1,164 @@
+"""What can be asked about a call: by observers, by `CallInfo`, by whoever explains it. Nothing here is kept for calls that nobody observes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from meshlib.engine.attempt import Attempt
+from meshlib.engine.events import Succeeded
+from meshlib.engine.timers import TimedLoop
+from meshlib.resources.cluster import HttpProtocol
+from meshlib.state import EndpointState
+
+if TYPE_CHECKING:
+    from meshlib.engine.program import ListenerProgram
+
+__all__ = ["ObservedCall"]
+
+Pairs = Sequence[tuple[str, str]]
+
+
+class ObservedCall(TimedLoop):
+    """A call with what observers read of it.
+
+    Complete in `over`: status, headers, trailers, bytes. Bodies are counted as they go over the wire, without framing of HTTP;
+    a request body for the last attempt; 0 where a transport cannot tell. messages: of gRPC. program: the configuration at its
+    beginning. error: what ended it, in `over` only. reply: the answer that the mesh gave itself, also beside an error. notes:
+    what observers keep, by observer. passthrough: the transport sends it without the mesh, which knows nothing of its end.
+    """
+
+    @property
+    def observed(self) -> bool:
+        """Whether somebody will hear of its end."""
+        return self._observers is not None
+
+    @property
+    def started(self) -> float:
+        """Monotonic seconds."""
+        return self._started
+
+    @property
+    def epoch(self) -> float:
+        """When it began, in seconds since 1970."""
+        clock = self._engine.clock
+        return clock.time() - (clock.monotonic() - self._started)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds; None as long as it lasts."""
+        return None if self._over_at is None else self._over_at - self._started
+
+    @property
+    def listener(self) -> ListenerProgram | None:
+        return self._listener
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """Those that were made, in order. A refused connection of a gRPC call that waits for readiness is not among them."""
+        return self._attempts
+
+    @property
+    def counted(self) -> Attempt | None:
+        """The accepted attempt, or else the last one."""
+        if self.accepted is not None:
+            return self._attempts[self.accepted - 1]
+        return self._attempts[-1] if self._attempts else None
+
+    @property
+    def upstream(self) -> EndpointState | None:
+        """The endpoint of the attempt that counted."""
+        attempt = self.counted
+        return None if attempt is None else attempt.endpoint
+
+    @property
+    def is_rpc(self) -> bool:
+        """Whether it was made on a gRPC channel."""
+        return self.request.channel_id is not None
+
+    @property
+    def status(self) -> int:
+        """HTTP's: of the accepted response, else of the answer that Envoy would give by itself; 0 for none."""
+        if self.accepted is not None:
+            return self._attempts[self.accepted - 1].status or 0
+        return 0 if self.reply is None else self.reply.status
+
+    @property
+    def grpc_status(self) -> str | None:
+        """Of the trailers, else of the headers, else of the mesh's own answer. None: the response has none."""
+        if self.accepted is not None:
+            if isinstance(self._head, Succeeded):
+                return "0"
+            found = _last(self._trailers, "grpc-status") or _last(self.response_headers, "grpc-status")
+            if found is not None:
+                return found
+        return None if self.reply is None else _last(self.reply.headers, "grpc-status")
+
+    @property
+    def response_headers(self) -> Pairs:
+        """As the application sees them; empty where there was no response."""
+        if self._edited is not None:
+            return self._edited
+        if self._head is not None:
+            return self._head.headers
+        return () if self.reply is None else self.reply.headers
+
+    @property
+    def response_trailers(self) -> Pairs:
+        return self._trailers
+
+    @property
+    def upstream_headers(self) -> Pairs:
+        """The response headers before the route's edits."""
+        return () if self._head is None else self._head.headers
+
+    @property
+    def request_headers_sent(self) -> Pairs:
+        """Of the last attempt; empty when there was none."""
+        start = self._sent
+        if start is None:
+            return ()
+        return [*(self.request.headers if start.headers is None else start.headers), *start.extra]
+
+    @property
+    def path_sent(self) -> str:
+        """Of the last attempt, with the query; the request's own when there was none."""
+        return self.request.path if self._sent is None else self._sent.path
+
+    @property
+    def authority_sent(self) -> str:
+        return self.request.authority if self._sent is None else self._sent.authority
+
+    @property
+    def protocol(self) -> str:
+        """Towards the endpoint: `HTTP/1.1` or `HTTP/2`; empty when there was none."""
+        attempt = self.counted
+        if attempt is None:
+            return ""
+        if self.is_rpc or attempt.cluster.cluster.protocol is HttpProtocol.HTTP2:
+            return "HTTP/2"
+        return "HTTP/1.1"
+
+    @property
+    def secure(self) -> bool:
+        """Whether the way to the endpoint is TLS."""
+        endpoint = self.upstream
+        return endpoint is not None and endpoint.way.security is not None
+
+    def account(
+        self, sent: int, received: int, *, messages: tuple[int, int] = (0, 0), trailers: Pairs | None = None
+    ) -> None:
+        """From a transport, before it tells the end: bytes of both bodies, messages sent and received, and trailers that no
+        `End` carries."""
+        self.bytes_sent, self.bytes_received = sent, received
+        self.messages_sent, self.messages_received = messages
+        if trailers is not None:
+            self._trailers = trailers
+
+
+def _last(pairs: Pairs, name: str) -> str | None:
+    found = None
+    for key, value in pairs:
+        if key == name:
+            found = value
+    return found
