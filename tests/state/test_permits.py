@@ -130,7 +130,8 @@ class TestGauges:
             items = keys = values = __iter__
 
         registry = Registry()
-        registry._metrics = Unlisted()
+        registry.root.metrics = Unlisted()
+        registry._scopes = Unlisted()
         state = ClusterState("c", registry)
         for track in (True, False):
             state.limit(CircuitBreakers(default=Thresholds(track_remaining=track)))

@@ -43,15 +43,14 @@ class FaultFilter:
     def __init__(self, entry: HttpFilter, scope: FilterScope) -> None:
         self.name = entry.name
         self.config: HttpFault = entry.config
-        registry = scope.store.registry
-        prefix = f"http.{scope.stat_prefix}.fault."
-        self._prefix = prefix
+        listener = scope.store.registry.scope("http", ("envoy_http_conn_manager_prefix", scope.stat_prefix))
+        stats = listener.scope("fault")
+        self._stats = stats
         self._callers: set[str] = set()
-        self._registry = registry
-        self._active = scope.store.active_faults(prefix + "active_faults")
-        self._delays = registry.counter(prefix + "delays_injected")
-        self._aborts = registry.counter(prefix + "aborts_injected")
-        self._overflow = registry.counter(prefix + "faults_overflow")
+        self._active = scope.store.active_faults(stats)
+        self._delays = stats.counter("delays_injected")
+        self._aborts = stats.counter("aborts_injected")
+        self._overflow = stats.counter("faults_overflow")
 
     def on_request(self, context: FilterContext, now: float) -> Step:
         """Delay the request, abort it, or neither."""
@@ -106,7 +105,7 @@ class FaultFilter:
             if len(self._callers) >= CALLERS:
                 return
             self._callers.add(caller)
-        self._registry.counter(f"{self._prefix}{caller}.{name}").value += 1
+        self._stats.scope("", ("envoy_fault_downstream_cluster", caller)).counter(name).value += 1
 
 
 def _abort(rules: FaultRules, context: FilterContext) -> Status | None:

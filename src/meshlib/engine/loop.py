@@ -418,7 +418,7 @@ class AttemptLoop(RetryingCall):
         attempt.give_back()
         stats = attempt.cluster.state.stats
         stats.upstream_rq_completed.value += 1
-        stats.upstream_rq_time.record(now - attempt.started)
+        stats.upstream_rq_time.record((now - attempt.started) * 1000.0)
         self._stage = Stage.DONE
         self.wake_at = inf
         if self._at_end is not None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from meshlib.policy.rbac_request import InboundRequest
 from meshlib.policy.rbac_rules import all_of, any_of, properties_of
 from meshlib.resources.rbac import Rbac, RbacAction, RbacPolicy, RbacRules
-from meshlib.stats import Counter, Registry
+from meshlib.stats import Counter, Registry, Scope
 
 __all__ = ["BODY", "RbacFilter", "RbacStats", "Rules", "Verdict"]
 
@@ -93,8 +93,8 @@ class RbacStats:
     """
 
     __slots__ = (
+        "_http",
         "_policies",
-        "_registry",
         "_rules",
         "_shadow",
         "allowed",
@@ -106,16 +106,21 @@ class RbacStats:
     )
 
     def __init__(self, registry: Registry, prefix: str, config: Rbac) -> None:
-        self._registry = registry
-        self._rules = _join(prefix, "rbac", config.rules_stat_prefix)
-        self._shadow = _join(prefix, "rbac", config.shadow_rules_stat_prefix)
+        kind, _, name = prefix.partition(".")
+        self._http = kind == "http"
+        if self._http:
+            whole = registry.scope("http", ("envoy_http_conn_manager_prefix", name)).scope("rbac")
+        else:
+            whole = registry.scope("", ("envoy_rbac_prefix", prefix)).scope("rbac")
+        self._rules = self._part(whole, config.rules_stat_prefix)
+        self._shadow = self._part(whole, config.shadow_rules_stat_prefix)
         self._policies: dict[tuple[str, str], Counter] = {}
-        self.allowed = registry.counter(f"{self._rules}allowed")
-        self.denied = registry.counter(f"{self._rules}denied")
-        self.shadow_allowed = registry.counter(f"{self._shadow}shadow_allowed")
-        self.shadow_denied = registry.counter(f"{self._shadow}shadow_denied")
-        self.denied_unknown = registry.counter(f"{self._rules}denied_unknown")
-        self.shadow_denied_unknown = registry.counter(f"{self._shadow}shadow_denied_unknown")
+        self.allowed = self._rules.counter("allowed")
+        self.denied = self._rules.counter("denied")
+        self.shadow_allowed = self._shadow.counter("shadow_allowed")
+        self.shadow_denied = self._shadow.counter("shadow_denied")
+        self.denied_unknown = self._rules.counter("denied_unknown")
+        self.shadow_denied_unknown = self._shadow.counter("shadow_denied_unknown")
 
     def count(self, verdict: Verdict, *, shadow: bool, policies: bool) -> None:
         outcome = "allowed" if verdict.allowed else "denied"
@@ -127,12 +132,22 @@ class RbacStats:
         if policies and verdict.policy:
             self._of_policy(verdict.policy, name, self._shadow if shadow else self._rules).value += 1
 
-    def _of_policy(self, policy: str, name: str, prefix: str) -> Counter:
+    def _of_policy(self, policy: str, name: str, rules: Scope) -> Counter:
         found = self._policies.get((policy, name))
         if found is None:
-            found = self._registry.counter(f"{prefix}policy.{policy}.{name}")
-            self._policies[policy, name] = found
+            if self._http:
+                scope = rules.scope("policy", ("envoy_rbac_policy_name", policy))
+            else:
+                scope = rules.scope("policy").scope(policy)
+            found = self._policies[policy, name] = scope.counter(name)
         return found
+
+    def _part(self, whole: Scope, prefix: str) -> Scope:
+        """Envoy makes a label of the rules' prefix in HTTP filters only."""
+        prefix = prefix.rstrip(".")
+        if not prefix:
+            return whole
+        return whole.scope("", ("envoy_rbac_http_prefix", prefix)) if self._http else whole.scope(prefix)
 
 
 class RbacFilter:
@@ -165,8 +180,3 @@ class RbacFilter:
             return None
         self._stats.count(verdict, shadow=False, policies=self._per_policy)
         return None if verdict.allowed else verdict
-
-
-def _join(*parts: str) -> str:
-    """Parts of a stat's name, each with one dot after it."""
-    return "".join(f"{part.rstrip('.')}." for part in parts if part)

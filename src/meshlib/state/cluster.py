@@ -30,7 +30,7 @@ from meshlib.state.endpoint import EndpointState
 from meshlib.state.permits import Permits, publish_limits
 from meshlib.state.waiter import Waiter
 from meshlib.state.way import Secure, Ways
-from meshlib.stats import Gauge, Registry
+from meshlib.stats import Gauge, Registry, Scope
 
 __all__ = ["Admission", "ClusterState"]
 
@@ -77,37 +77,36 @@ class ClusterStats:
         "upstream_rq_total",
     )
 
-    def __init__(self, name: str, registry: Registry) -> None:
-        prefix = f"cluster.{name}."
-        counter = registry.counter
-        self.upstream_rq_total = counter(prefix + "upstream_rq_total")
-        self.upstream_rq_completed = counter(prefix + "upstream_rq_completed")
-        self.rq_2xx = counter(prefix + "upstream_rq_2xx")
-        self.rq_3xx = counter(prefix + "upstream_rq_3xx")
-        self.rq_4xx = counter(prefix + "upstream_rq_4xx")
-        self.rq_5xx = counter(prefix + "upstream_rq_5xx")
-        self.upstream_rq_timeout = counter(prefix + "upstream_rq_timeout")
-        self.upstream_rq_per_try_timeout = counter(prefix + "upstream_rq_per_try_timeout")
-        self.upstream_rq_max_duration_reached = counter(prefix + "upstream_rq_max_duration_reached")
-        self.upstream_rq_rx_reset = counter(prefix + "upstream_rq_rx_reset")
-        self.upstream_rq_pending_overflow = counter(prefix + "upstream_rq_pending_overflow")
-        self.upstream_rq_active_overflow = counter(prefix + "upstream_rq_active_overflow")
-        self.upstream_rq_retry = counter(prefix + "upstream_rq_retry")
-        self.upstream_rq_retry_success = counter(prefix + "upstream_rq_retry_success")
-        self.upstream_rq_retry_overflow = counter(prefix + "upstream_rq_retry_overflow")
-        self.upstream_rq_retry_limit_exceeded = counter(prefix + "upstream_rq_retry_limit_exceeded")
-        self.upstream_cx_total = counter(prefix + "upstream_cx_total")
-        self.upstream_cx_overflow = counter(prefix + "upstream_cx_overflow")
-        self.upstream_cx_connect_fail = counter(prefix + "upstream_cx_connect_fail")
-        self.upstream_cx_connect_timeout = counter(prefix + "upstream_cx_connect_timeout")
-        self.lb_healthy_panic = counter(prefix + "lb_healthy_panic")
-        outlier = prefix + "outlier_detection."
-        self.ejections_enforced_total = counter(outlier + "ejections_enforced_total")
-        self.ejections_enforced_consecutive_5xx = counter(outlier + "ejections_enforced_consecutive_5xx")
-        self.ejections_detected_consecutive_5xx = counter(outlier + "ejections_detected_consecutive_5xx")
-        self.ejections_overflow = counter(outlier + "ejections_overflow")
-        self.ejections_active = registry.gauge(outlier + "ejections_active")
-        self.upstream_rq_time = registry.histogram(prefix + "upstream_rq_time")
+    def __init__(self, scope: Scope) -> None:
+        counter = scope.counter
+        self.upstream_rq_total = counter("upstream_rq_total")
+        self.upstream_rq_completed = counter("upstream_rq_completed")
+        self.rq_2xx = counter("upstream_rq_2xx")
+        self.rq_3xx = counter("upstream_rq_3xx")
+        self.rq_4xx = counter("upstream_rq_4xx")
+        self.rq_5xx = counter("upstream_rq_5xx")
+        self.upstream_rq_timeout = counter("upstream_rq_timeout")
+        self.upstream_rq_per_try_timeout = counter("upstream_rq_per_try_timeout")
+        self.upstream_rq_max_duration_reached = counter("upstream_rq_max_duration_reached")
+        self.upstream_rq_rx_reset = counter("upstream_rq_rx_reset")
+        self.upstream_rq_pending_overflow = counter("upstream_rq_pending_overflow")
+        self.upstream_rq_active_overflow = counter("upstream_rq_active_overflow")
+        self.upstream_rq_retry = counter("upstream_rq_retry")
+        self.upstream_rq_retry_success = counter("upstream_rq_retry_success")
+        self.upstream_rq_retry_overflow = counter("upstream_rq_retry_overflow")
+        self.upstream_rq_retry_limit_exceeded = counter("upstream_rq_retry_limit_exceeded")
+        self.upstream_cx_total = counter("upstream_cx_total")
+        self.upstream_cx_overflow = counter("upstream_cx_overflow")
+        self.upstream_cx_connect_fail = counter("upstream_cx_connect_fail")
+        self.upstream_cx_connect_timeout = counter("upstream_cx_connect_timeout")
+        self.lb_healthy_panic = counter("lb_healthy_panic")
+        outlier = scope.scope("outlier_detection")
+        self.ejections_enforced_total = outlier.counter("ejections_enforced_total")
+        self.ejections_enforced_consecutive_5xx = outlier.counter("ejections_enforced_consecutive_5xx")
+        self.ejections_detected_consecutive_5xx = outlier.counter("ejections_detected_consecutive_5xx")
+        self.ejections_overflow = outlier.counter("ejections_overflow")
+        self.ejections_active = outlier.gauge("ejections_active")
+        self.upstream_rq_time = scope.histogram("upstream_rq_time")
         self._classes = {2: self.rq_2xx, 3: self.rq_3xx, 4: self.rq_4xx, 5: self.rq_5xx}
 
     def count_status(self, status: int) -> None:
@@ -120,16 +119,26 @@ class ClusterStats:
 class ClusterState:
     """Everything about a cluster that configuration pushes do not reset."""
 
-    __slots__ = ("_registry", "_ways", "abandoned", "default", "endpoints", "high", "lock", "name", "stats")
+    __slots__ = (
+        "_ways",
+        "abandoned",
+        "default",
+        "endpoints",
+        "high",
+        "lock",
+        "name",
+        "scope",
+        "stats",
+    )
 
     def __init__(self, name: str, registry: Registry) -> None:
         self.name = name
-        self._registry = registry
+        self.scope = registry.scope("cluster", ("envoy_cluster_name", name))
         self.lock = threading.Lock()
         self.default = Permits()
         self.high = Permits()
         self.endpoints: dict[str, EndpointState] = {}
-        self.stats = ClusterStats(name, registry)
+        self.stats = ClusterStats(self.scope)
         self.abandoned: deque[Callable[[], None]] = deque()
         self._ways: Ways | None = None
 
@@ -148,7 +157,7 @@ class ClusterState:
 
     def count_tls(self, what: str) -> None:
         """One more of `cluster.<name>.ssl.<what>`. Only handshakes are counted so, which take a thousand times as long."""
-        self._registry.counter(f"cluster.{self.name}.ssl.{what}").value += 1
+        self.scope.counter(f"ssl.{what}").value += 1
 
     def rotated(self) -> bool:
         """A certificate or a bundle may have been exchanged. True when connections are made in another way now."""
@@ -175,13 +184,13 @@ class ClusterState:
         with self.lock:
             self.default.limit(breakers.default)
             self.high.limit(breakers.high)
-        prefix = f"cluster.{self.name}.circuit_breakers."
-        publish_limits(self._registry, prefix + "default.", breakers.default, lambda: self.default)
-        publish_limits(self._registry, prefix + "high.", breakers.high, lambda: self.high)
+        shown = self.scope.scope("circuit_breakers")
+        publish_limits(shown.scope("default"), breakers.default, lambda: self.default)
+        publish_limits(shown.scope("high"), breakers.high, lambda: self.high)
 
     def gauge(self, name: str) -> Gauge:
         """`cluster.<this cluster>.<name>`, made when it is asked for the first time."""
-        return self._registry.gauge(f"cluster.{self.name}.{name}")
+        return self.scope.gauge(name)
 
     def permits(self, priority: Priority) -> Permits:
         return self.high if priority is Priority.HIGH else self.default

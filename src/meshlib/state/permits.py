@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from meshlib.resources.cluster import RetryBudget, Thresholds
-from meshlib.stats import Registry
+from meshlib.stats import Scope
 
 __all__ = ["Permits", "publish_limits"]
 
@@ -67,23 +67,21 @@ _RESOURCES = (
 """What Envoy calls each in `<name>_open` and `remaining_<name>`, the count, the limit."""
 
 
-def publish_limits(
-    registry: Registry, prefix: str, thresholds: Thresholds, permits: Callable[[], Permits]
-) -> None:
-    """The gauges of one priority under `prefix`: `cx_open` and so on; with track_remaining `remaining_cx` and so on.
+def publish_limits(scope: Scope, thresholds: Thresholds, permits: Callable[[], Permits]) -> None:
+    """The gauges of one priority in its scope: `cx_open` and so on; with track_remaining `remaining_cx` and so on.
 
     permits: gives those of now. A retry budget leaves `remaining_retries` at 0 and `rq_retry_open` to max_retries, as in
     Envoy.
     """
     for opened, remaining, count, limit in _RESOURCES:
         held, most = attrgetter(count), getattr(thresholds, limit)
-        registry.reading(f"{prefix}{opened}_open", _is_open(permits, held, most))
-        name = f"{prefix}remaining_{remaining}"
+        scope.reading(f"{opened}_open", _is_open(permits, held, most))
+        name = f"remaining_{remaining}"
         if thresholds.track_remaining:
             budgeted = limit == "max_retries" and thresholds.retry_budget is not None
-            registry.reading(name, _remaining(permits, held, 0 if budgeted else most))
+            scope.reading(name, _remaining(permits, held, 0 if budgeted else most))
         else:
-            registry.forget(name)
+            scope.forget(name)
 
 
 def _is_open(permits: Callable[[], Permits], held: Callable[[Permits], int], most: int) -> Callable[[], int]:

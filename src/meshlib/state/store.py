@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from meshlib.state.cluster import ClusterState
 from meshlib.state.faults import ActiveFaults
-from meshlib.stats import Registry
+from meshlib.stats import Registry, Scope
 
 __all__ = ["StateStore"]
 
@@ -33,12 +33,12 @@ class StateStore:
         changed = [state.rotated() for state in self]
         return any(changed)
 
-    def active_faults(self, gauge: str) -> ActiveFaults:
-        """What is counted by the gauge of this name."""
+    def active_faults(self, scope: Scope) -> ActiveFaults:
+        """What the gauge `active_faults` of this scope counts."""
         with self._lock:
-            faults = self._faults.get(gauge)
+            faults = self._faults.get(scope.prefix)
             if faults is None:
-                faults = self._faults[gauge] = ActiveFaults(self.registry.gauge(gauge))
+                faults = self._faults[scope.prefix] = ActiveFaults(scope.gauge("active_faults"))
         return faults
 
     def __iter__(self) -> Iterator[ClusterState]:
@@ -47,7 +47,7 @@ class StateStore:
     def renew_locks(self) -> None:
         """Call in a forked child before anything else."""
         self._lock = threading.Lock()
-        self.registry.renew_lock()
+        self.registry.after_fork_in_child()
         for state in self._clusters.values():
             state.renew_lock()
         for faults in self._faults.values():

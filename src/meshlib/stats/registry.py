@@ -1,119 +1,113 @@
-"""Metrics as plain attributes.
+"""Metrics of one Mesh, by Envoy's names, so that dashboards carry over.
 
-A metric is bound once (`registry.counter("cluster.reviews.upstream_rq_total")`) and then counted with `metric.value += 1`:
-one attribute store with no call inside, which the GIL keeps exact. Names are Envoy's, so that dashboards carry over.
+A metric is bound once, `registry.scope("cluster", ("envoy_cluster_name", "reviews")).counter("upstream_rq_total")`, and
+counted with `metric.value += 1`. A scope holds its metrics by the last part of their names, which all clusters have in
+common; so a thousand clusters cost a thousand small dictionaries and not a hundred thousand names.
+
+Three things to look at: the whole *name* (`cluster.reviews.upstream_rq_total`), which is unique; the *family*
+(`cluster.upstream_rq_total`) and the *labels*, which Prometheus wants and which Envoy takes out of its names.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
-__all__ = ["Counter", "Gauge", "Histogram", "Reading", "Registry"]
+from meshlib.stats.metrics import ENVOY_BOUNDS, Counter, Gauge, Histogram, Reading
+from meshlib.stats.scope import Scope, extended
+from meshlib.stats.tags import Labels
 
-DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-
-class Counter:
-    """A number that only grows. Count with `counter.value += 1`."""
-
-    __slots__ = ("name", "value")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.value = 0
-
-
-class Gauge:
-    """A number that goes up and down; the owner of what it measures sets `gauge.value`."""
-
-    __slots__ = ("name", "value")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.value = 0.0
-
-
-class Reading:
-    """A gauge that costs nothing until it is read: `value` asks for the number when somebody looks."""
-
-    __slots__ = ("_read", "name")
-
-    def __init__(self, name: str, read: Callable[[], float]) -> None:
-        self.name = name
-        self._read = read
-
-    @property
-    def value(self) -> float:
-        return self._read()
-
-
-class Histogram:
-    """Counts by upper bound (inclusive); the last bucket has no bound. The unit is the name's, seconds for durations."""
-
-    __slots__ = ("bounds", "buckets", "name", "total")
-
-    def __init__(self, name: str, bounds: tuple[float, ...] = DURATION_BOUNDS) -> None:
-        self.name = name
-        self.bounds = bounds
-        self.buckets = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    @property
-    def count(self) -> int:
-        return sum(self.buckets)
-
-    def record(self, value: float) -> None:
-        self.buckets[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-
-M = TypeVar("M", Counter, Gauge, Histogram)
+__all__ = ["Registry"]
 
 
 class Registry:
-    """All metrics of one Mesh, by name. Asking for a name again gives the same object."""
+    """All metrics of one Mesh. Asking for a name again gives the same object; one name has one kind (TypeError)."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._metrics: dict[str, Counter | Gauge | Histogram | Reading] = {}
+        self.lock = threading.Lock()
+        self.root = Scope(self, "", "", ())
+        self._scopes: dict[str, Scope] = {}
+        self._labelled: dict[Labels, Scope] = {}
+
+    def scope(self, name: str, tag: tuple[str, str] | None = None, *, within: Scope | None = None) -> Scope:
+        """The scope with the prefix `NAME.`, `NAME.VALUE.` with a tag (label, value)."""
+        parent = within or self.root
+        prefix, family, labels = extended(parent, name, tag)
+        with self.lock:
+            scope = self._scopes.get(prefix)
+            if scope is None:
+                scope = self._scopes[prefix] = Scope(self, prefix, family, labels, parent)
+        return scope
+
+    def labelled(self, labels: Labels) -> Scope:
+        """The metrics of families with names of their own (`istio_requests_total`) that have these labels."""
+        scope = self._labelled.get(labels)
+        if scope is None:
+            with self.lock:
+                scope = self._labelled.setdefault(labels, Scope(self, "", "", labels, native=True))
+        return scope
+
+    def labelled_counter(self, family: str, labels: Labels) -> Counter:
+        return self.labelled(labels).counter(family)
+
+    def labelled_histogram(
+        self, family: str, labels: Labels, bounds: tuple[float, ...] = ENVOY_BOUNDS
+    ) -> Histogram:
+        return self.labelled(labels).histogram(family, bounds)
 
     def counter(self, name: str) -> Counter:
-        return self._bind(name, Counter)
+        """By its whole name: that of a scope's metric, or one of its own without labels."""
+        scope, leaf = self._find(name)
+        return scope.counter(leaf)
 
     def gauge(self, name: str) -> Gauge:
-        return self._bind(name, Gauge)
+        scope, leaf = self._find(name)
+        return scope.gauge(leaf)
 
-    def histogram(self, name: str) -> Histogram:
-        return self._bind(name, Histogram)
+    def histogram(self, name: str, bounds: tuple[float, ...] = ENVOY_BOUNDS) -> Histogram:
+        scope, leaf = self._find(name)
+        return scope.histogram(leaf, bounds)
 
     def reading(self, name: str, read: Callable[[], float]) -> Reading:
-        """Bind a gauge to what it measures; a later one of the same name takes its place. read: from any thread, no lock."""
-        with self._lock:
-            metric = self._metrics[name] = Reading(name, read)
-        return metric
+        scope, leaf = self._find(name)
+        return scope.reading(leaf, read)
 
-    def forget(self, name: str) -> None:
-        """Forget the metric of this name, if there is one: what it measured no longer exists."""
-        with self._lock:
-            self._metrics.pop(name, None)
+    def forget(self, prefix: str) -> None:
+        """Forget the metric of this name, or the scope with this prefix (`cluster.reviews.`) and all below it.
 
-    def renew_lock(self) -> None:
-        """Replace the lock in a forked child, where its owner may not exist."""
-        self._lock = threading.Lock()
+        What is bound already goes on counting, unseen.
+        """
+        gone = self._scopes.get(prefix)
+        if gone is None:
+            scope, leaf = self._find(prefix)
+            scope.forget(leaf)
+            return
+        with self.lock:
+            self._scopes = {name: scope for name, scope in self._scopes.items() if not scope.within(gone)}
+
+    def after_fork_in_child(self) -> None:
+        """A new lock: nobody here holds the old one. Counts begin at zero: the parent goes on with those of before."""
+        self.lock = threading.Lock()
+        for metric in self:
+            if isinstance(metric, Counter):
+                metric.value = 0
+            elif isinstance(metric, Histogram):
+                metric.buckets = [0] * len(metric.buckets)
+                metric.total = 0.0
 
     def __iter__(self) -> Iterator[Counter | Gauge | Histogram | Reading]:
-        with self._lock:
-            metrics = sorted(self._metrics.items())
-        return iter([metric for _, metric in metrics])
+        """In the order of their names."""
+        with self.lock:
+            scopes = [self.root, *self._scopes.values(), *self._labelled.values()]
+            metrics = [metric for scope in scopes for metric in scope.metrics.values()]
+        return iter(sorted(metrics, key=lambda metric: metric.name))
 
-    def _bind(self, name: str, kind: type[M]) -> M:
-        with self._lock:
-            metric = self._metrics.get(name)
-            if metric is None:
-                metric = self._metrics[name] = kind(name)
-        if not isinstance(metric, kind):
-            raise TypeError(f"{name} is a {type(metric).__name__}, not a {kind.__name__}")
-        return metric
+    def _find(self, name: str) -> tuple[Scope, str]:
+        """The scope that has a metric of this name, else the root, and what it is called there."""
+        at = name.rfind(".") + 1
+        while at > 0:
+            scope = self._scopes.get(name[:at])
+            if scope is not None and name[at:] in scope.metrics:
+                return scope, name[at:]
+            at = name.rfind(".", 0, at - 1) + 1
+        return self.root, name

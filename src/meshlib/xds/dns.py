@@ -173,7 +173,7 @@ class DnsDriver:
             self._later(watch)
 
     def _count(self, watch: _Watch, what: str) -> None:
-        self._registry.counter(f"cluster.{watch.cluster.name}.{what}").value += 1
+        self._registry.scope("cluster", ("envoy_cluster_name", watch.cluster.name)).counter(what).value += 1
 
 
 def is_dns(cluster: Cluster) -> bool:

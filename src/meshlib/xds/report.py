@@ -61,7 +61,7 @@ class Reporter:
         return True
 
     def _count(self, kind: Kind, what: str, number: int) -> None:
-        self._registry.counter(f"xds.{kind.short}.{what}").value += number
+        self._registry.scope("xds").scope(kind.short).counter(what).value += number
 
 
 def _noun(kind: Kind) -> str:

@@ -165,7 +165,7 @@ class _Watch:
         return secret
 
     def _count(self, what: str) -> None:
-        self._context.registry.counter(f"sds.{self._ref.name}.{what}").value += 1
+        self._context.registry.scope("sds").scope(self._ref.name).counter(what).value += 1
 
     def before_fork(self) -> None:
         """Nothing is open."""
