@@ -186,6 +186,7 @@ class Cluster:
     outlier_detection: None means that no endpoint is ever ejected. idle_timeout: of a pooled connection, None for never.
     max_requests_per_connection: 0 is no limit. keepalive: pings over HTTP/2, None for none.
     tls, transport_socket_matches: how endpoints are connected to, see `tls.select_tls`; tls None is plaintext.
+    load_reporting: its control plane wants to hear of its load (LRS).
     """
 
     name: str
@@ -208,6 +209,7 @@ class Cluster:
     dns_ipv6_only: bool = False
     tls: UpstreamTls | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
+    load_reporting: bool = False
 
     @property
     def secrets(self) -> tuple[SecretRef, ...]:

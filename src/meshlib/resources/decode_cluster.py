@@ -67,6 +67,7 @@ def decode_cluster(reader: Reader) -> Cluster:
         dns_ipv6_only=family == "v6",
         tls=tls,
         transport_socket_matches=matches,
+        load_reporting=_load_reporting(reader),
         **http.options,
     )
 
@@ -92,6 +93,18 @@ def _eds_service_name(reader: Reader, discovery: DiscoveryType, name: str) -> st
         raise reader.fail("eds_cluster_config", "a cluster of type EDS needs it")
     from_control_plane(eds, "eds_config")
     return eds.text("service_name") or name
+
+
+def _load_reporting(reader: Reader) -> bool:
+    """Reports go to the server that the cluster came from (gRFC A27), or to none."""
+    server = reader.child("lrs_server")
+    if server is None:
+        return False
+    if server.which("config_source_specifier") != "self":
+        reader.unsupported("lrs_server")
+        return False
+    server.leave("self")
+    return True
 
 
 def _load_assignment(reader: Reader, discovery: DiscoveryType, name: str) -> ClusterLoadAssignment | None:

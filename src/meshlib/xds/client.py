@@ -36,11 +36,14 @@ from meshlib.xds.absence import AbsenceTimers
 from meshlib.xds.ack import Request, Subscriptions
 from meshlib.xds.backoff import Backoff, reconnect_wait
 from meshlib.xds.bootstrap import Bootstrap
-from meshlib.xds.connecting import Connection, OpenStream, Stream, open_grpc, open_target
+from meshlib.xds.connecting import JOIN, Connection, OpenStream, Stream, open_grpc, open_target
 from meshlib.xds.decoding import Decode, Decoding, ResponseDecoder
 from meshlib.xds.inspection import Amended, Inspector, note
+from meshlib.xds.load_report import LoadReports, Loads, no_load
+from meshlib.xds.lrs import LrsDriver
 from meshlib.xds.report import Reporter
 from meshlib.xds.sds import OpenSds, SdsContext, SdsDriver
+from meshlib.xds.target import lrs_target
 
 __all__ = ["AdsClient"]
 
@@ -60,6 +63,7 @@ class AdsClient:
 
     decode: `meshlib.resources.decode_any`. on_snapshot: called on the background thread for each new snapshot, after `snapshot`
     has been set. wait: the back-off between attempts to connect. usage: how often a cluster was used so far, for DNS.
+    loads: what is reported where a cluster asks for load reports.
     The rest is injected by tests.
     """
 
@@ -74,6 +78,7 @@ class AdsClient:
         registry: Registry | None = None,
         wait: wait_base | None = None,
         usage: Callable[[str], int] | None = None,
+        loads: Loads = no_load,
         resolve: dns.Resolve = dns.resolve,
         slicer: Slicer | None = None,
         open_stream: OpenStream = open_grpc,
@@ -88,6 +93,7 @@ class AdsClient:
         self._registry = registry or Registry()
         self._slicer = slicer or Slicer()
         self._usage = usage
+        self._loads = loads
         self._resolve = resolve
         self._open_stream = open_stream
         self._open_sds = open_sds
@@ -131,6 +137,14 @@ class AdsClient:
                 snapshot=lambda: self.snapshot,
                 clusters=self.bootstrap.sds_clusters,
             )
+        )
+        self._lrs = LrsDriver(
+            LoadReports(self.bootstrap.node, self._loads),
+            executor=self._executor,
+            clock=self._clock,
+            registry=self._registry,
+            open_stream=partial(self._open_sds, lrs_target(self.bootstrap.server)),
+            backoff=Backoff(self._wait),
         )
         self._connection = Connection(self._open)
         self._answered = False
@@ -191,8 +205,9 @@ class AdsClient:
         self._inspector.stop()
         self._executor.close(2.0)
         self._sds.close()
+        self._lrs.close()
         if stream is not None:
-            stream.join(2.0)
+            stream.join(JOIN)
 
     # Around a fork
 
@@ -200,10 +215,12 @@ class AdsClient:
         self._executor.pause(fork.PATIENCE)
         self._connection.before_fork()
         self._sds.before_fork()
+        self._lrs.before_fork()
 
     def after_fork_in_parent(self) -> None:
         interrupted = self._connection.after_fork_in_parent()
         self._sds.after_fork_in_parent()
+        self._lrs.after_fork_in_parent()
         self._executor.resume()
         if interrupted:
             self._executor.post(self._resume)
@@ -211,6 +228,7 @@ class AdsClient:
     def after_fork_in_child(self) -> None:
         self._connection.after_fork_in_child()
         self._sds.after_fork_in_child()
+        self._lrs.after_fork_in_child()
         self._executor.abandon()
         self._backoff.reset()
         wanted = set(self._graph.pinned())
@@ -379,7 +397,8 @@ class AdsClient:
     def _publish(self) -> bool:
         """Make what the graph has now take effect; False when it is what has been published already."""
         snapshot = self._graph.snapshot()
-        if snapshot is self.snapshot:
+        before = self.snapshot
+        if snapshot is before:
             return False
         self.snapshot = snapshot
         try:
@@ -388,6 +407,8 @@ class AdsClient:
             logger.exception("taking over a snapshot failed")
         self._dns.sync(self._graph.dns_clusters())
         self._sds.sync(self._graph.external_secrets())
+        if snapshot.clusters is not before.clusters:
+            self._lrs.sync(any(cluster.load_reporting for cluster in snapshot.clusters.values()))
         return True
 
     def _sync(self) -> None:

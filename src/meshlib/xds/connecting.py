@@ -13,7 +13,10 @@ from meshlib.runtime.grpc_core import FORK_WAIT
 from meshlib.xds.bootstrap import XdsServer
 from meshlib.xds.target import StreamTarget, ads_target
 
-__all__ = ["Connection", "OpenStream", "Stream", "open_grpc", "open_target"]
+__all__ = ["JOIN", "Connection", "OpenStream", "Stream", "open_grpc", "open_target"]
+
+JOIN = 2.0
+"""Seconds to wait for the thread of a closed stream."""
 
 OnMessage = Callable[[Any, bytes], None]
 OnClosed = Callable[[Any, str], None]

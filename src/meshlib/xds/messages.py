@@ -9,7 +9,7 @@ from meshlib.errors import ControlPlaneError, ResourceError
 from meshlib.xds.ack import Request
 from meshlib.xds.bootstrap import Node
 
-__all__ = ["Packed", "Response", "encode", "parse", "peek_name"]
+__all__ = ["Packed", "Response", "describe_node", "encode", "parse", "peek_name"]
 
 DISCOVERY_REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
 DISCOVERY_RESPONSE = "envoy.service.discovery.v3.DiscoveryResponse"
@@ -52,7 +52,7 @@ def encode(request: Request, node: Node) -> bytes:
         message.error_detail.code = INVALID_ARGUMENT
         message.error_detail.message = request.error
     if request.first:
-        message.node.CopyFrom(_node(node))
+        message.node.CopyFrom(describe_node(node, *CLIENT_FEATURES))
     encoded: bytes = message.SerializeToString()
     return encoded
 
@@ -109,7 +109,8 @@ def _unwrap(type_url: str, data: bytes, expected: str) -> Packed:
     return Packed(name, data)
 
 
-def _node(node: Node) -> proto.Message:
+def describe_node(node: Node, *features: str) -> proto.Message:
+    """The Node of a stream's first request. features: what the client can do, in the protocol of the stream."""
     message = proto.from_dict("envoy.config.core.v3.Node", {"metadata": dict(node.metadata)})
     message.id, message.cluster = node.id, node.cluster
     if node.region or node.zone or node.sub_zone:
@@ -118,5 +119,5 @@ def _node(node: Node) -> proto.Message:
         message.locality.sub_zone = node.sub_zone
     message.user_agent_name = "meshlib"
     message.user_agent_version = __version__
-    message.client_features.extend(CLIENT_FEATURES)
+    message.client_features.extend(features)
     return message

@@ -30,16 +30,13 @@ from meshlib.xds import messages, secretfile
 from meshlib.xds.ack import Request, Subscriptions
 from meshlib.xds.backoff import Backoff
 from meshlib.xds.bootstrap import Node, XdsServer
-from meshlib.xds.connecting import Connection, Stream
+from meshlib.xds.connecting import JOIN, Connection, Stream
 from meshlib.xds.decoding import Decode
 from meshlib.xds.target import StreamTarget, TargetError, sds_target
 
 __all__ = ["OpenSds", "Publish", "SdsContext", "SdsDriver"]
 
 logger = logging.getLogger("meshlib.xds")
-
-JOIN = 2.0
-"""Seconds to wait for the thread of a closed stream."""
 
 LOOK = 1.0
 """Seconds between two looks at a file."""

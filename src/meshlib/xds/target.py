@@ -10,9 +10,10 @@ from meshlib.resources.tls import FilePath, Material, ServerSource
 from meshlib.snapshot import Snapshot
 from meshlib.xds.bootstrap import ChannelCredentials, XdsServer
 
-__all__ = ["ADS", "SDS", "StreamTarget", "TargetError", "ads_target", "sds_target"]
+__all__ = ["ADS", "LRS", "SDS", "StreamTarget", "TargetError", "ads_target", "lrs_target", "sds_target"]
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+LRS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
 SDS = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
 
 
@@ -34,6 +35,11 @@ def ads_target(server: XdsServer) -> StreamTarget:
     """The stream to a control plane."""
     credentials = None if server.credentials.kind == "insecure" else server.credentials
     return StreamTarget(target=server.server_uri, method=ADS, credentials=credentials)
+
+
+def lrs_target(server: XdsServer) -> StreamTarget:
+    """The stream of load reports to a control plane (`lrs_server: {self: {}}`)."""
+    return replace(ads_target(server), method=LRS)
 
 
 def sds_target(source: ServerSource, snapshot: Snapshot, named: Mapping[str, XdsServer]) -> StreamTarget:
