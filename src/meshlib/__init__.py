@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UpstreamError,
     )
     from meshlib.mesh import Mesh, default_mesh
+    from meshlib.observe.settings import Observe
     from meshlib.policy.breaker import BreakerConfig
     from meshlib.server.peer import InboundPeer, current_peer
 
@@ -65,6 +66,7 @@ __all__ = [
     "NoCluster",
     "NoHealthyEndpoint",
     "NoRoute",
+    "Observe",
     "ProtocolViolation",
     "ResourceError",
     "RoutingError",
@@ -85,6 +87,7 @@ _HOMES = {
     "CallOptions": "meshlib.engine.options",
     "InboundPeer": "meshlib.server.peer",
     "Mesh": "meshlib.mesh",
+    "Observe": "meshlib.observe.settings",
     "call": "meshlib.engine.options",
     "current_peer": "meshlib.server.peer",
     "default_mesh": "meshlib.mesh",

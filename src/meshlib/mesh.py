@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from meshlib.engine.engine import Engine
 from meshlib.engine.program import Compiler, Program
 from meshlib.errors import ConfigError, MeshClosed, ResourceError
+from meshlib.observe.settings import Observe
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
@@ -58,7 +59,7 @@ class Mesh:
     identity: where the workload's own certificates and what it trusts come from: the address of a SPIFFE Workload API
     (`"unix:///run/spire/agent.sock"`, `"workload-api"` for the one that SPIFFE_ENDPOINT_SOCKET names), a folder with `tls.crt`
     and its kin, or an IdentitySource. It stands in for certificate providers and secrets that nobody else supplies.
-    clock, random: injected by tests.
+    observe: what it tells of its calls, and how (docs/observability.md). clock, random: injected by tests.
 
     Thread safe. May be used from several event loops, and in the children of a fork.
 
@@ -80,6 +81,7 @@ class Mesh:
         config_timeout: float = 15.0,
         breakers: Mapping[str, BreakerConfig] | None = None,
         identity: IdentitySource | str | os.PathLike[str] | None = None,
+        observe: Observe | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
     ) -> None:
@@ -88,6 +90,7 @@ class Mesh:
         self.clock: Clock = clock or SystemClock()
         self.stats = Registry()
         self.passthrough = unknown_hosts == "passthrough"
+        self._observe: Observe | None = observe or Observe()
         self._own_random = random is None
         self._random = random or Random()
         self._breakers = BreakerSet(breakers or {})
@@ -114,6 +117,7 @@ class Mesh:
             trust_request_headers=trust_request_headers,
             config_timeout=config_timeout,
         )
+        self.engine.passthrough = self.passthrough
         self._source: AdsClient | FileSource
         if config is not None:
             if bootstrap is not None or server_uri is not None:
@@ -130,7 +134,7 @@ class Mesh:
                 self._providers = self._read_providers(read)
             self._source = self._from_control_plane(read)
         self.engine.source = self._source
-        self.engine.starting = self._start_identity
+        self.engine.starting = self._starting
         fork.register(self)
 
     # --- life cycle --------------------------------------------------------------------------------------------------
@@ -192,6 +196,16 @@ class Mesh:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _starting(self) -> None:
+        """At the first call of a process, also of a forked one."""
+        with self._publishing:
+            settings, self._observe = self._observe, None
+            if settings is not None:
+                from meshlib.observe.attach import attach
+
+                attach(self, settings)
+        self._start_identity()
 
     # --- looking at it -----------------------------------------------------------------------------------------------
 

@@ -23,9 +23,9 @@ from meshlib.engine.attempt import Holding
 from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.headers import arriving
 from meshlib.engine.heads import Heads
-from meshlib.engine.replies import Endings
 from meshlib.engine.observed import ObservedCall
 from meshlib.engine.observer import tell
+from meshlib.engine.replies import Endings
 from meshlib.engine.steps import GO_ON, Answer, Ask, FilterContext, GoOn, Step, WaitUntil
 from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
@@ -165,12 +165,12 @@ class Call(ObservedCall):
         if route is not None:
             self.route = route
             self.plan = route.forward(self.request, engine.random)
-        if not listener.filters:
-            return self._act_on_route(now)
         if self._observers is not None:
             tell(self._observers.routed, self, now)
         self._stage = Stage.FILTERS
         if engine.abandoned:
+        if not listener.filters:
+            return self._act_on_route(now)
             engine.drain_abandoned()
         self._pin(now)
         return self._run_filters(GO_ON, now)
@@ -184,8 +184,6 @@ class Call(ObservedCall):
         if action is PathAction.REJECT or is_grpc(self.request):  # no gRPC client follows a redirect
             return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
         self.details = Endings.PATH_NORMALIZATION_FAILED.details
-        self._conclude(None, now)
-        return (act.Reply(reply),)
         return self._answer(redirect_to(path), now)
 
     def _answer(self, reply: LocalReply, now: float) -> Actions:
@@ -193,6 +191,8 @@ class Call(ObservedCall):
         self.reply = reply = self._local(reply)
 
     def _filter_context(self, config: Any) -> FilterContext:
+        self._conclude(None, now)
+        return (act.Reply(reply),)
         """What a filter with this configuration sees."""
         plan = self.plan
         cluster = None if plan is None else plan.cluster

@@ -1,4 +1,4 @@
-"""What can be asked about a call: by observers, by `CallInfo`, by whoever explains it. Nothing here is kept for calls that nobody observes."""
+"""What observers ask about a call. What it takes to answer is kept only for calls that somebody observes."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from meshlib.routing.request import Headers
 from meshlib.runtime.ahead import mypyc_attr
 
 if TYPE_CHECKING:

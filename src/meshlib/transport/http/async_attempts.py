@@ -151,9 +151,9 @@ class AsyncAttempts(CallAttempts):
         else:
             lane.close()
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: BaseException | None = None) -> None:
         self._end_upload()
-        super()._abandon()
+        super()._abandon(error)
 
     def _end_upload(self) -> None:
         if self._upload is not None:
@@ -181,6 +181,10 @@ class AsyncAttempts(CallAttempts):
         if lane is not None:
             lane.close()
         return Failed(attempt.number, failure.kind, sent, failure.reason)
+
+    def _uploaded(self) -> int:
+        upload = self._upload
+        return len(self._request.body or b"") if upload is None else upload.buffer.size
 
     def _notify(self) -> None:
         sleeper = self._sleeper

@@ -62,7 +62,7 @@ class AsyncExchange(AsyncAttempts):
                     return answer
                 actions = handle(event or await self._wait(), monotonic())
         except BaseException as error:
-            self._abandon()
+            self._abandon(error)
             if isinstance(error, MeshError):
                 return instead(error, self.call.info)
             raise
@@ -114,6 +114,7 @@ class AsyncExchange(AsyncAttempts):
             response = lane.response
             if attempt.stage is Stage.SENT and response.status:
                 attempt.stage = Stage.ANSWERED
+                self._account(response)
                 return Headers(attempt.number, response.status, LazyHeaders(response), response.complete)
             if lane.failure is not None and not (attempt.stage is Stage.ANSWERED and response.complete):
                 return self._failed(attempt, lane.failure)
@@ -196,11 +197,14 @@ class AsyncExchange(AsyncAttempts):
                 if event is not None:
                     self._carry_out(self.call.handle(event, self._monotonic()))
             self._tell_progress(attempt)
-        except BaseException:
+        except BaseException as error:
             self._accepted = None
-            self._abandon()
+            self._abandon(error)
             raise
         data = response.take()
+        self._received += len(data)
+        if self.call.observed:
+            self.call.bytes_received = self._received
         lane.consumed(len(data))
         return data
 
@@ -229,7 +233,9 @@ class AsyncExchange(AsyncAttempts):
     def _finish(self, attempt: Attempt) -> None:
         self._accepted = None
         self._end_upload()
-        trailers = decode_headers(attempt.connection.response.trailers)
+        response = attempt.connection.response
+        self._account(response)
+        trailers = decode_headers(response.trailers)
         self._carry_out(self.call.handle(End(attempt.number, trailers), self._monotonic()))
         if attempt in self._attempts:
             self._release(attempt)

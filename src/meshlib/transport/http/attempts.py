@@ -16,8 +16,10 @@ from meshlib.transport.http.exchange import (
     Attempt,
     OriginalRequest,
     UnsupportedActionError,
+    decode_headers,
 )
 from meshlib.transport.http.failure import TransportFailure
+from meshlib.transport.http.message import Response
 from meshlib.transport.http.pool import Shelf
 
 __all__ = ["CallAttempts"]
@@ -39,6 +41,7 @@ class CallAttempts:
     _broken: TransportFailure | None = None
     _woken = False
     _told_complete = True
+    _received = 0
 
     def _carry_out(self, actions: Sequence[Action]) -> Event | None:
         """Carry out the actions in order. The event that follows at once, None when it must be waited for.
@@ -76,8 +79,23 @@ class CallAttempts:
         if attempt is not None:
             self._release(attempt)
 
-    def _abandon(self) -> None:
-        """Something was raised: the engine hears that the call is over, and nothing stays open."""
+    def _account(self, response: Response | None) -> None:
+        """For those who observe the call: what has gone over the wire, before the engine hears of an end."""
+        call = self.call
+        if not call.observed:
+            return
+        received, trailers = self._received, None
+        if response is not None:
+            for chunk in response.chunks:
+                received += len(chunk)
+            if response.trailing:
+                trailers = decode_headers(response.trailers)
+        call.account(self._uploaded(), received, trailers=trailers)
+
+    def _abandon(self, error: BaseException | None = None) -> None:
+        """Something was raised, or nobody wants more: the engine hears that the call is over, and nothing stays open."""
+        if self.call.observed and error is not None:
+            self.call.error = error
         for action in self.call.handle(CANCELLED, self._monotonic()):
             if isinstance(action, CancelAttempt):
                 self._cancel(action.attempt)
@@ -109,6 +127,10 @@ class CallAttempts:
             if attempt.number == number:
                 return attempt
         return None
+
+    def _uploaded(self) -> int:
+        """How many bytes the request body has, as far as the application has given it."""
+        raise NotImplementedError
 
     def _start(self, action: Start) -> Event | None:
         """Take an idle connection; the event says what is missing."""

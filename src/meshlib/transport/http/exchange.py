@@ -177,6 +177,7 @@ class OriginalRequest(OutgoingRequest):
         self.authority = authority
         self.block = block = blocks[tuple(headers)]
         self.body = body
+        self.extra = ()
         self.timeout = timeout or _NO_TIMEOUT
         self._patience: Patience | None = None
         self._host = host = authority.decode("utf-8", "surrogateescape")
@@ -195,14 +196,20 @@ class OriginalRequest(OutgoingRequest):
         view = self.view
         if view.scheme == "https":
             raise SecureSchemeError(view.target)
+        extra = start.extra
         if start.headers is None and start.path is self._target and start.authority is self._host:
-            return self
+            if not extra:
+                return self
+            return OutgoingRequest(
+                self.method, self.path, self.authority, self.block, self.body, encode_headers(extra)
+            )
         return OutgoingRequest(
             self.method,
             start.path.encode("utf-8", "surrogateescape"),
             start.authority.encode("utf-8", "surrogateescape"),
-            self.headers if start.headers is None else encode_headers(start.headers),
+            self.block if start.headers is None else encode_headers(start.headers),
             self.body,
+            encode_headers(extra) if extra else (),
         )
 
 

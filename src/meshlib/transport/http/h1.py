@@ -13,7 +13,7 @@ import re
 import httptools
 
 from meshlib.transport.http.failure import InvalidRequest, TransportFailure, protocol_failure, terminated
-from meshlib.transport.http.interned import CODING, LENGTH, forms
+from meshlib.transport.http.interned import CODING, LENGTH, forms, once
 from meshlib.transport.http.message import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -106,6 +106,8 @@ class H1Codec:
         self.reusable = False
         self.response = response = Response()
         self._fields = response.fields
+        if request.extra:
+            framing += once(request.extra)
         head = b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, path, host, block.lines, framing)
         if body is not None and inline and (body or self._chunked):
             return b"".join((head, self.body(body), self.end_body()))

@@ -319,7 +319,7 @@ class H2Codec:
 
 def _request_headers(request: OutgoingRequest) -> RawHeaders:
     dropped = set(_HOP_BY_HOP)
-    lowered = [(name.lower(), value) for name, value in request.headers]
+    lowered = [(name.lower(), value) for name, value in (*request.headers, *request.extra)]
     for name, value in lowered:
         if name == b"connection":
             dropped.update(option.strip() for option in value.lower().split(b","))

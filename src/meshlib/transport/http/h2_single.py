@@ -39,7 +39,9 @@ class H2Single:
 
     def start(self, request: OutgoingRequest, *, inline: bool = True) -> bytes:
         if not inline:
-            request = OutgoingRequest(request.method, request.path, request.authority, request.headers, None)
+            request = OutgoingRequest(
+                request.method, request.path, request.authority, request.block, None, request.extra
+            )
         self._stream = self._codec.open(request)
         return self._codec.take_outgoing()
 

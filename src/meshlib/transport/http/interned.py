@@ -8,11 +8,13 @@ values that are long, or that are secrets, are not kept.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from meshlib.routing.request import Headers, values_by_name
+from meshlib.transport.http.failure import InvalidRequest
 
-__all__ = ["CODING", "HOST", "LENGTH", "HeaderBlock", "HeaderForm", "blocks", "forms"]
+__all__ = ["CODING", "HOST", "LENGTH", "HeaderBlock", "HeaderForm", "blocks", "forms", "once"]
 
 LENGTH, CODING, HOST = 1, 2, 4
 """The headers that frame a message, and the one that the authority replaces."""
@@ -70,6 +72,17 @@ class _Forms(dict[tuple[bytes, bytes], HeaderForm]):
 
 forms = _Forms()
 """Of all requests of the process; made anew when it is full."""
+
+
+def once(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The lines of headers that no other request has. Raises InvalidRequest for one that cannot be sent."""
+    lines = b""
+    for name, value in headers:
+        line, _, _, error = _form(name, value)
+        if line is None:
+            raise InvalidRequest(error)
+        lines += line
+    return lines
 
 
 class HeaderBlock:

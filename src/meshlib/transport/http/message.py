@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meshlib.transport.http.interned import blocks
+from meshlib.transport.http.interned import HeaderBlock, blocks
 
 __all__ = [
     "MAX_HEADERS",
@@ -37,20 +37,27 @@ class OutgoingRequest:
     """A request of one attempt.
 
     headers: as the application gave them or as the engine made them; a Host among them is replaced by authority. block: the
-    same in the forms that are kept for the next request. body: complete bytes; None when it is streamed, then its framing is
-    chunked unless the headers have a Content-Length.
+    same in the forms that are kept for the next request. extra: headers that no other request has, which are not kept. body:
+    complete bytes; None when it is streamed, then its framing is chunked unless the headers have a Content-Length.
     """
 
-    __slots__ = ("authority", "block", "body", "method", "path")
+    __slots__ = ("authority", "block", "body", "extra", "method", "path")
 
     def __init__(
-        self, method: bytes, path: bytes, authority: bytes, headers: RawHeaders, body: bytes | None = b""
+        self,
+        method: bytes,
+        path: bytes,
+        authority: bytes,
+        headers: RawHeaders | HeaderBlock,
+        body: bytes | None = b"",
+        extra: RawHeaders = (),
     ) -> None:
         self.method = method
         self.path = path
         self.authority = authority
-        self.block = blocks[tuple(headers)]
+        self.block = headers if isinstance(headers, HeaderBlock) else blocks[tuple(headers)]
         self.body = body
+        self.extra = extra
 
     @property
     def headers(self) -> RawHeaders:

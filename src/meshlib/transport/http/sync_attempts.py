@@ -181,6 +181,7 @@ class SyncAttempts(CallAttempts):
         if not response.status or attempt.stage is not Stage.SENT:
             return None
         attempt.stage = Stage.ANSWERED
+        self._account(response)
         return Headers(attempt.number, response.status, LazyHeaders(response), response.complete)
 
     def _send(self, attempt: Attempt) -> Event | None:
@@ -219,6 +220,10 @@ class SyncAttempts(CallAttempts):
         if connection is not None:
             connection.close()
         return Failed(attempt.number, failure.kind, sent, failure.reason)
+
+    def _uploaded(self) -> int:
+        upload = self._upload
+        return len(self._request.body or b"") if upload is None else upload.buffer.size
 
     def _wake(self) -> None:
         """Called by the engine or by a pool, from any thread."""

@@ -65,7 +65,7 @@ class SyncExchange(SeveralAttempts):
                 if self._answer is None:
                     actions = handle(event or self._wait(), monotonic())
         except BaseException as error:
-            self._abandon()
+            self._abandon(error)
             if isinstance(error, MeshError):
                 return instead(error, self.call.info)
             raise
@@ -105,6 +105,8 @@ class SyncExchange(SeveralAttempts):
         if not response.complete:
             self._enlist(start, connection)
             return ()
+        if call.observed:
+            self._account(response)
         event = Headers(start.attempt, response.status, LazyHeaders(response), True)
         actions = call.handle(event, monotonic())
         if len(actions) != 1 or type(accept := actions[0]) is not Accept:
@@ -214,11 +216,14 @@ class SyncExchange(SeveralAttempts):
                     return None
                 wait_from = self._read_more(attempt, wait_from)
             self._tell_progress(attempt)
-        except BaseException:
+        except BaseException as error:
             self._accepted = None
-            self._abandon()
+            self._abandon(error)
             raise
         data = response.take()
+        self._received += len(data)
+        if self.call.observed:
+            self.call.bytes_received = self._received
         connection.codec.consumed(len(data))
         return data
 
@@ -259,7 +264,9 @@ class SyncExchange(SeveralAttempts):
 
     def _finish(self, attempt: Attempt) -> None:
         self._accepted = None
-        trailers = decode_headers(attempt.connection.codec.response.trailers)
+        response = attempt.connection.codec.response
+        self._account(response)
+        trailers = decode_headers(response.trailers)
         self._carry_out(self.call.handle(End(attempt.number, trailers), self._monotonic()))
         if attempt in self._attempts:
             self._release(attempt)

@@ -1,0 +1,16 @@
+"""Joins a Mesh with what observes it, when it starts. What an observer needs is imported here and no earlier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshlib.observe.settings import Observe
+
+if TYPE_CHECKING:
+    from meshlib.mesh import Mesh
+
+__all__ = ["attach"]
+
+
+def attach(mesh: Mesh, settings: Observe) -> None:
+    """Subscribe the observers that these settings ask for. Once for each Mesh."""
