@@ -85,7 +85,6 @@ class CallBase:
     flags: tuple[str, ...] = ()
     details = ""
     wake_at = inf
-
     reply: LocalReply | None = None
     # What only observers ask for; a call that nobody observes sets none of it.
     _observers: Observers | None = None
@@ -103,6 +102,7 @@ class CallBase:
     bytes_received = 0
     messages_sent = 0
     messages_received = 0
+
     def __init__(
         self,
         engine: Engine,
@@ -183,6 +183,7 @@ class CallBase:
             reply = self._affinity.local_reply(reply)
         if self.request.method == "HEAD" or reply.status in BODILESS:
             reply = replace(reply, body=b"")
+        self.reply = reply
         error = ending.error(
             describe(
                 ending,
@@ -190,7 +191,6 @@ class CallBase:
                 self.plan.cluster if self.plan is not None else None,
                 self.flags,
                 self.records(),
-        self.reply = reply
             ),
             flags=",".join(self.flags) or "-",
             details=ending.details,
@@ -205,6 +205,8 @@ class CallBase:
 
     def _over(self, error: MeshError, now: float) -> Actions:
         self.details = self.details or error.details
+        if self._observers is not None:
+            self.error = error
         actions = self._cancel_attempts(now, self.details.replace("_", " "))
         self._conclude(False if self._attempts else None, now)
         return (*actions, act.Fail(error))
@@ -212,8 +214,6 @@ class CallBase:
     def _cancelled(self, _event: ev.Cancelled, now: float) -> Actions:
         """The application gave up: cancel what is alive, give everything back, say nothing more."""
         if self._stage is Stage.DONE:
-        if self._observers is not None:
-            self.error = error
             return NOTHING
         if not self.details:
             self.details = "downstream_remote_disconnect"
@@ -235,6 +235,8 @@ class CallBase:
             breaker.record(ok, now)
         if self._at_end is not None:
             self._give_back()
+        if self._observers is not None:
+            self._tell_over(now)
 
     def __del__(self) -> None:
         # A finalizer must not take a lock: its own thread may hold it. The next call of the cluster gives these back.
@@ -242,8 +244,6 @@ class CallBase:
             self._mirrors.abandon()
         if self._stage is Stage.DONE:
             return
-        if self._observers is not None:
-            self._tell_over(now)
         for attempt in self._attempts:
             if attempt.holding is not Holding.NOTHING or attempt.retry_permit:
                 attempt.cluster.state.abandoned.append(attempt.give_back)
@@ -254,6 +254,8 @@ class CallBase:
         if self._breaker is not None and self._attempts:
             state = self._attempts[0].cluster.state
             state.abandoned.append(partial(self._breaker.record, None, self._started))
+        if self._observers is not None:
+            self._engine.abandoned.append(partial(self._dropped, self._engine.clock.monotonic()))
 
     def _cancel_attempts(self, now: float, why: str) -> list[act.Action]:
         """Cancel what is alive: attempts without a verdict, and the accepted one unless its response is complete."""
@@ -261,19 +263,10 @@ class CallBase:
         for attempt in self._attempts:
             if attempt.over_at is None or attempt.holding is not Holding.NOTHING:
                 attempt.record(now, failure=why)
-        if self._observers is not None:
-            self._engine.abandoned.append(partial(self._dropped, self._engine.clock.monotonic()))
                 attempt.give_back()
                 cancelled.append(act.CancelAttempt(attempt.number))
         return cancelled
 
-    # --- small things ------------------------------------------------------------------------------------------------
-
-    def _live(self, number: int) -> Attempt | None:
-        """The attempt if it still counts: without a verdict, or the accepted one."""
-        if self._stage is Stage.DONE or not 0 < number <= len(self._attempts):
-            return None
-        attempt = self._attempts[number - 1]
     # --- observers ---------------------------------------------------------------------------------------------------
 
     def _observe(self, observers: Observers, now: float) -> None:
@@ -321,6 +314,13 @@ class CallBase:
             attempt.record(now, failure="cancelled")
         self._tell_over(now)
 
+    # --- small things ------------------------------------------------------------------------------------------------
+
+    def _live(self, number: int) -> Attempt | None:
+        """The attempt if it still counts: without a verdict, or the accepted one."""
+        if self._stage is Stage.DONE or not 0 < number <= len(self._attempts):
+            return None
+        attempt = self._attempts[number - 1]
         return attempt if attempt.over_at is None or self.accepted == number else None
 
     def _mirror_over(self, number: int) -> None:

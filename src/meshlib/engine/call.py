@@ -167,10 +167,10 @@ class Call(ObservedCall):
             self.plan = route.forward(self.request, engine.random)
         if self._observers is not None:
             tell(self._observers.routed, self, now)
-        self._stage = Stage.FILTERS
-        if engine.abandoned:
         if not listener.filters:
             return self._act_on_route(now)
+        self._stage = Stage.FILTERS
+        if engine.abandoned:
             engine.drain_abandoned()
         self._pin(now)
         return self._run_filters(GO_ON, now)
@@ -189,10 +189,10 @@ class Call(ObservedCall):
     def _answer(self, reply: LocalReply, now: float) -> Actions:
         """The configuration answers by itself, and the call is over."""
         self.reply = reply = self._local(reply)
-
-    def _filter_context(self, config: Any) -> FilterContext:
         self._conclude(None, now)
         return (act.Reply(reply),)
+
+    def _filter_context(self, config: Any) -> FilterContext:
         """What a filter with this configuration sees."""
         plan = self.plan
         cluster = None if plan is None else plan.cluster

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from meshlib.engine.call import Call
 from meshlib.engine.dialect import ENVOY, Dialect
-from meshlib.engine.options import CallOptions, current_options
 from meshlib.engine.observer import Observers
+from meshlib.engine.options import CallOptions, current_options
 from meshlib.engine.program import Compiler, Program
 from meshlib.engine.rpc import RpcCall
 from meshlib.errors import ConfigTimeout, ControlPlaneError
@@ -82,9 +82,9 @@ class Engine:
         self.trust_request_headers = trust_request_headers
         self.config_timeout = config_timeout
         self.closed = False
-        self.listener_name: Callable[[str], str] = str
         self.passthrough = False
         self.observers = Observers()
+        self.listener_name: Callable[[str], str] = str
         self.server_listener_name: Callable[[str], str] = str
         self.source: ConfigSource | None = None
         self.defer: Callable[[Callable[[], None]], None] | None = None
@@ -179,14 +179,6 @@ class Engine:
         with self._lock:
             self._owners.add(owner)
 
-    def close(self) -> None:
-        """Calls that wait for configuration fail now; later ones fail when they begin. Calls under way go on."""
-        self.closed = True
-        self._wake_all()
-
-    def renew_locks(self) -> None:
-        """In a forked child: nobody holds a lock, and none of the parent's calls is here."""
-        self._lock = threading.Lock()
     def observe(self, observer: object) -> None:
         """Tell it of calls that begin from now on; see `meshlib.engine.observer`. Nothing happens when it is told already."""
         with self._lock:
@@ -197,6 +189,14 @@ class Engine:
         with self._lock:
             self.observers = self.observers.minus(observer)
 
+    def close(self) -> None:
+        """Calls that wait for configuration fail now; later ones fail when they begin. Calls under way go on."""
+        self.closed = True
+        self._wake_all()
+
+    def renew_locks(self) -> None:
+        """In a forked child: nobody holds a lock, and none of the parent's calls is here."""
+        self._lock = threading.Lock()
         self._waiting = {}
         self._dormant = True
         self._unsettled = None

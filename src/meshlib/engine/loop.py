@@ -259,8 +259,8 @@ class AttemptLoop(RetryingCall):
         """A limit refused the attempt. Never retried, and not the endpoint's fault."""
         attempt.record(now, failure="overflow")
         attempt.give_back()
-        if self._others_alive(attempt):
         self._tell_attempt(attempt, now)
+        if self._others_alive(attempt):
             return (act.CancelAttempt(attempt.number),)
         ending = Endings.overflow(retried=len(self._attempts) > 1)
         return (act.CancelAttempt(attempt.number), *self._end(ending, now))
@@ -311,8 +311,8 @@ class AttemptLoop(RetryingCall):
                 if again or self._others_alive(attempt):
                     attempt.record(now, status=status)
                     attempt.give_back()
-                    return (act.CancelAttempt(attempt.number),)
                     self._tell_attempt(attempt, now)
+                    return (act.CancelAttempt(attempt.number),)
                 return self._accept(attempt, event, now)
         if retrier is not None and retrier.armed and not attempt.followed:
             attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
@@ -350,9 +350,9 @@ class AttemptLoop(RetryingCall):
         self.accepted = 1
         self.details = "via_upstream"
         attempt.cluster.state.stats.rq_2xx.value += 1
-        self._finish(attempt, now)
         if self._observers is not None:
             self._head = event
+        self._finish(attempt, now)
         return ACCEPTED
 
     def _grpc_fault(self, event: ev.Headers) -> bool:
@@ -382,9 +382,9 @@ class AttemptLoop(RetryingCall):
             headers = heads.response(event.status, received, attempt, flags, now)
         if affinity is not None:
             headers = affinity.after_edits(received, headers)
-        if event.end:
         if self._observers is not None:
             self._head, self._edited = event, headers
+        if event.end:
             self._finish(attempt, now)
         else:
             self._stage = Stage.STREAMING
@@ -399,8 +399,8 @@ class AttemptLoop(RetryingCall):
             if other.over_at is None:
                 other.record(now, failure="cancelled")
                 other.give_back()
-                actions.append(act.CancelAttempt(other.number))
                 self._tell_attempt(other, now)
+                actions.append(act.CancelAttempt(other.number))
         return actions
 
     def _end_of_response(self, event: ev.End, now: float) -> Actions:
@@ -408,9 +408,9 @@ class AttemptLoop(RetryingCall):
         if attempt is None:
             self._mirror_over(event.attempt)
         elif self.accepted == event.attempt:
-            self._finish(attempt, now)
             if self._observers is not None:
                 self._trailers = event.trailers
+            self._finish(attempt, now)
         return NOTHING
 
     def _finish(self, attempt: Attempt, now: float) -> None:
@@ -423,9 +423,9 @@ class AttemptLoop(RetryingCall):
         self.wake_at = inf
         if self._at_end is not None:
             self._give_back()
-
         if self._observers is not None:
             self._tell_over(now)
+
     def _attempt_failed(self, event: ev.Failed, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if attempt is None:
@@ -439,8 +439,8 @@ class AttemptLoop(RetryingCall):
             attempt.give_back()
             return self._end(for_failure(kind, "", retried=False, started=True), now)
         attempt.record(now, failure=kind.value)
-        retrier = self._retries()
         self._tell_attempt(attempt, now)
+        retrier = self._retries()
         wanted = retrier is not None and retrier.state.wants_reset(kind, event.bytes_sent)
         if self._lost(attempt, retrier if wanted else None, now):
             return NOTHING
