@@ -43,6 +43,11 @@ def test_literals(text: str, literal: str) -> None:
         ("a%PROTOCOL%b%%c", ("a", Operator(name="PROTOCOL"), "b%c")),
         ("%HOSTNAME%%HOSTNAME%", (Operator(name="HOSTNAME"), Operator(name="HOSTNAME"))),
         ("%START_TIME(a)b)%", (Operator(name="START_TIME", argument="a)b"),)),
+        ("%PATH(NQ:ORIG):3%", (Operator(name="PATH", argument="NQ:ORIG", max_length=3),)),
+        ("%PATH(:)%", (Operator(name="PATH", argument=":"),)),
+        ("%FILTER_STATE(a:FIELD:x:y)%", (Operator(name="FILTER_STATE", argument="a:FIELD:x:y"),)),
+        ("%START_TIME(%EOn)%", (Operator(name="START_TIME", argument="%EOn"),)),
+        ("%STREAM_INFO_REQ(A)%", (Operator(name="REQUEST_HEADER", argument="a"),)),
     ],
 )
 def test_operators(text: str, segments: tuple[str | Operator, ...]) -> None:
@@ -57,6 +62,11 @@ def test_operators(text: str, segments: tuple[str | Operator, ...]) -> None:
         *("%REQ()%", "%REQ%", "%REQ(a?b?c)%", "%REQ(bad name)%", "%REQ(a?bad name)%", "%REQ(a):x%"),
         *("%REQ(a):5:6%", "%REQ(a):99999999999999999999%", "%PROTOCOL(x)%", "%PROTOCOL:3%", "%PROTOCOL():3%"),
         *("%START_TIME:3%", "%ENVIRONMENT()%", "%SECRET%", "%CEL(((%", "%REQUEST_HEADERS(x)%"),
+        *("%FILTER_STATE%", "%FILTER_STATE(a:X)%", "%FILTER_STATE(a:FIELD)%", "%FILTER_STATE(a::b)%"),
+        *("%GRPC_STATUS(X)%", "%GRPC_STATUS:3%", "%PATH(X)%", "%PATH(WQ:X)%", "%QUERY_PARAMS(:ORIG)%"),
+        *("%COMMON_DURATION(a)%", "%COMMON_DURATION(a:b:s)%", "%COMMON_DURATION(a:b:us):3%"),
+        *("%START_TIME(%n)%", "%EMIT_TIME(%_3n)%", "%START_TIME(\n)%", "%QUERY_PARAM(a\nb)%"),
+        *("%METADATA%", "%METADATA(X:a)%", "%CLUSTER_METADATA(a):3%", "%REQUESTED_SERVER_NAME(X)%"),
     ],
 )
 def test_what_envoy_refuses(text: str) -> None:
@@ -65,15 +75,23 @@ def test_what_envoy_refuses(text: str) -> None:
     assert caught.value.reason
 
 
-def test_operators_without_a_value_here_are_reported() -> None:
+def test_the_names_of_its_operators() -> None:
     parsed = parse("%CEL(request.path)%-%TRACE_ID%-%PROTOCOL%-%TRACE_ID%")
-    assert parsed.unsupported == ("CEL", "TRACE_ID")
-    assert parse("%PROTOCOL%").unsupported == ()
+    assert parsed.operators() == ("CEL", "TRACE_ID", "PROTOCOL")
+    assert parse("100%%").operators() == ()
 
 
-def test_every_evaluated_operator_is_known() -> None:
-    known = operators.PLAIN | operators.OPTIONAL | operators.OPTIONAL_WITH_LENGTH | operators.REQUIRED
-    assert known >= operators.EVALUATED
+def test_every_evaluated_operator_is_known_and_of_one_kind() -> None:
+    kinds = (
+        operators.PLAIN,
+        operators.OPTIONAL,
+        operators.OPTIONAL_WITH_LENGTH,
+        operators.REQUIRED,
+        operators.REQUIRED_WITHOUT_LENGTH,
+    )
+    known = frozenset().union(*kinds)
+    assert sum(map(len, kinds)) == len(known)
+    assert known >= operators.LOGGED > operators.EVALUATED
 
 
 @given(st.text("%()?:REQP1a ", max_size=12) | st.text())

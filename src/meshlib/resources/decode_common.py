@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from meshlib.errors import ResourceError
+from meshlib.resources import operators
 from meshlib.resources.format import Format, FormatError, parse
 from meshlib.resources.matching import FractionalPercent
 from meshlib.resources.reader import Reader
@@ -51,14 +52,17 @@ def fractional_percent(reader: Reader) -> FractionalPercent:
     return FractionalPercent(numerator=reader.number("numerator"), denominator=denominator)
 
 
-def format_string(reader: Reader, field: str, text: str) -> Format:
-    """A format string. Operators without a value here are reported as `field<OPERATOR>`."""
+def format_string(
+    reader: Reader, field: str, text: str, evaluated: frozenset[str] = operators.EVALUATED
+) -> Format:
+    """A format string. Operators that are not among those evaluated in its place are reported as `field<OPERATOR>`."""
     try:
         parsed = parse(text)
     except FormatError as error:
         raise reader.fail(field, error.reason) from None
-    for name in parsed.unsupported:
-        reader.unsupported(f"{field}<%{name}%>")
+    for name in parsed.operators():
+        if name not in evaluated:
+            reader.unsupported(f"{field}<%{name}%>")
     return parsed
 
 

@@ -1,8 +1,8 @@
-"""Access-log format strings, as they stand in header values and bodies: `%REQ(x-user?:path):10% via %PROTOCOL%`.
+"""Access-log format strings: `%REQ(x-user?:path):10% via %PROTOCOL%`.
 
-Only the syntax is here; `meshlib.routing.format` evaluates. Grammar (Envoy's): `%NAME%`, `%NAME(ARGUMENT)%`,
-`%NAME(ARGUMENT):LENGTH%` and `%NAME:LENGTH%`; `%%` is a percent sign. An argument ends at the first `)` that is followed by
-`%` or `:LENGTH%`.
+Only the syntax is here; `meshlib.routing.format` compiles it, for header values, bodies and access logs. Grammar (Envoy's):
+`%NAME%`, `%NAME(ARGUMENT)%`, `%NAME(ARGUMENT):LENGTH%` and `%NAME:LENGTH%`; `%%` is a percent sign. An argument is on one line
+and ends at the first `)` that is followed by `%` or `:LENGTH%`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 from meshlib.resources import operators
+from meshlib.resources.operator_arguments import check_argument
 
 __all__ = ["Format", "FormatError", "Operator", "parse"]
 
@@ -44,17 +45,19 @@ class Format:
     """A parsed format string.
 
     literal: the whole text when it holds no operator (`%%` is `%` there), otherwise None. segments: literal texts and
-    operators in order; never two texts side by side. unsupported: names of operators that Envoy knows but that have no value
-    here; they come out empty.
+    operators in order; never two texts side by side.
     """
 
     text: str
     literal: str | None
     segments: tuple[str | Operator, ...] = field(compare=False)
-    unsupported: tuple[str, ...] = field(default=(), compare=False)
+
+    def operators(self) -> tuple[str, ...]:
+        """The names of the operators in it, each once."""
+        return tuple(dict.fromkeys(each.name for each in self.segments if isinstance(each, Operator)))
 
 
-_OPERATOR = re.compile(r"%([A-Z0-9_]+)(?:\((.*?)\))?(?::([0-9]+))?%", re.DOTALL)
+_OPERATOR = re.compile(r"%([A-Z0-9_]+)(?:\((.*?)\))?(?::([0-9]+))?%")
 _HEADER_NAME = re.compile(r"[!-~]*")
 _HEADERS = frozenset({"REQUEST_HEADER", "RESPONSE_HEADER", "RESPONSE_TRAILER"})
 _MAX_LENGTH = 2**64 - 1
@@ -82,13 +85,11 @@ def parse(text: str) -> Format:
         segments.append(_operator(match[1], match[2], match[3]))
         position = match.end()
     _flush(literal, segments)
-    operators_used = [segment for segment in segments if isinstance(segment, Operator)]
-    unsupported = (op.name for op in operators_used if op.name not in operators.EVALUATED)
+    literals = [segment for segment in segments if isinstance(segment, str)]
     return Format(
         text=text,
-        literal=None if operators_used else "".join(s for s in segments if isinstance(s, str)),
+        literal="".join(literals) if len(literals) == len(segments) else None,
         segments=tuple(segments),
-        unsupported=tuple(dict.fromkeys(unsupported)),
     )
 
 
@@ -111,11 +112,16 @@ def _operator(written: str, argument: str | None, length: str | None) -> Operato
     elif name in operators.OPTIONAL:
         if length is not None:
             raise FormatError(f"%{written}% takes no length")
-    elif name in operators.REQUIRED:
+    elif name in operators.REQUIRED or name in operators.REQUIRED_WITHOUT_LENGTH:
         if not argument:
             raise FormatError(f"%{written}% needs an argument")
+        if length is not None and name in operators.REQUIRED_WITHOUT_LENGTH:
+            raise FormatError(f"%{written}% takes no length")
     elif name not in operators.OPTIONAL_WITH_LENGTH:
         raise FormatError(f"%{written}% is not an operator of Envoy's")
+    wrong = check_argument(name, argument)
+    if wrong is not None:
+        raise FormatError(f"%{written}({argument})%: {wrong}")
     if name not in _HEADERS:
         return Operator(name=name, argument=argument, max_length=max_length)
     main, _, alternative = argument.partition("?")

@@ -1,33 +1,95 @@
-"""Evaluates access-log formats, as header values and direct-response bodies use them.
+"""Access-log formats, compiled: of header values, bodies and access logs.
 
-One function for each operator, in a table; a value that is not known is None and comes out as the caller's text for missing
-values: nothing in a header value, `-` in a body (Envoy's omit_empty_values). What belongs to a proxy's downstream connection
-(its addresses, its server name) does not exist where there is no proxy and is missing, see docs/differences.md.
+A format becomes a function of *facts*: what is known of a request, its response and what was done with it. Each operator is a
+factory in a table, which makes of the operator's argument a function from facts to a value: a text, a number, or None for what
+is missing. Header values and bodies have the table `OPERATORS`; access logs know more about a call and have a longer one
+(`meshlib.observe.access_log.operators`). The text for missing values is the caller's: nothing in a header value, `-` in a body
+and in a log (Envoy's omit_empty_values).
+
+What belongs to a proxy's downstream connection does not exist where there is no proxy and is missing, see
+docs/differences.md.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.resources.format import Format, Operator
+from meshlib.routing.flags import LONG_NAMES
 from meshlib.routing.matchers.header import HasHeaders
-from meshlib.routing.start_time import format_time
+from meshlib.routing.query import decoded_query, parameter, query_of
+from meshlib.routing.start_time import compile_time
 
 if TYPE_CHECKING:
     from meshlib.routing.request import RequestView
 
-__all__ = ["EVALUATED", "FormatContext", "evaluate"]
+__all__ = [
+    "OPERATORS",
+    "Factory",
+    "Facts",
+    "FormatContext",
+    "Read",
+    "Value",
+    "compile_format",
+    "compile_reads",
+]
+
+Value = str | int | None
+
+Read = Callable[[Any], Value]
+"""From facts to a value."""
+
+Factory = Callable[[Operator], Read]
+
+
+class Facts(Protocol):
+    """What the operators of `OPERATORS` ask for.
+
+    status: 0 when there is none. flags: Envoy's response flags, comma-joined, `-` for none. endpoint: `ip:port`. started: seconds
+    since the epoch; duration: seconds since then. protocol: of the request, `HTTP/1.1`, `HTTP/2`. attempts: from 1; 0 for none.
+    cluster_raw: the cluster's name, where its statistics have another one.
+    """
+
+    @property
+    def request(self) -> HasHeaders: ...
+    @property
+    def response(self) -> HasHeaders | None: ...
+    @property
+    def started(self) -> float: ...
+    @property
+    def duration(self) -> float: ...
+    @property
+    def cluster(self) -> str | None: ...
+    @property
+    def cluster_raw(self) -> str | None: ...
+    @property
+    def route_name(self) -> str | None: ...
+    @property
+    def endpoint(self) -> str | None: ...
+    @property
+    def protocol(self) -> str | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def flags(self) -> str: ...
+    @property
+    def details(self) -> str | None: ...
+    @property
+    def stream_id(self) -> str | None: ...
+    @property
+    def body(self) -> str | None: ...
 
 
 class FormatContext:
-    """What operators may ask for. Fill in what is known; the rest stays missing.
+    """The facts of header edits and bodies. Fill in what is known; the rest stays missing.
 
-    started: seconds since the epoch at which the call began; duration: seconds since then. endpoint: `ip:port` of the
-    attempt, whose number is attempts, from 1. protocol: of the request, `HTTP/1.1`, `HTTP/2`. flags: Envoy's response flags.
     local_reply: the response is not an upstream's; body: of that. suppress_envoy_headers: the router's option, which keeps
-    x-envoy-original-path and x-envoy-original-host out of the request.
+    x-envoy-original-path and x-envoy-original-host out of the request. The others: see Facts.
     """
 
     __slots__ = (
@@ -60,7 +122,7 @@ class FormatContext:
         endpoint: str | None = None,
         protocol: str = "HTTP/1.1",
         attempts: int = 1,
-        flags: str | None = None,
+        flags: str = "-",
         details: str | None = None,
         stream_id: str | None = None,
         body: str | None = None,
@@ -83,80 +145,203 @@ class FormatContext:
         self.local_reply = local_reply
         self.suppress_envoy_headers = suppress_envoy_headers
 
+    @property
+    def cluster_raw(self) -> str | None:
+        return self.cluster
 
-def evaluate(fmt: Format, context: FormatContext, *, missing: str = "") -> str:
-    """The text of fmt for this call."""
+    @property
+    def status(self) -> int:
+        # Envoy edits its own replies before it notes their status.
+        if self.response is None or self.local_reply:
+            return 0
+        return int(self.response.values(":status")[0])
+
+
+def compile_reads(fmt: Format, table: Mapping[str, Factory]) -> tuple[str | Read, ...]:
+    """The segments of fmt in order: literal texts, and functions in the place of operators. One that table lacks is missing."""
+    return tuple(
+        segment if isinstance(segment, str) else compile_operator(segment, table) for segment in fmt.segments
+    )
+
+
+def compile_operator(operator: Operator, table: Mapping[str, Factory]) -> Read:
+    factory = table.get(operator.name)
+    if factory is None:
+        return _missing
+    read = factory(operator)
+    length = operator.max_length
+    return read if length is None else _cut(read, length)
+
+
+def compile_format(fmt: Format, table: Mapping[str, Factory], *, missing: str = "") -> Callable[[Any], str]:
+    """A function from facts to the text of fmt."""
     if fmt.literal is not None:
-        return fmt.literal
-    return "".join(_segment(segment, context, missing) for segment in fmt.segments)
+        literal = fmt.literal
+        return lambda facts: literal
+    segments = compile_reads(fmt, table)
+    reads = tuple(segment for segment in segments if not isinstance(segment, str))
+    template = "".join(
+        segment.replace("%", "%%") if isinstance(segment, str) else "%s" for segment in segments
+    )
+
+    def text(facts: Any) -> str:
+        values = [read(facts) for read in reads]
+        if None in values:
+            return template % tuple([missing if value is None else value for value in values])
+        return template % tuple(values)
+
+    return text
 
 
-def _segment(segment: str | Operator, context: FormatContext, missing: str) -> str:
-    if isinstance(segment, str):
-        return segment
-    evaluator = _OPERATORS.get(segment.name)
-    value = None if evaluator is None else evaluator(segment, context)
-    if value is None:
-        return missing
-    if segment.max_length is None:
-        return value
-    if value.isascii():
-        return value[: segment.max_length]
-    return value.encode("utf-8", "surrogateescape")[: segment.max_length].decode("utf-8", "surrogateescape")
-
-
-def _first(message: HasHeaders | None, operator: Operator) -> str | None:
-    if message is None:
-        return None
-    for name in (operator.argument, operator.alternative):
-        if name:
-            values = message.values(name)
-            if values:
-                return values[0]
+def _missing(facts: Any) -> Value:
     return None
 
 
-def _request_header(operator: Operator, context: FormatContext) -> str | None:
-    return _first(context.request, operator)
+def _cut(read: Read, length: int) -> Read:
+    """At most so many bytes of the text."""
+
+    def cut(facts: Any) -> Value:
+        value = read(facts)
+        if not isinstance(value, str):
+            return value
+        if value.isascii():
+            return value[:length]
+        return value.encode("utf-8", "surrogateescape")[:length].decode("utf-8", "surrogateescape")
+
+    return cut
 
 
-def _response_header(operator: Operator, context: FormatContext) -> str | None:
-    return _first(context.response, operator)
+# --- the operators ---------------------------------------------------------------------------------------------------
 
 
-def _response_code(operator: Operator, context: FormatContext) -> str | None:
-    # Envoy edits its own replies before it notes their status.
-    if context.response is None or context.local_reply:
-        return "0"
-    return context.response.values(":status")[0]
+def _request_header(operator: Operator) -> Read:
+    name, other = operator.argument, operator.alternative
+
+    def read(facts: Facts) -> Value:
+        return _first(facts.request, name, other)
+
+    return read
 
 
-def _stream_id(operator: Operator, context: FormatContext) -> str | None:
-    values = context.request.values("x-request-id")
-    return values[0] if values else context.stream_id
+def _response_header(operator: Operator) -> Read:
+    name, other = operator.argument, operator.alternative
+
+    def read(facts: Facts) -> Value:
+        response = facts.response
+        return None if response is None else _first(response, name, other)
+
+    return read
 
 
-Evaluator = Callable[[Operator, FormatContext], str | None]
+def _first(message: HasHeaders, name: str, other: str) -> str | None:
+    if name:
+        values = message.values(name)
+        if values:
+            return values[0]
+    if other:
+        values = message.values(other)
+        if values:
+            return values[0]
+    return None
 
-_OPERATORS: dict[str, Evaluator] = {
+
+def _details(operator: Operator) -> Read:
+    if operator.argument == "ALLOW_WHITESPACES":
+        return lambda facts: facts.details or None
+
+    def read(facts: Facts) -> Value:
+        details = facts.details
+        return "_".join(details.split(" ")) if details else None
+
+    return read
+
+
+def _path(operator: Operator) -> Read:
+    query, _, rest = operator.argument.partition(":")
+    which = rest.partition(":")[0] or "ORIG_OR_PATH"
+    original, current = which != "PATH", which != "ORIG"
+
+    def read(facts: Facts) -> Value:
+        path = _first(facts.request, "x-envoy-original-path" if original else "", ":path" if current else "")
+        if not path:
+            return None
+        return path.partition("?")[0] if query == "NQ" else path
+
+    return read
+
+
+def _query_parameter(operator: Operator) -> Read:
+    name = operator.argument
+
+    def read(facts: Facts) -> Value:
+        return parameter(_first(facts.request, ":path", "") or "", name)
+
+    return read
+
+
+def _query_parameters(operator: Operator) -> Read:
+    decoded = operator.argument == "DECODED"
+
+    def read(facts: Facts) -> Value:
+        query = query_of(_first(facts.request, "x-envoy-original-path", ":path") or "")
+        return decoded_query(query) if decoded and query else query
+
+    return read
+
+
+def _stream_id(operator: Operator) -> Read:
+    return lambda facts: _first(facts.request, "x-request-id", "") or facts.stream_id
+
+
+def _time(operator: Operator, *, local: bool) -> Read:
+    render = compile_time(operator.argument, local=local)
+    return lambda facts: render(facts.started)
+
+
+def _environment(operator: Operator) -> Read:
+    value = os.environ.get(operator.argument, "-")  # as in Envoy, where it is not even omitted
+    return lambda facts: value
+
+
+def _hostname(operator: Operator) -> Read:
+    name = os.uname().nodename
+    return lambda facts: name
+
+
+def _long_flags(facts: Facts) -> Value:
+    flags: str = facts.flags
+    return flags if flags == "-" else ",".join(LONG_NAMES.get(flag, flag) for flag in flags.split(","))
+
+
+def plain(read: Read) -> Factory:
+    """The factory of an operator without an argument."""
+    return lambda operator: read
+
+
+OPERATORS: dict[str, Factory] = {
+    "DURATION": plain(lambda facts: int(facts.duration * 1000)),
+    "ENVIRONMENT": _environment,
+    "HOSTNAME": _hostname,
+    "LOCAL_REPLY_BODY": plain(lambda facts: facts.body),
+    "PATH": _path,
+    "PROTOCOL": plain(lambda facts: facts.protocol),
+    "QUERY_PARAM": _query_parameter,
+    "QUERY_PARAMS": _query_parameters,
     "REQUEST_HEADER": _request_header,
+    "RESPONSE_CODE": plain(lambda facts: facts.status),
+    "RESPONSE_CODE_DETAILS": _details,
+    "RESPONSE_FLAGS": plain(lambda facts: facts.flags),
+    "RESPONSE_FLAGS_LONG": plain(_long_flags),
     "RESPONSE_HEADER": _response_header,
-    "RESPONSE_CODE": _response_code,
-    "RESPONSE_CODE_DETAILS": lambda operator, context: context.details or None,
-    "RESPONSE_FLAGS": lambda operator, context: context.flags or "-",
-    "PROTOCOL": lambda operator, context: context.protocol,
-    "LOCAL_REPLY_BODY": lambda operator, context: context.body,
-    "UPSTREAM_HOST": lambda operator, context: context.endpoint,
-    "UPSTREAM_REMOTE_ADDRESS": lambda operator, context: context.endpoint,
-    "UPSTREAM_CLUSTER": lambda operator, context: context.cluster,
-    "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda operator, context: str(context.attempts),
-    "ROUTE_NAME": lambda operator, context: context.route_name or None,
-    "START_TIME": lambda operator, context: format_time(operator.argument, context.started),
-    "DURATION": lambda operator, context: str(int(context.duration * 1000)),
-    "HOSTNAME": lambda operator, context: os.uname().nodename,
-    "ENVIRONMENT": lambda operator, context: os.environ.get(operator.argument),
+    "ROUTE_NAME": plain(lambda facts: facts.route_name or None),
+    "START_TIME": lambda operator: _time(operator, local=False),
+    "START_TIME_LOCAL": lambda operator: _time(operator, local=True),
     "STREAM_ID": _stream_id,
+    "UNIQUE_ID": plain(lambda facts: str(uuid.uuid4())),
+    "UPSTREAM_CLUSTER": plain(lambda facts: facts.cluster or None),
+    "UPSTREAM_CLUSTER_RAW": plain(lambda facts: facts.cluster_raw or None),
+    "UPSTREAM_HOST": plain(lambda facts: facts.endpoint),
+    "UPSTREAM_REMOTE_ADDRESS": plain(lambda facts: facts.endpoint),
+    "UPSTREAM_REQUEST_ATTEMPT_COUNT": plain(lambda facts: facts.attempts),
 }
-
-EVALUATED = frozenset(_OPERATORS)
-"""Names of the operators that have a value here; every other one is missing."""
+"""Those of header values and bodies."""

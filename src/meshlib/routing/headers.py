@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from meshlib.resources.format import Format
 from meshlib.resources.headers import AppendAction, HeaderEdits
-from meshlib.routing.format import FormatContext, evaluate
+from meshlib.routing.format import OPERATORS, FormatContext, compile_format
 from meshlib.routing.request import Headers
 
 __all__ = [
@@ -24,6 +23,8 @@ __all__ = [
 
 Refresh = Callable[[FormatContext, Headers], None]
 """Makes the context show these headers."""
+
+Evaluate = Callable[[FormatContext], str]
 
 _REQUEST_AND_RESPONSE = """
     cache-control connection content-encoding content-length content-type keep-alive proxy-connection proxy-status
@@ -78,8 +79,9 @@ class LevelEdits:
     def __init__(self, edits: HeaderEdits, joined: frozenset[str]) -> None:
         self._joined = joined
         self._remove = frozenset(edits.remove)
-        self._add: tuple[tuple[str, Format, AppendAction, bool], ...] = tuple(
-            (option.name, option.value, option.action, option.keep_empty_value) for option in edits.add
+        self._add: tuple[tuple[str, Evaluate, AppendAction, bool], ...] = tuple(
+            (option.name, compile_format(option.value, OPERATORS), option.action, option.keep_empty_value)
+            for option in edits.add
         )
         self._dynamic = any(option.value.literal is None for option in edits.add)
 
@@ -94,8 +96,8 @@ class LevelEdits:
         present = {name for name, _ in headers}
         overwrites: list[tuple[str, str]] = []
         additions: list[tuple[str, str]] = []
-        for name, fmt, action, keep_empty in self._add:
-            value = evaluate(fmt, context)
+        for name, evaluate, action, keep_empty in self._add:
+            value = evaluate(context)
             if not (value or keep_empty):
                 continue
             if action is AppendAction.APPEND_IF_EXISTS_OR_ADD:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from meshlib.errors import LocalReply
 from meshlib.resources.route import DirectResponse, Redirect, Route, RouteConfiguration, VirtualHost
 from meshlib.routing.authority import port_start
-from meshlib.routing.format import FormatContext, evaluate
+from meshlib.routing.format import OPERATORS, FormatContext, compile_format
 from meshlib.routing.headers import set_header
 from meshlib.routing.plan import edit_response, response_levels
 from meshlib.routing.reply import finish_reply
@@ -46,15 +46,18 @@ def compile_direct_response(
 ) -> Answer:
     """DirectResponseAction. With 201 or 3xx the request's own URL becomes the location, as in Envoy."""
     finish = _finisher(direct.status, route, virtual_host, config)
+    shown = None
+    if direct.body_format is not None:
+        shown = compile_format(direct.body_format, OPERATORS, missing="-")
     located = direct.status == HTTPStatus.CREATED or 300 <= direct.status < 400
 
     def answer(request: RequestView, context: FormatContext | None) -> LocalReply:
         location = f"{request.scheme}://{request.authority}{request.path}" if located else ""
         body = direct.body
-        if direct.body_format is not None:
+        if shown is not None:
             context = context or FormatContext(request)
             context.body = body.decode("utf-8", "replace")
-            body = evaluate(direct.body_format, context, missing="-").encode()
+            body = shown(context).encode("utf-8", "surrogateescape")
         return finish(request, context, location, body)
 
     return answer
