@@ -302,6 +302,7 @@ class Mesh:
         )
 
     def _from_control_plane(self, bootstrap: Bootstrap) -> AdsClient:
+        from meshlib.observe.loads import LoadCounter
         from meshlib.resources import decode_any
         from meshlib.xds.client import AdsClient
 
@@ -315,6 +316,7 @@ class Mesh:
             random=self._random,
             registry=self.stats,
             usage=self._usage,
+            loads=LoadCounter(self.engine).read,
         )
         self.engine.defer = partial(source.call_later, SETTLE_AFTER)
         return source

@@ -6,16 +6,20 @@ import json
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+import meshlib
 from meshlib import proto
-from meshlib.controlplane import ControlPlane, FileFeed
-from meshlib.testing import Reply, Upstream, messages, serve, service
+from meshlib.controlplane import ControlPlane, FileFeed, ResourceStore
+from meshlib.httpx import MeshTransport
+from meshlib.testing import Reply, Request, Reset, Upstream, messages, serve, service
 
 envoy = pytest.importorskip("envoy")
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(60)]
@@ -24,6 +28,7 @@ START = 30.0
 
 
 def bootstrap(control_plane: ControlPlane) -> dict[str, Any]:
+    """Also with what has Envoy report its load there, of every cluster."""
     host, _, port = control_plane.address.rpartition(":")
     address = {"socket_address": {"address": host, "port_value": int(port)}}
     ads = {"ads": {}, "resource_api_version": "V3"}
@@ -42,6 +47,13 @@ def bootstrap(control_plane: ControlPlane) -> dict[str, Any]:
             },
             "lds_config": ads,
             "cds_config": ads,
+        },
+        "cluster_manager": {
+            "load_stats_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}],
+            }
         },
         "static_resources": {
             "clusters": [
@@ -214,3 +226,58 @@ def test_envoy_changes_cluster_and_route_without_a_failed_request(
                 "the old cluster was not removed last",
             )
             assert get(client, port) == (200, b"two")
+
+
+def test_envoy_and_meshlib_report_the_same_load(
+    run_envoy: Callable[[ControlPlane], Path], client: httpx.Client
+) -> None:
+    port = free_port()
+
+    def answer(request: Request) -> Any:
+        path = request.target.strip("/")
+        return Reset() if path == "reset" else Reply(status=int(path or "200"))
+
+    def reported(control_plane: ControlPlane, node: str) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for report in control_plane.load_reports:
+            for cluster in report.clusters if report.node == node else ():
+                for place in cluster.upstream_locality_stats if cluster.cluster_name == "reviews" else ():
+                    found["issued"] += place.total_issued_requests
+                    found["succeeded"] += place.total_successful_requests
+                    found["failed"] += place.total_error_requests
+        return found
+
+    def at_least(node: str, expected: Counter[str], control_plane: ControlPlane) -> bool:
+        return expected <= reported(control_plane, node)
+
+    with Upstream(answer) as upstream:
+        document = with_socket_listener(service("reviews", upstream.address), port)
+        for resource in document["resources"]:
+            if resource["@type"] == proto.CLUSTER:
+                resource["lrs_server"] = {"self": {}}
+        store = ResourceStore(messages(document))
+        with (
+            ControlPlane(store, load_reporting_interval=1.0) as control_plane,
+            meshlib.Mesh(bootstrap=control_plane.bootstrap("meshlib")) as mesh,
+            httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as meshed,
+        ):
+            run_envoy(control_plane)
+            eventually(lambda: get(client, port)[0] == 200, "no answer")
+            meshed.get("http://reviews/200")
+            reporting = {"envoy", "meshlib"}
+
+            def told() -> set[str]:
+                return {
+                    report.node
+                    for report in control_plane.load_reports
+                    if any(cluster.cluster_name == "reviews" for cluster in report.clusters)
+                }
+
+            control_plane.wait_for(lambda _: told() == reporting, START)
+            for path in ("200", "404", "503", "500", "reset", "301"):
+                client.get(f"http://127.0.0.1:{port}/{path}")
+                meshed.get(f"http://reviews/{path}")
+            expected = Counter(issued=6, succeeded=3, failed=3)
+            for node in reporting:
+                control_plane.wait_for(partial(at_least, node, expected), START)
+            assert reported(control_plane, "meshlib") == expected

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from meshlib import proto
+from meshlib.controlplane.load_reports import INTERVAL, LoadReport, LoadReports
 from meshlib.controlplane.store import ResourceStore
 from meshlib.controlplane.stream import HOLD, Answer, ServerStream
 from meshlib.errors import ConfigError
@@ -44,12 +45,18 @@ class ControlPlane:
             mesh = meshlib.Mesh(bootstrap=control_plane.bootstrap())
 
     Each change of the store goes to the clients that subscribed to what changed. Delta streams are answered with
-    UNIMPLEMENTED. Not usable in a forked child; ``stop()`` does nothing there.
+    UNIMPLEMENTED. Clients whose clusters say ``lrs_server: {self: {}}`` are asked to report their load.
+
+    Not usable in a forked child; ``stop()`` does nothing there.
     """
 
-    def __init__(self, store: ResourceStore, listen: str = "127.0.0.1:0") -> None:
-        """``listen``: ``host:port`` (port 0 takes a free one) or ``unix:/path``. Nothing is opened before start()."""
+    def __init__(
+        self, store: ResourceStore, listen: str = "127.0.0.1:0", *, load_reporting_interval: float = INTERVAL
+    ) -> None:
+        """``listen``: ``host:port`` (port 0 takes a free one) or ``unix:/path``. Nothing is opened before start().
+        ``load_reporting_interval``: seconds between two reports of a client."""
         self.store = store
+        self._loads = LoadReports(load_reporting_interval, self._record)
         self._listen = listen
         self._server: Any = None
         self._pid = 0
@@ -76,6 +83,7 @@ class ControlPlane:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {"StreamAggregatedResources": handler}),)
         )
+        server.add_generic_rpc_handlers((self._loads.handler(),))
         try:
             self._port = server.add_insecure_port(self._listen)
         except RuntimeError as error:
@@ -135,8 +143,13 @@ class ControlPlane:
         with self._changed:
             return tuple(self._answers)
 
+    @property
+    def load_reports(self) -> tuple[LoadReport, ...]:
+        """What clients said of their load, oldest first; the last 10,000 are kept."""
+        return self._loads.kept
+
     def wait_for(self, condition: Callable[[ControlPlane], bool], timeout: float = 10.0) -> None:
-        """Wait until the condition, tried after each request and each end of a stream, is true.
+        """Wait until the condition, tried after each request, each report and each end of a stream, is true.
 
         Raises:
             TimeoutError: it was not within ``timeout`` seconds.
@@ -192,7 +205,7 @@ class ControlPlane:
                 self._streams.discard(stream)
                 self._changed.notify_all()
 
-    def _record(self, answer: Answer | None) -> None:
+    def _record(self, answer: Answer | None = None) -> None:
         with self._changed:
             if answer is not None:
                 self._answers.append(answer)
