@@ -44,9 +44,9 @@ from meshlib.transport.grpc.aio_errors import aio_error, aio_reply
 from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_inner import ending, is_ok
 from meshlib.transport.grpc.aio_lean import LeanCall
-from meshlib.transport.grpc.judge import end_of_stream, judge
+from meshlib.transport.grpc.judge import PREFIX, end_of_stream, judge
 from meshlib.transport.grpc.metadata import LazyHeaders
-from meshlib.transport.grpc.request import outgoing_metadata
+from meshlib.transport.grpc.request import outgoing_metadata, with_extra
 from meshlib.transport.grpc.status import UnsupportedActionError
 from meshlib.transport.grpc.turns import ask_others
 
@@ -61,7 +61,7 @@ class Driver:
     awaits this without a detour. accepted: the attempt whose response is the answer. edited: its headers after the route's
     edits, None as they came. error: what the call raises when nothing was accepted, or when the accepted response was cut;
     `asyncio.CancelledError` when the application cancelled it. refused: what broke the TLS of the last connection that could
-    not be opened.
+    not be opened. sent, received: messages of the application, and their size.
     """
 
     # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
@@ -75,6 +75,8 @@ class Driver:
     edited: list[tuple[str, str]] | None = None
     error: BaseException | None = None
     refused: BaseException | None = None
+    sent = sent_bytes = 0
+    received = received_bytes = 0
     settled = False
     over = False
 
@@ -116,6 +118,8 @@ class Driver:
         """
         monotonic = self.home.monotonic
         handle = self.call.handle
+        if self.call.observed:
+            self._account()
         while event is not None:
             actions = handle(event, monotonic() if now is None else now)
             now = None
@@ -127,6 +131,16 @@ class Driver:
         if not self.over:
             self._arm()
 
+    def _account(self, trailers: Sequence[tuple[str, str]] | None = None) -> None:
+        """Tell those who observe the call what went over the wire."""
+        sent, received = self.sent, self.received
+        self.call.account(
+            self.sent_bytes + PREFIX * sent,
+            self.received_bytes + PREFIX * received if self.received_bytes else 0,
+            messages=(sent, received),
+            trailers=trailers,
+        )
+
     def woken(self) -> None:
         if not self.over:
             self.run(WOKEN)
@@ -137,6 +151,8 @@ class Driver:
         if attempt is self.accepted:
             self._end_of_stream(attempt)
         elif is_ok(attempt.inner):
+            if self.call.observed:
+                self._account(ending(attempt.inner).trailers())
             self.run(Headers(attempt.number, 200, LazyHeaders(attempt.response_headers), end=True))
             if attempt is self.accepted:
                 self._finish(None)
@@ -287,7 +303,10 @@ class Driver:
         lane.used()
         attempt.stage = Stage.SENT
         start = attempt.start
-        metadata = self.metadata if start is None else outgoing_metadata(start, self.metadata)
+        if start is None:
+            metadata = with_extra(self.metadata, self.call.headers_to_add)
+        else:
+            metadata = outgoing_metadata(start, self.metadata)
         try:
             inner = self._begin(attempt, metadata)
         except grpc.aio.UsageError as error:
@@ -360,6 +379,9 @@ class Driver:
 
     def _break(self, error: BaseException) -> None:
         """The call ends on the application's side: nobody waits for an answer any more."""
+        if self.call.observed:
+            self._account()
+            self.call.error = error
         for action in self.call.handle(CANCELLED, self.home.monotonic()):
             if isinstance(action, CancelAttempt):
                 self._cancel_attempt(action.attempt)

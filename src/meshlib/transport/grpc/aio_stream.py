@@ -22,7 +22,7 @@ from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import Lane
 from meshlib.transport.grpc.aio_home import Home
-from meshlib.transport.grpc.aio_inner import receiver
+from meshlib.transport.grpc.aio_inner import is_ok, receiver
 from meshlib.transport.grpc.aio_outbox import LOST, Outbox, Sending
 from meshlib.transport.grpc.aio_outcome import outcome_of
 from meshlib.transport.grpc.metadata import LazyHeaders
@@ -91,6 +91,11 @@ class StreamDriver(Driver):
     def begin(self) -> None:
         self.run(BEGIN if self.outbox is None else _BEGIN_STREAMED)
 
+    def ended(self, attempt: Attempt) -> None:
+        if self.call.observed and self.arity == "stream_unary" and is_ok(attempt.inner):
+            self.received = 1
+        super().ended(attempt)
+
     def request_complete(self) -> None:
         if not self.over:
             self.run(_COMPLETE)
@@ -105,6 +110,7 @@ class StreamDriver(Driver):
         multicallable = attempt.lane.multicallable(self.arity, attempt.path)
         timeout = self.time_left()
         if self.outbox is None:
+            self.sent, self.sent_bytes = 1, len(self.request or b"")
             inner = multicallable(self.request, timeout=timeout, metadata=metadata, **self.options)
         else:
             inner = multicallable(None, timeout=timeout, metadata=metadata, **self.options)
@@ -184,6 +190,8 @@ class StreamDriver(Driver):
         """False: the call ended before an attempt took the message."""
         assert self.outbox is not None
         self.moved_at = self.home.monotonic()
+        self.sent += 1
+        self.sent_bytes += len(message)
         try:
             return await self.outbox.put(message)
         except asyncio.CancelledError:
@@ -229,6 +237,8 @@ class StreamDriver(Driver):
             attempt = await self._open()
             if attempt.first is not NOTHING:
                 first, attempt.first = attempt.first, NOTHING
+                if first is not EOF:
+                    self._took(first)
                 return first
         assert attempt.receive is not None
         try:
@@ -242,7 +252,12 @@ class StreamDriver(Driver):
             self._raise_failure()
         else:
             self.moved_at = self.home.monotonic()
+            self._took(message)
         return message
+
+    def _took(self, message: bytes) -> None:
+        self.received += 1
+        self.received_bytes += len(message)
 
     async def _open(self) -> StreamAttempt:
         """Until an attempt is accepted and its first message has been read ahead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -12,9 +13,10 @@ from meshlib.engine.events import Succeeded
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import InnerChannel
-from meshlib.transport.grpc.aio_inner import is_ok
+from meshlib.transport.grpc.aio_inner import is_ok, result_of
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
-from meshlib.transport.grpc.metadata import LazyHeaders
+from meshlib.transport.grpc.metadata import LazyHeaders, to_headers
+from meshlib.transport.grpc.request import with_extra
 
 __all__ = ["UnaryDriver"]
 
@@ -39,8 +41,9 @@ class UnaryDriver(Driver):
         if self.options:
             return False
         time_left = None if self.deadline is None else self.time_left()
+        metadata = with_extra(self.metadata, start.extra) if start.extra else self.metadata
         try:
-            inner = lean_call(lane.channel, start.path.encode(), self.request, time_left, self.metadata)
+            inner = lean_call(lane.channel, start.path.encode(), self.request, time_left, metadata)
         except (grpc.aio.BaseError, TypeError):
             return False  # to be said there
         if inner is None:
@@ -67,6 +70,17 @@ class UnaryDriver(Driver):
             self.request, timeout=time_left, metadata=metadata, **self.options
         )
 
+    def _account(self, trailers: Sequence[tuple[str, str]] | None = None) -> None:
+        self.sent, self.sent_bytes = 1, len(self.request)
+        super()._account(trailers)
+
+    def _trailers(self, inner: Any) -> Sequence[tuple[str, str]]:
+        """Of an inner call that went well. Of one of grpc.aio the size of the response is not known."""
+        self.received = 1
+        if type(inner) is LeanCall:
+            self.received_bytes = len(inner.message or b"")
+        return [("grpc-status", "0"), *to_headers(result_of(inner.trailing_metadata()))]
+
     def ended(self, attempt: Attempt) -> None:
         inner = attempt.inner
         if not (inner.ok if type(inner) is LeanCall else is_ok(inner)):
@@ -75,6 +89,8 @@ class UnaryDriver(Driver):
         attempt.driver = None
         attempt.stage = Stage.OVER
         attempt.lane.released()
+        if self.call.observed:
+            self._account(self._trailers(inner))
         event = Succeeded(attempt.number, 200, LazyHeaders(attempt.response_headers), True)
         actions = self.call.handle(event, self.home.monotonic())
         accept = actions[0] if len(actions) == 1 else None

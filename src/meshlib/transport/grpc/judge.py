@@ -16,7 +16,10 @@ from enum import Enum
 from meshlib.engine.events import Cancelled, End, Event, Failed, FailureKind, Headers, Timer
 from meshlib.transport.grpc.metadata import Metadata, encode_message, to_headers
 
-__all__ = ["EARLY", "Ended", "Local", "end_of_stream", "judge", "local_cause"]
+__all__ = ["EARLY", "PREFIX", "Ended", "Local", "end_of_stream", "judge", "local_cause"]
+
+PREFIX = 5
+"""Bytes before each message on the wire."""
 
 EARLY = 0.005
 """Seconds by which C-core may see a deadline pass before our clock does."""

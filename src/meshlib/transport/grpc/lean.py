@@ -50,18 +50,21 @@ _wall = SystemClock.time  # C-core takes deadlines in seconds since the epoch
 
 
 class Receipt(LazyHeaders):
-    """A unary call that is over, with the questions that grpcio's own call objects answer. number: of google.rpc.Code.
+    """A unary call that is over, with the questions that grpcio's own call objects answer. number: of google.rpc.Code. sent,
+    received: the messages, serialized.
 
     As a sequence it is the headers of the response.
     """
 
-    __slots__ = ("_initial", "_status", "number", "response")
+    __slots__ = ("_initial", "_status", "number", "received", "response", "sent")
 
-    def __init__(self, initial: Any, status: Any, response: Any) -> None:
+    def __init__(self, initial: Any, status: Any, response: Any, sent: bytes, received: bytes | None) -> None:
         self._initial = initial
         self._status = status
         self.number: int = status.code()
         self.response = response
+        self.sent = sent
+        self.received = received
 
     def _all(self) -> Headers:
         return to_headers(self.initial_metadata())
@@ -104,7 +107,8 @@ class Broken(Receipt):
 
     def __init__(self, text: str) -> None:
         self.number = 13
-        self.response = None
+        self.response = self.received = None
+        self.sent = b""
         self._text = text
 
     def initial_metadata(self) -> Metadata:
@@ -183,12 +187,12 @@ class LeanUnary:
                 call.next_event()
             finally:
                 _expiry.end(call)
-        response = message.message()
+        response = received = message.message()
         if response is not None and self._deserializer is not None:
             response = _common.deserialize(response, self._deserializer)
             if response is None:
                 return Broken("Exception deserializing response!")
-        return Receipt(initial, status, response)
+        return Receipt(initial, status, response, request, received)
 
 
 def lean_unary(multicallable: Any) -> LeanUnary | None:

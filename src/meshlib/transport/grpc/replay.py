@@ -25,7 +25,10 @@ class SerializeError(Exception):
 
 
 class Requests:
-    """limit: bytes that may be kept. exhausted: called once, when the application's iterator is at its end."""
+    """limit: bytes that may be kept. exhausted: called once, when the application's iterator is at its end.
+
+    read, read_bytes: how many messages the application has given, and their size.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Requests:
         self._only: object | None = None
         self._newest: object | None = None
         self.limit: float = inf
+        self.read = self.read_bytes = 0
 
     @property
     def replayable(self) -> bool:
@@ -139,12 +143,15 @@ class Requests:
         return message
 
     def _serialized(self, item: Any) -> bytes:
-        if self._serialize is None:
-            return item  # type: ignore[no-any-return]
-        try:
-            return self._serialize(item)
-        except Exception as error:
-            raise SerializeError("Exception serializing request!") from error
+        message: bytes = item
+        if self._serialize is not None:
+            try:
+                message = self._serialize(item)
+            except Exception as error:
+                raise SerializeError("Exception serializing request!") from error
+        self.read += 1
+        self.read_bytes += len(message)
+        return message
 
     def _keep(self, message: bytes, reader: object) -> None:
         if self._only is reader:  # nobody else will ask

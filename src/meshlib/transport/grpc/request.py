@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshlib.engine.actions import Start
 from meshlib.routing.request import Headers, RequestView, values_by_name
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
 
-__all__ = ["authority_of", "method_path", "outgoing_metadata", "view"]
+__all__ = ["authority_of", "method_path", "outgoing_metadata", "view", "with_extra"]
 
 
 class _KnownMetadata:
@@ -60,8 +62,14 @@ def view(
 
 
 def outgoing_metadata(start: Start, own: Metadata | None) -> Metadata | None:
-    """What an attempt sends: the application's own object, or what the route made of it."""
-    return own if start.headers is None else to_metadata(start.headers)
+    """What an attempt sends: the application's own object, or what the route made of it, and what observers add."""
+    metadata = own if start.headers is None else to_metadata(start.headers)
+    return with_extra(metadata, start.extra) if start.extra else metadata
+
+
+def with_extra(metadata: Metadata | None, extra: Sequence[tuple[str, str]]) -> Metadata | None:
+    """The metadata and these headers; the same object where there are none."""
+    return (*(metadata or ()), *to_metadata(extra)) if extra else metadata
 
 
 def method_path(method: str | bytes) -> str:

@@ -38,8 +38,9 @@ from meshlib.engine.events import (
 from meshlib.errors import MeshError, UnknownHost
 from meshlib.identity.refusal import explained
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, rpc_error
-from meshlib.transport.grpc.judge import Ended, end_of_stream, judge
+from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
+from meshlib.transport.grpc.request import with_extra
 from meshlib.transport.grpc.status import arrived, ended_of, status_of
 from meshlib.transport.grpc.sync_shots import CANCELLED, Shot, Shots
 from meshlib.transport.grpc.timers import Alarm, timers
@@ -48,7 +49,7 @@ __all__ = ["Flight"]
 
 
 class Flight(Shots):
-    """See the module. active_at: when the application last took a message (monotonic seconds).
+    """See the module. active_at: when the application last took a message (monotonic seconds). received: how many it took.
 
     Once `over`: error is None when the status is OK; response: of a future; ended: what grpcio said, if an endpoint did.
     """
@@ -62,6 +63,8 @@ class Flight(Shots):
     _whole = False  # the response is one block of headers, with the status among them
     _alarm: Alarm | None = None
     _alarm_at = inf
+    received = 0
+    _trailers: list[tuple[str, str]] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -93,6 +96,8 @@ class Flight(Shots):
             return
         now = self.monotonic()
         if ended.code == 0:
+            if self._call.observed:
+                self._trailers = ended.trailers()
             event: Event = Headers(shot.number, 200, to_headers(ended.initial), True)
         else:
             event, now = judge(
@@ -161,6 +166,16 @@ class Flight(Shots):
             return
         self._finish(status_of(ended, self._edited, self.info, apart=not self._whole))
 
+    def _account(self) -> None:
+        """For those who observe the call. grpcio serializes a single request, and reads responses: no bytes of those."""
+        requests, answered = self._requests, self.received
+        if not self.streamed and self._trailers is not None:
+            answered = 1
+        sent, size = (1, 0) if requests is None else (requests.read, requests.read_bytes)
+        self._call.account(
+            size + PREFIX * sent if size else 0, 0, messages=(sent, answered), trailers=self._trailers
+        )
+
     # --- headers of an inner call --------------------------------------------------------------------------------------
 
     def head(self, shot: Shot, metadata: Metadata) -> None:
@@ -218,7 +233,7 @@ class Flight(Shots):
             plain = self._method.without_mesh()
             if plain is not None:
                 shot = Shot(0, None)
-                self._send(shot, plain, self._metadata)
+                self._send(shot, plain, with_extra(self._metadata, self._call.headers_to_add))
                 with self.changed:
                     self.accepted = shot
                     self.changed.notify_all()
@@ -243,6 +258,9 @@ class Flight(Shots):
     def _give_up_with(self, error: FinishedRpc) -> None:
         """The application's side ended the call."""
         accepted = self.accepted
+        if self._call.observed:
+            self._account()
+            self._call.error = error
         self._let_go(self._call.handle(CANCELLED, self.monotonic()))
         if accepted is not None and not accepted.over:
             accepted.rpc.cancel()
@@ -358,6 +376,7 @@ class Flight(Shots):
             if ended:
                 self._do(partial(self._ended, shot))
             if shot is self.accepted and message is not None:
+                self.received += 1
                 return shot, message
             with self.changed:
                 while not self.over and self._live.get(shot.number) is shot:

@@ -231,7 +231,13 @@ class Shots:
     def _tell(self, event: Event, now: float | None) -> None:
         """Report to the engine and carry out what it says."""
         if not self.over:
+            if self._call.observed:
+                self._account()
             self._carry_out(self._call.handle(event, self.monotonic() if now is None else now))
+
+    def _account(self) -> None:
+        """Tell those who observe the call what went over the wire."""
+        raise NotImplementedError
 
     # --- the engine's actions ----------------------------------------------------------------------------------------
 

@@ -61,14 +61,14 @@ class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> Any:
         method = self._method
+        call = BlockingCall(method, request, timeout, metadata, credentials, wait_for_ready, compression)
         try:
-            return BlockingCall(
-                method, request, timeout, metadata, credentials, wait_for_ready, compression
-            ).run(whole=False)
+            return call.run(whole=False)
         except UnknownHost:
             plain = method.without_mesh()
             if plain is None:
                 raise
+        metadata = call.metadata_without_mesh()
         return plain(request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def with_call(
@@ -89,6 +89,7 @@ class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
             plain = method.without_mesh()
             if plain is None:
                 raise
+            metadata = call.metadata_without_mesh()
             result = plain.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)
         return result
 

@@ -41,9 +41,10 @@ from meshlib.routing.request import Headers as HeaderList
 from meshlib.state import Waiter
 from meshlib.transport.grpc.endpoint import InnerChannel
 from meshlib.transport.grpc.errors import RpcFailed, reply_failed, rpc_error
-from meshlib.transport.grpc.judge import Ended, end_of_stream, judge
-from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_metadata
-from meshlib.transport.grpc.request import outgoing_metadata, view
+from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
+from meshlib.transport.grpc.lean import Receipt
+from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_headers, to_metadata
+from meshlib.transport.grpc.request import outgoing_metadata, view, with_extra
 from meshlib.transport.grpc.status import UnsupportedActionError, ended_of, status_of
 from meshlib.transport.grpc.sync_call import SucceededCall, Waker
 from meshlib.transport.grpc.sync_flight import Flight
@@ -153,8 +154,8 @@ class BlockingCall:
                         return ahead.response
             response = self._go_on(actions)
             return response if whole else response[0]
-        except BaseException:
-            self._abandon()
+        except BaseException as error:
+            self._abandon(error)
             raise
 
     def _go_on(self, actions: Sequence[Action]) -> tuple[Any, grpc.Call]:
@@ -227,6 +228,8 @@ class BlockingCall:
         finally:
             inner.leave()
         ended = ahead.ended
+        if call.observed:
+            self._account(ahead, receipt)
         if ended is None:
             headers = LazyHeaders(ahead.succeeded.initial_metadata) if receipt is None else receipt
             return Succeeded(start.attempt, 200, headers, True), monotonic()
@@ -237,6 +240,23 @@ class BlockingCall:
         self._channels.told(inner, event)
         ahead.apart = isinstance(event, Headers) and not event.end
         return event, now
+
+    def _account(self, ahead: Ahead, receipt: Receipt | None) -> None:
+        """For those who observe the call: what went over the wire. Only a lean call tells of bytes."""
+        ended = ahead.ended
+        answered = ended is None or ended.message
+        sent = received = 0
+        if receipt is not None:
+            sent = len(receipt.sent) + PREFIX
+            received = 0 if receipt.received is None else len(receipt.received) + PREFIX
+        trailers = None
+        if ended is None:
+            trailers = [("grpc-status", "0"), *to_headers(ahead.succeeded.trailing_metadata())]
+        self._call.account(sent, received, messages=(1, int(answered)), trailers=trailers)
+
+    def metadata_without_mesh(self) -> Metadata | None:
+        """What goes out when no Listener knows the host, and the Mesh lets such calls through."""
+        return with_extra(self._metadata, self._call.headers_to_add)
 
     def _finish(self, accept: Accept) -> tuple[Any, SucceededCall]:
         ahead = self._ahead
@@ -329,8 +349,10 @@ class BlockingCall:
             elif ahead.stage is Stage.CONNECTING:
                 self._channels.abandoned(inner)
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: BaseException | None = None) -> None:
         """Something was raised: the engine hears that the call is over."""
+        if self._call.observed and error is not None:
+            self._call.error = error
         self._call.handle(CANCELLED, self._monotonic())
         if self._ahead is not None:
             self._cancel(self._ahead.number)
