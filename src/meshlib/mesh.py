@@ -10,14 +10,13 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshlib.engine.engine import Engine
 from meshlib.engine.program import Compiler, Program
-from meshlib.errors import ConfigError, MeshClosed, ResourceError
+from meshlib.errors import ConfigError, MeshClosed
 from meshlib.observe.settings import Observe
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
 from meshlib.runtime import fork
@@ -29,20 +28,18 @@ from meshlib.stats import Registry
 if TYPE_CHECKING:
     from meshlib.identity.source import IdentitySource
     from meshlib.identity.store import IdentityStore
-    from meshlib.resources import Decoded
     from meshlib.resources.tls import UpstreamTls
     from meshlib.state import Security
     from meshlib.xds.bootstrap import Bootstrap
     from meshlib.xds.client import AdsClient
     from meshlib.xds.files import FileSource
+    from meshlib.xds.journal import Journal
+    from meshlib.xds.reading import ConfigSource
 
 __all__ = ["Mesh", "default_mesh"]
 
 SETTLE_AFTER = 0.05
 """Seconds after a push before endpoints that have left are looked for; calls come first."""
-
-ConfigSource = str | os.PathLike[str] | Mapping[str, Any]
-
 
 class Mesh:
     """A service mesh for this process.
@@ -218,6 +215,15 @@ class Mesh:
         """Each resource with its version, state and latest error."""
         return self._source.status()
 
+    @property
+    def journal(self) -> Journal:
+        """Since when the control plane is connected, and what it was answered last."""
+        return self._source.journal
+
+    def encoded(self, kind: Kind, name: str, *, refused: bool = False) -> bytes | None:
+        """The bytes of a resource, refused: of its version that was refused last; None where they are not kept."""
+        return self._source.encoded(kind, name, refused=refused)
+
     # --- identity ----------------------------------------------------------------------------------------------------
 
     @property
@@ -291,14 +297,16 @@ class Mesh:
 
     def _from_files(self, config: Iterable[ConfigSource] | ConfigSource) -> FileSource:
         from meshlib.xds.files import FileSource
+        from meshlib.xds.reading import read_files
 
-        sources = [config] if isinstance(config, str | os.PathLike | Mapping) else list(config)
+        found = read_files([config] if isinstance(config, str | os.PathLike | Mapping) else config)
         return FileSource(
-            _decode_files(sources),
+            found.decoded,
             on_snapshot=self._publish,
             clock=self.clock,
             registry=self.stats,
             usage=self._usage,
+            encoded=found.encoded,
         )
 
     def _from_control_plane(self, bootstrap: Bootstrap) -> AdsClient:
@@ -353,31 +361,6 @@ class Mesh:
                 if compiled is not None and (compiled.secure_by or 0.0) > self.clock.monotonic():
                     return f"what TLS to cluster {cluster_name!r} needs"
         return None
-
-
-def _decode_files(sources: Iterable[ConfigSource]) -> list[Decoded]:
-    """Every resource of the files.
-
-    Raises:
-        ConfigError: something is wrong with them; one line for each problem.
-    """
-    from meshlib.resources import decode
-    from meshlib.resources.files import DECODED, load
-
-    given = [source if isinstance(source, Mapping) else Path(source) for source in sources]
-    config = load(given)
-    problems = [str(problem) for problem in config.problems]
-    decoded = []
-    for resource in config.resources:
-        if resource.type_url not in DECODED:
-            continue
-        try:
-            decoded.append(decode(resource.type_url, resource.message))
-        except ResourceError as error:
-            problems.append(str(resource.origin.problem(error.path, error.reason)))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return decoded
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

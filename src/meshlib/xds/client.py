@@ -39,6 +39,7 @@ from meshlib.xds.bootstrap import Bootstrap
 from meshlib.xds.connecting import JOIN, Connection, OpenStream, Stream, open_grpc, open_target
 from meshlib.xds.decoding import Decode, Decoding, ResponseDecoder
 from meshlib.xds.inspection import Amended, Inspector, note
+from meshlib.xds.journal import Journal
 from meshlib.xds.load_report import LoadReports, Loads, no_load
 from meshlib.xds.lrs import LrsDriver
 from meshlib.xds.report import Reporter
@@ -88,6 +89,7 @@ class AdsClient:
         self.bootstrap = bootstrap
         self.snapshot = Snapshot()
         self.last_error: ControlPlaneError | None = None
+        self.journal = Journal()
         self._on_snapshot = on_snapshot
         self._clock = clock or SystemClock()
         self._registry = registry or Registry()
@@ -193,6 +195,10 @@ class AdsClient:
             dataclasses.replace(status, updated=status.updated + offset) for status in self._graph.status()
         )
 
+    def encoded(self, kind: Kind, name: str, *, refused: bool = False) -> bytes | None:
+        """The bytes of the resource in force; refused: of its latest version that was refused. None: they are not known."""
+        return self._decoder.encoded(kind, name, refused=refused)
+
     @property
     def connected(self) -> bool:
         """The control plane has answered on the stream that is open now."""
@@ -231,6 +237,7 @@ class AdsClient:
         self._lrs.after_fork_in_child()
         self._executor.abandon()
         self._backoff.reset()
+        self.journal = Journal()
         wanted = set(self._graph.pinned())
         self._reset(Graph.restore(self.snapshot, wanted, self._clock.monotonic()))
 
@@ -297,6 +304,7 @@ class AdsClient:
 
     def _disconnect(self) -> None:
         self._answered = False
+        self.journal.disconnected()
         self._registry.gauge("control_plane.connected_state").value = 0
         self._absence.stop_all()
         self._subscriptions.disconnected()
@@ -334,8 +342,10 @@ class AdsClient:
         names = self._names(kind)
         if decoding.problems:
             answer = self._subscriptions.reject(response.type_url, response.nonce, decoding.text, names)
+            self.journal.rejected(kind, response.version, self._clock.time(), decoding.text)
         else:
             answer = self._subscriptions.accept(response.type_url, response.version, response.nonce, names)
+            self.journal.accepted(kind, response.version, self._clock.time())
         self._send(answer)
         self._sync()
 
@@ -345,6 +355,7 @@ class AdsClient:
             if self.last_error is not None:
                 logger.info("connected to the control plane %s again", self.bootstrap.server.server_uri)
             self.last_error = None
+            self.journal.connected(self._clock.time())
             self._registry.gauge("control_plane.connected_state").value = 1
 
     def _apply(self, kind: Kind, version: str, decoding: Decoding) -> None:

@@ -81,6 +81,11 @@ class ResponseDecoder:
         """The bytes of the good version of this resource mean this from now on."""
         self._good[kind][name] = (self._good[kind][name][0], amended)
 
+    def encoded(self, kind: Kind, name: str, *, refused: bool = False) -> bytes | None:
+        """The bytes of a resource's last good version, or of the one that was refused since. From any thread."""
+        found = (self._bad if refused else self._good)[kind].get(name)
+        return None if found is None else found[0]
+
     def _one(self, kind: Kind, index: int, packed: Packed, decoding: Decoding) -> None:
         result = packed.error or self._known(kind, packed) or self._try(kind, packed.data)
         name = _name(result) or packed.name

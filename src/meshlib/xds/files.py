@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random as _random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from meshlib.errors import ControlPlaneError
 from meshlib.resources.endpoint import ClusterLoadAssignment
@@ -12,7 +12,7 @@ from meshlib.resources.tls import AdsSource, SecretRef
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.runtime.threads import Executor, Worker
-from meshlib.snapshot import Accepted, Kind, ResourceState, ResourceStatus, Snapshot, from_resources
+from meshlib.snapshot import Accepted, Kind, Ref, ResourceState, ResourceStatus, Snapshot, from_resources
 from meshlib.snapshot.snapshot import kind_of, name_of
 from meshlib.stats import Registry
 from meshlib.xds import dns
@@ -21,6 +21,7 @@ from meshlib.xds.bootstrap import Node
 from meshlib.xds.connecting import open_target
 from meshlib.xds.decoding import Decode
 from meshlib.xds.inspection import inspected
+from meshlib.xds.journal import Journal
 from meshlib.xds.report import Reporter
 from meshlib.xds.sds import OpenSds, SdsContext, SdsDriver
 
@@ -38,7 +39,8 @@ class FileSource:
 
     A background thread exists only while there is a cluster whose endpoints come from DNS, or a secret that an SDS server or
     another file gives, from `start` on. on_snapshot: called there for each snapshot after the first one, which `snapshot` holds
-    from the beginning. usage: see DnsDriver. node: who asks the SDS servers.
+    from the beginning. usage: see DnsDriver. node: who asks the SDS servers. encoded: the bytes of resources, for people who look
+    (`encoded`).
 
     Raises:
         ConfigError: two resources of one type have the same name.
@@ -55,6 +57,7 @@ class FileSource:
         clock: Clock | None = None,
         registry: Registry | None = None,
         usage: Callable[[str], int] | None = None,
+        encoded: Mapping[Ref, bytes] | None = None,
         resolve: dns.Resolve = dns.resolve,
         decode: Decode = _decode,
         node: Node | None = None,
@@ -77,6 +80,8 @@ class FileSource:
         self._started = False
         self._closed = False
         self._loaded = self._clock.time()
+        self.journal = Journal(connected_since=self._loaded)
+        self._encoded = dict(encoded or {})
         items = [inspected(item) for item in resources]
         self.snapshot = from_resources(items)
         reporter = Reporter(self._registry)
@@ -157,6 +162,10 @@ class FileSource:
             )
             for name in found
         )
+
+    def encoded(self, kind: Kind, name: str, *, refused: bool = False) -> bytes | None:
+        """The bytes of the resource, where the files gave them. Nothing of them is ever refused here."""
+        return None if refused else self._encoded.get((kind, name))
 
     def close(self) -> None:
         """End the thread. Idempotent; the snapshot stays readable."""
