@@ -328,3 +328,18 @@ def test_metadata_follows_the_latest_assignment() -> None:
         known = [host]
     for metadata in labels:  # and where nobody adopts
         assert HostTable([labelled(metadata)], state).host(0).metadata is metadata
+
+
+def test_the_workload_follows_the_latest_assignment() -> None:
+    def worked(workload: str) -> LocalityEndpoints:
+        host = Endpoint("10.0.0.1", 80, workload=workload)
+        return LocalityEndpoints(endpoints=(host,), has_metadata=bool(workload))
+
+    state = ClusterState("c", Registry())
+    known: list[Any] = []
+    for workload in ("a;n;a;v1;", "b;n;b;v1;", "", "a;n;a;v1;"):
+        table = HostTable([worked(workload)], state)
+        table.adopt(known)
+        assert all(host.workload == workload for host in known)
+        known = [table.host(0)]
+        assert known[0].workload == workload

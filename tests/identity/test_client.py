@@ -73,6 +73,8 @@ def test_a_whole_handshake(ca: TestCA) -> None:
     assert ends.client.version() == "TLSv1.2", "Envoy's default for upstreams"
     assert handshake.server_hostname == "srv.example"
     assert handshake.epoch == client.epoch == 1
+    assert client.principals == (CLIENT, SERVER)
+    assert store.client(upstream(ca, match="")).principals == ("", "")
     assert ends.send_from_client(b"hello") == b"hello"
 
 

@@ -55,7 +55,7 @@ def test_json_and_back() -> None:
     "text", [b"", b"[]", b"{}", b'{"families": 3}', b'{"families": {"x": {"type": "counter"}}}']
 )
 def test_something_else_is_no_document(text: bytes) -> None:
-    with pytest.raises(ValueError, match="not a document|Expecting value"):
+    with pytest.raises(ValueError, match=r"not a document|Expecting value"):
         Document.from_json(text)
 
 

@@ -20,6 +20,7 @@ from meshlib.resources.cluster import (
     RandomConfig,
     RetryBudget,
     RoundRobinConfig,
+    Service,
     Thresholds,
 )
 from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint
@@ -446,3 +447,24 @@ def test_plaintext_may_be_asked_for() -> None:
         "typed_config": {"@type": EXTENSIONS + "transport_sockets.raw_buffer.v3.RawBuffer"},
     }
     assert decoded(proto.CLUSTER, {"name": "c", "transport_socket": socket}).unsupported == ()
+
+
+@pytest.mark.parametrize(
+    ("istio", "expected"),
+    [
+        (
+            {"services": [{"host": "a.b.svc", "name": "a", "namespace": "b"}, {"host": "c"}]},
+            Service(host="a.b.svc", name="a", namespace="b"),
+        ),
+        ({"services": [{"host": "a.b.svc"}]}, Service(host="a.b.svc", name="", namespace="")),
+        ({"services": [{"name": "a"}]}, None),
+        ({"services": []}, None),
+        ({"services": "a"}, None),
+        ({}, None),
+    ],
+)
+def test_whose_endpoints_they_are(istio: dict[str, Any], expected: Service | None) -> None:
+    found = decoded(proto.CLUSTER, {"name": "c", "metadata": {"filter_metadata": {"istio": istio}}})
+    assert isinstance(found.resource, Cluster)
+    assert found.resource.service == expected
+    assert found.unsupported == ()

@@ -443,3 +443,25 @@ def test_metadata_for_the_choice_of_a_transport_socket() -> None:
     assert found.localities[1].endpoints[0].transport_socket_metadata == {"mode": "tls", "n": 1.0}
     assert found.localities[1].endpoints[1].transport_socket_metadata is NO_METADATA
     assert [place.has_metadata for place in found.localities] == [True, True, False]
+
+
+def test_the_workload_of_an_endpoint() -> None:
+    def istio(**fields: Any) -> dict[str, Any]:
+        return {"metadata": {"filter_metadata": {"istio": fields}}}
+
+    workload = "ratings-v1;default;ratings;v1;east"
+    named = endpoint("10.0.0.2", **istio(workload=workload))
+    named["endpoint"]["hostname"] = "h"
+    found = decode_assignment(
+        assignment(
+            locality(
+                endpoint("10.0.0.1", **istio(workload=workload)),
+                named,
+                endpoint("10.0.0.3", **istio(workload=3)),
+            ),
+            locality(endpoint("10.0.0.4", **istio(other="x"))),
+        )
+    )
+    assert [each.workload for each in found.localities[0].endpoints] == [workload, workload, ""]
+    assert [each.workload for each in found.localities[1].endpoints] == [""]
+    assert [place.has_metadata for place in found.localities] == [True, False]

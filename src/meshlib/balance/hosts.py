@@ -47,8 +47,10 @@ class HostTable:
         for index, locality in enumerate(self.localities):
             first = self.range_of(index).start
             for offset, state in find(locality.endpoints, states):
-                if locality.has_metadata or state.metadata:
-                    self._state.describe(state, locality.endpoints[offset].transport_socket_metadata)
+                if locality.has_metadata or state.metadata or state.workload:
+                    endpoint = locality.endpoints[offset]
+                    self._state.describe(state, endpoint.transport_socket_metadata)
+                    state.workload = endpoint.workload
                 self._know(first + offset, state)
 
     def present(self, states: Iterable[EndpointState], pause: Callable[[], None]) -> set[str]:
@@ -114,6 +116,7 @@ class HostTable:
             endpoint.hostname,
             endpoint.transport_socket_metadata,
         )
+        state.workload = endpoint.workload
         self._know(position, state)
         return state
 

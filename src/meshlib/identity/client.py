@@ -16,7 +16,8 @@ from meshlib.identity.failure import transport_failure
 from meshlib.identity.peer import Peer, presented_chain, verified_chain
 from meshlib.identity.resolve import NOT_SUPPLIED, Materials, Memo, Resolved, resolve
 from meshlib.identity.verify import Verifier
-from meshlib.resources.tls import UpstreamTls
+from meshlib.resources.matching import StringKind
+from meshlib.resources.tls import SanType, UpstreamTls
 from meshlib.routing.authority import without_port
 
 __all__ = ["ClientHandshake", "ClientSecurity"]
@@ -110,6 +111,12 @@ class ClientSecurity:
         self._problem = IdentityError("there is no material yet")
 
     @property
+    def material(self) -> Resolved | None:
+        """The own certificates, and what is trusted; None until there is any."""
+        ready = self._ready
+        return None if ready is None else ready.resolved
+
+    @property
     def epoch(self) -> int:
         """Grows with each rotation of the own certificate or of what is trusted; 0 until there is material."""
         ready = self._ready
@@ -123,6 +130,21 @@ class ClientSecurity:
         """
         ready = self._ready
         return 0 if ready is None else ready.trust_epoch
+
+    @property
+    def principals(self) -> tuple[str, str]:
+        """The URI SAN that we show, and the one that peers must have, for metrics; empty where there is none, or not just one."""
+        ready = self._ready
+        if ready is None:
+            return "", ""
+        own = [uri for svid in ready.resolved.svids[:1] for uri in svid.uri_sans[:1]]
+        wanted = ready.resolved.trust.match_sans
+        exact = (
+            len(wanted) == 1
+            and wanted[0].san_type is SanType.URI
+            and wanted[0].match.kind is StringKind.EXACT
+        )
+        return own[0] if own else "", wanted[0].match.value if exact else ""
 
     def handshake(
         self, *, authority: str = "", hostname: str = "", alpn: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ __all__ = [
     "RetryBudget",
     "RingHashConfig",
     "RoundRobinConfig",
+    "Service",
     "Thresholds",
 ]
 
@@ -178,6 +179,15 @@ class Keepalive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Metadata `istio`, the first of `services`: host `reviews.shop.svc.cluster.local`, name `reviews`, namespace `shop`."""
+
+    host: str
+    name: str
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """config.cluster.v3.Cluster.
 
@@ -186,7 +196,8 @@ class Cluster:
     outlier_detection: None means that no endpoint is ever ejected. idle_timeout: of a pooled connection, None for never.
     max_requests_per_connection: 0 is no limit. keepalive: pings over HTTP/2, None for none.
     tls, transport_socket_matches: how endpoints are connected to, see `tls.select_tls`; tls None is plaintext.
-    load_reporting: its control plane wants to hear of its load (LRS).
+    load_reporting: its control plane wants to hear of its load (LRS). service: whose endpoints these are, for metrics; None when
+    its metadata does not say.
     """
 
     name: str
@@ -210,6 +221,7 @@ class Cluster:
     tls: UpstreamTls | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
     load_reporting: bool = False
+    service: Service | None = None
 
     @property
     def secrets(self) -> tuple[SecretRef, ...]:

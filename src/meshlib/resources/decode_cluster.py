@@ -11,6 +11,7 @@ from meshlib.resources.cluster import (
     DiscoveryType,
     OutlierDetection,
     RetryBudget,
+    Service,
     Thresholds,
 )
 from meshlib.resources.decode_common import from_control_plane
@@ -68,8 +69,20 @@ def decode_cluster(reader: Reader) -> Cluster:
         tls=tls,
         transport_socket_matches=matches,
         load_reporting=_load_reporting(reader),
+        service=_service(reader.message.metadata),
         **http.options,
     )
+
+
+def _service(metadata: Any) -> Service | None:
+    if "istio" not in metadata.filter_metadata:
+        return None
+    services = metadata.filter_metadata["istio"].fields["services"].list_value.values
+    if not services:
+        return None
+    fields = services[0].struct_value.fields
+    host, name, namespace = (str(fields[key].string_value) for key in ("host", "name", "namespace"))
+    return Service(host=host, name=name, namespace=namespace) if host else None
 
 
 def _discovery(reader: Reader) -> DiscoveryType:

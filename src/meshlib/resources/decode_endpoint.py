@@ -145,7 +145,9 @@ class _Scan:
                 weights.add(1)
             healths = {tail: self._tails[tail].health for tail in set(tails.values())}
             weights.update(self._tails[tail].weight or 1 for tail in healths)
-            labelled = labelled or any(self._tails[tail].metadata for tail in healths)
+            labelled = labelled or any(
+                self._tails[tail].metadata or self._tails[tail].workload for tail in healths
+            )
             present = set(healths.values())
             for kinds, found in (
                 (OUT, unhealthy),

@@ -38,7 +38,8 @@ class Endpoint:
 
     hostname: for auto_host_rewrite; empty when not given. hash_key: what the policies that balance by hash know it by
     (metadata `envoy.lb`, key `hash_key`); empty when not given. transport_socket_metadata: what `tls.select_tls` looks at, that
-    of the locality included; the shared `NO_METADATA` when there is none.
+    of the locality included; the shared `NO_METADATA` when there is none. workload: who it is, for metrics (metadata `istio`,
+    key `workload`: name, namespace, canonical service, revision and cluster between semicolons); empty when not given.
     """
 
     address: str
@@ -48,6 +49,7 @@ class Endpoint:
     hostname: str = ""
     hash_key: str = ""
     transport_socket_metadata: Mapping[str, Scalar] = field(default_factory=lambda: NO_METADATA, hash=False)
+    workload: str = ""
 
     @property
     def key(self) -> str:
@@ -71,7 +73,7 @@ class LocalityEndpoints:
     endpoints: materialised on access, `endpoints[i]` is an Endpoint. unhealthy, degraded: ascending indexes into endpoints,
     all others are healthy. draining: those of the unhealthy ones that are not counted. weights: one for each
     endpoint, None when all are equal. weight: the locality's, None when not given. has_metadata: whether an endpoint may have
-    transport_socket_metadata.
+    transport_socket_metadata or a workload.
     """
 
     locality: Locality = Locality()

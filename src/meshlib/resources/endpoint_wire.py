@@ -127,7 +127,7 @@ def split(item: bytes) -> tuple[bytes, bytes]:
 class Tail:
     """What follows the key. weight is 0 when it is not given; known: whether the health status is one of Envoy's.
 
-    hash_key: of the metadata, empty when not given. metadata: for the choice of a transport socket.
+    hash_key: of the metadata, empty when not given. metadata: for the choice of a transport socket. workload: as Endpoint's.
     """
 
     health: Health
@@ -135,6 +135,7 @@ class Tail:
     known: bool
     hash_key: str
     metadata: Mapping[str, Scalar]
+    workload: str
 
 
 class Tails(dict[bytes, Tail]):
@@ -154,7 +155,8 @@ class Tails(dict[bytes, Tail]):
             raise ResourceError("load_balancing_weight", "must be at least 1")
         health = _HEALTH.get(number, Health.HEALTHY)
         metadata = message.metadata
-        parsed = Tail(health, weight, number in _HEALTH, _hash_key(metadata), socket_metadata(metadata))
+        hash_key, workload = _text(metadata, "envoy.lb", "hash_key"), _text(metadata, "istio", "workload")
+        parsed = Tail(health, weight, number in _HEALTH, hash_key, socket_metadata(metadata), workload)
         self[tail] = parsed
         return parsed
 
@@ -207,7 +209,10 @@ class LazyEndpoints(Sequence[Endpoint]):
         metadata = tail.metadata if not self._metadata else SocketMetadata(tail.metadata, self._metadata)
         if not is_canonical(key):
             address, port, hostname = self._read(item)
-            return Endpoint(address, port, tail.weight or 1, tail.health, hostname, tail.hash_key, metadata)
+            weight = tail.weight or 1
+            return Endpoint(
+                address, port, weight, tail.health, hostname, tail.hash_key, metadata, tail.workload
+            )
         length = key[7]
         return Endpoint(
             key[8 : 8 + length].decode("ascii"),
@@ -216,6 +221,7 @@ class LazyEndpoints(Sequence[Endpoint]):
             tail.health,
             hash_key=tail.hash_key,
             transport_socket_metadata=metadata,
+            workload=tail.workload,
         )
 
     def names(self, start: int, stop: int, *, hostnames: bool) -> list[str]:
@@ -268,12 +274,12 @@ def _varint(octets: bytes) -> int:
     return value
 
 
-def _hash_key(metadata: Any) -> str:
-    """Metadata `envoy.lb`, key `hash_key`; one that is not a string is none."""
-    if "envoy.lb" not in metadata.filter_metadata:
+def _text(metadata: Any, name: str, key: str) -> str:
+    """One string of the metadata; a value of another kind is none."""
+    if name not in metadata.filter_metadata:
         return ""
-    fields = metadata.filter_metadata["envoy.lb"].fields
-    return str(fields["hash_key"].string_value) if "hash_key" in fields else ""
+    fields = metadata.filter_metadata[name].fields
+    return str(fields[key].string_value) if key in fields else ""
 
 
 def socket_metadata(metadata: Any) -> Mapping[str, Scalar]:

@@ -19,7 +19,7 @@ class EndpointState:
     included. waiters: calls that wait for one of them, first come first served.
     consecutive_5xx, ejected, ejected_at (monotonic seconds), ejection_multiplier belong to outlier detection.
     metadata: of the transport socket (`tls.select_tls`), as the latest assignment gives it. way: how a connection to it is made
-    now.
+    now. workload: who it is, as the latest assignment gives it (`Endpoint.workload`).
     departed: the endpoint has left the assignment; its idle connections are to be closed.
     """
 
@@ -39,6 +39,7 @@ class EndpointState:
         "port",
         "waiters",
         "way",
+        "workload",
     )
 
     def __init__(self, key: str, address: str, port: int, hostname: str = "") -> None:
@@ -57,6 +58,7 @@ class EndpointState:
         self.departed = False
         self.metadata: Mapping[str, Scalar] = NO_METADATA
         self.way: Way = HTTP1
+        self.workload = ""
 
     @property
     def in_use(self) -> bool:
