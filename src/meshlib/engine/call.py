@@ -142,6 +142,8 @@ class Call(ObservedCall):
         if listener is None:
             if engine.awaits_listener(target, patient=self.wait_for_ready):
                 return self._await_configuration(f"Listener {target!r}", program, now)
+            if engine.passthrough:
+                self._leave(now)
             return self._end(Endings.unknown_host(target), now)
         table = listener.table
         if table is None and (listener.awaited or (self.wait_for_ready and not program.snapshot.complete)):
@@ -174,6 +176,12 @@ class Call(ObservedCall):
             engine.drain_abandoned()
         self._pin(now)
         return self._run_filters(GO_ON, now)
+
+    def _leave(self, now: float) -> None:
+        """The transport sends it without the mesh."""
+        self.passthrough = True
+        if self._observers is not None:
+            tell(self._observers.routed, self, now)
 
     def _normalise_path(self, normalise: Callable[[str], NormalPath], now: float) -> Actions | None:
         """Routing and upstream see the normal path; what ends the call instead, None when it goes on."""

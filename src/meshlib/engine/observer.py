@@ -172,7 +172,8 @@ def tell(hooks: tuple[Hook, ...], *arguments: object) -> None:
 
 def report(hook: Hook, error: Exception) -> None:
     """Log what a hook raised, once for each hook and class of error."""
-    name = getattr(hook, "__qualname__", repr(hook))
+    owner = getattr(hook, "__self__", None)
+    name = f"{type(owner).__qualname__}.{getattr(hook, '__name__', hook)}"
     key = (name, type(error))
     if key not in _told:
         _told.add(key)
