@@ -53,11 +53,18 @@ def fractional_percent(reader: Reader) -> FractionalPercent:
 
 
 def format_string(
-    reader: Reader, field: str, text: str, evaluated: frozenset[str] = operators.EVALUATED
+    reader: Reader,
+    field: str,
+    text: str,
+    evaluated: frozenset[str] = operators.EVALUATED,
+    extra: frozenset[str] = operators.HEADERS_ONLY,
 ) -> Format:
-    """A format string. Operators that are not among those evaluated in its place are reported as `field<OPERATOR>`."""
+    """A format string. Operators that are not among those evaluated in its place are reported as `field<OPERATOR>`.
+
+    extra: see `format.parse`.
+    """
     try:
-        parsed = parse(text)
+        parsed = parse(text, extra)
     except FormatError as error:
         raise reader.fail(field, error.reason) from None
     for name in parsed.operators():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from meshlib.resources.decode_access_log import decode_access_logs
 from meshlib.resources.decode_common import from_control_plane
 from meshlib.resources.decode_route import decode_route_configuration
 from meshlib.resources.filters import CHAIN, decode_chain
@@ -54,6 +55,7 @@ def decode_http_connection_manager(
         normalize_path=bool(reader.boxed("normalize_path")),
         merge_slashes=reader.flag("merge_slashes"),
         server_name=reader.text("server_name"),
+        access_log=decode_access_logs(reader),
     )
 
 

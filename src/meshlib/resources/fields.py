@@ -50,7 +50,7 @@ IGNORED: dict[str, frozenset[str]] = {
         " represent_ipv4_remote_address_as_ipv4_mapped_ipv6 http_protocol_options http2_protocol_options"
         " http3_protocol_options forward_client_cert_details set_current_client_cert_details forward_client_cert_matcher"
         " stream_error_on_invalid_http_message http1_safe_max_connection_duration add_proxy_protocol_connection_state"
-        " access_log_options access_log_flush_interval flush_access_log_on_new_request stream_flush_timeout"
+        " stream_flush_timeout"
     ),
     _ROUTER + "Router": _names("dynamic_stats suppress_grpc_request_failure_code_stats"),
 }

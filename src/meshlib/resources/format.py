@@ -59,13 +59,16 @@ class Format:
 
 _OPERATOR = re.compile(r"%([A-Z0-9_]+)(?:\((.*?)\))?(?::([0-9]+))?%")
 _HEADER_NAME = re.compile(r"[!-~]*")
-_HEADERS = frozenset({"REQUEST_HEADER", "RESPONSE_HEADER", "RESPONSE_TRAILER"})
+_HEADERS = frozenset({"REQUEST_HEADER", "RESPONSE_HEADER", "RESPONSE_TRAILER", "REQ_WITHOUT_QUERY"})
 _MAX_LENGTH = 2**64 - 1
 
 
 @functools.lru_cache(maxsize=4096)
-def parse(text: str) -> Format:
-    """Parse text. Raises FormatError: a lone `%`, an operator that Envoy does not know, or one with a wrong argument."""
+def parse(text: str, extra: frozenset[str] = frozenset()) -> Format:
+    """Parse text. Raises FormatError: a lone `%`, an operator that Envoy does not know, or one with a wrong argument.
+
+    extra: names of operators that are known in this place only; they need an argument.
+    """
     segments: list[str | Operator] = []
     literal: list[str] = []
     position = 0
@@ -82,7 +85,7 @@ def parse(text: str) -> Format:
         if match is None:
             raise FormatError(f"no operator at position {percent} of {text!r}; a percent sign is written %%")
         _flush(literal, segments)
-        segments.append(_operator(match[1], match[2], match[3]))
+        segments.append(_operator(match[1], match[2], match[3], extra))
         position = match.end()
     _flush(literal, segments)
     literals = [segment for segment in segments if isinstance(segment, str)]
@@ -100,7 +103,7 @@ def _flush(literal: list[str], segments: list[str | Operator]) -> None:
     literal.clear()
 
 
-def _operator(written: str, argument: str | None, length: str | None) -> Operator:
+def _operator(written: str, argument: str | None, length: str | None, extra: frozenset[str]) -> Operator:
     name = operators.ALIASES.get(written, written)
     argument = argument or ""
     max_length = None if length is None else int(length[:21])
@@ -112,10 +115,12 @@ def _operator(written: str, argument: str | None, length: str | None) -> Operato
     elif name in operators.OPTIONAL:
         if length is not None:
             raise FormatError(f"%{written}% takes no length")
-    elif name in operators.REQUIRED or name in operators.REQUIRED_WITHOUT_LENGTH:
+    elif name in operators.REQUIRED or name in operators.REQUIRED_WITHOUT_LENGTH or name in extra:
         if not argument:
             raise FormatError(f"%{written}% needs an argument")
-        if length is not None and name in operators.REQUIRED_WITHOUT_LENGTH:
+        if length is not None and (
+            name in operators.REQUIRED_WITHOUT_LENGTH or name in operators.HEADERS_ONLY
+        ):
             raise FormatError(f"%{written}% takes no length")
     elif name not in operators.OPTIONAL_WITH_LENGTH:
         raise FormatError(f"%{written}% is not an operator of Envoy's")

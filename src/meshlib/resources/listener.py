@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from meshlib.resources.access_log import AccessLog
 from meshlib.resources.route import RouteConfiguration
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class HttpConnectionManager:
     normalize_path: bool = False
     merge_slashes: bool = False
     server_name: str = ""
+    access_log: tuple[AccessLog, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
