@@ -286,6 +286,11 @@ class ClusterState:
             endpoint.waiters.append(waiter)
             return Admission.WAIT
 
+    def connect_beside(self, endpoint: EndpointState, permits: Permits) -> bool:
+        """Count the successor of a connection, which is opened for no request and so waits for nothing, if that is allowed."""
+        with self.lock:
+            return self._may_connect(endpoint, permits)
+
     def _may_connect(self, endpoint: EndpointState, permits: Permits) -> bool:
         """Count one more connection if it is allowed. The caller holds the lock."""
         if permits.connections >= permits.max_connections and endpoint.connections > 0:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from meshlib.engine.actions import Start
 from meshlib.engine.events import Failed, FailureKind
-from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, Thresholds
+from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, HttpProtocol, Thresholds
 from meshlib.resources.route import Priority
-from meshlib.state import Admission, StateStore, Waiter
+from meshlib.state import Admission, StateStore, Waiter, Way
 from meshlib.stats import Registry
 from meshlib.transport.grpc.endpoint import (
     CONNECTING,
     IDLE,
     READY,
     TRANSIENT_FAILURE,
-    EndpointChannels,
     InnerChannel,
     grpc_thread,
 )
+from meshlib.transport.grpc.endpoints import EndpointChannels
 
 CLUSTER = Cluster(name="echo", discovery=DiscoveryType.STATIC, connect_timeout=1.0)
 ONE_CONNECTION = CircuitBreakers(default=Thresholds(max_connections=1))
@@ -61,7 +64,10 @@ class Home:
         self.state = StateStore(Registry()).cluster("echo")
         self.endpoint = self.state.endpoint("10.0.0.1:80", "10.0.0.1", 80)
         self.permits = self.state.permits(Priority.DEFAULT)
-        self.channels = EndpointChannels("echo:80", (), self._make, lambda: self.now)
+        self.program: Any = SimpleNamespace(
+            clusters={"echo": SimpleNamespace(cluster=CLUSTER, state=self.state)}
+        )
+        self.channels = EndpointChannels("echo:80", (), self._make, lambda: self.now, lambda: self.program)
 
     def _make(self, target: str, options: list[tuple[str, Any]]) -> FakeChannel:
         assert target == "ipv4:10.0.0.1:80"
@@ -290,4 +296,207 @@ def test_a_channel_whose_connection_was_lost_takes_no_more_calls(home: Home) -> 
     assert home.ready() is inner
     home.channels.told(inner, Failed(1, FailureKind.TERMINATED, True))
     assert home.ready() is None
+    assert home.permits.connections == 0
+
+
+# --- a successor -------------------------------------------------------------------------------------------------------------
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    pytest.fail("it does not become true")
+
+
+def _used(home: Home) -> InnerChannel:
+    """A connection that is READY and has served a call."""
+    inner = home.connect()
+    home.to(READY)
+    assert inner.look()
+    home.channels.connected(inner)
+    assert inner.enter()
+    inner.leave()
+    return inner
+
+
+def test_calls_go_on_until_the_successor_is_ready(home: Home) -> None:
+    inner = _used(home)
+    assert inner.enter()
+    home.channels.exchange(inner)
+    assert home.made[1]._channel.state == CONNECTING
+    assert home.ready() is inner
+    assert home.permits.connections == 2
+    home.to(READY)
+    _await(lambda: home.ready() is not inner)
+    successor = home.ready()
+    assert successor is not None
+    assert successor.channel is home.made[1]
+    assert not inner.enter()
+    assert not home.made[0].gone.is_set()  # a call is still under way
+    inner.leave()
+    assert home.made[0].gone.is_set()
+    assert home.permits.connections == 1
+    assert home.state.stats.upstream_cx_total.value == 2
+    assert len(home.made) == 2
+
+
+def test_the_successor_is_made_by_the_configuration_of_now(home: Home) -> None:
+    inner = _used(home)
+    changed = dataclasses.replace(CLUSTER, max_requests_per_connection=7)
+    home.program.clusters["echo"].cluster = changed
+    home.channels.exchange(inner)
+    home.to(READY)
+    _await(lambda: home.ready() is not inner)
+    successor = home.ready()
+    assert successor is not None
+    assert successor.quota == 7
+
+
+def test_one_that_no_call_has_used_has_no_successor(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    home.to(READY)
+    _await(lambda: home.ready() is not inner)
+    successor = home.ready()
+    assert successor is not None
+    home.channels.exchange(successor)
+    assert home.ready() is None
+    assert home.made[1].gone.is_set()
+    assert home.permits.connections == 0
+    assert len(home.made) == 2
+
+
+def test_without_a_permit_there_is_no_successor(home: Home) -> None:
+    home.state.limit(ONE_CONNECTION)
+    inner = _used(home)
+    home.channels.exchange(inner)
+    assert home.ready() is None
+    assert home.made[0].gone.is_set()
+    assert home.permits.connections == 0
+    assert len(home.made) == 1
+
+
+@pytest.mark.parametrize("gone", ["cluster", "another cluster", "endpoint"])
+def test_what_has_left_has_no_successor(home: Home, gone: str) -> None:
+    inner = _used(home)
+    if gone == "cluster":
+        home.program.clusters.clear()
+    elif gone == "another cluster":
+        home.program.clusters["echo"].state = StateStore(Registry()).cluster("echo")
+    else:
+        home.endpoint.departed = True
+    home.channels.exchange(inner)
+    assert home.ready() is None
+    assert home.permits.connections == 0
+    assert len(home.made) == 1
+
+
+def test_what_is_reached_in_another_way_has_no_successor(home: Home) -> None:
+    inner = _used(home)
+    home.endpoint.way = Way(HttpProtocol.HTTP2)
+    home.channels.exchange(inner)
+    assert len(home.made) == 1
+    assert home.permits.connections == 0
+
+
+def test_one_that_is_retired_in_the_meantime_has_no_successor(home: Home) -> None:
+    inner = _used(home)
+    home.channels.wear_out(inner)
+    home.channels.exchange(inner)
+    assert len(home.made) == 1
+    assert home.permits.connections == 0
+
+
+def test_calls_go_on_when_the_successor_can_not_be_opened(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    home.to(TRANSIENT_FAILURE)
+    assert home.made[1].gone.wait(10)
+    assert home.ready() is inner
+    assert inner.enter()
+    inner.leave()
+    assert home.permits.connections == 1
+    assert home.state.stats.upstream_cx_connect_fail.value == 1
+
+
+def test_a_successor_that_is_not_opened_in_time(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    home.now += 1.0
+    assert home.made[1].gone.wait(10)
+    assert home.ready() is inner
+    assert home.state.stats.upstream_cx_connect_timeout.value == 1
+
+
+def test_a_call_that_needs_a_connection_waits_for_the_successor(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    home.channels.told(inner, Failed(1, FailureKind.TERMINATED, True))
+    assert home.ready() is None
+    successor = home.connect()
+    assert successor.channel is home.made[1]
+    assert home.permits.connections == 1  # the one that the engine has granted was given back
+    home.to(READY)
+    assert successor.look()
+    home.channels.connected(successor)
+    assert home.ready() is successor
+    assert home.state.stats.upstream_cx_total.value == 2
+
+
+def test_whoever_stands_in_the_queue_is_served_by_the_successor(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    home.state.limit(ONE_CONNECTION)
+    waiter = Waiter(lambda: None, home.channels)
+    assert home.state.admit(home.endpoint, home.permits, waiter) is Admission.WAIT
+    home.to(READY)
+    _await(lambda: waiter.served)
+    assert isinstance(waiter.connection, InnerChannel)
+    assert waiter.connection.channel is home.made[1]
+
+
+def test_a_successor_makes_room_for_calls_of_others(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    assert inner.enter()
+    home.channels.spare(home.endpoint)
+    assert home.made[1].gone.is_set()
+    assert home.ready() is inner
+    assert home.permits.connections == 1
+    inner.leave()
+
+
+@pytest.mark.parametrize("end", ["close", "way", "departed"])
+def test_the_end_of_both(home: Home, end: str) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    if end == "close":
+        home.channels.close()
+    else:
+        home.endpoint.departed = end == "departed"
+        home.endpoint.way = home.endpoint.way if end == "departed" else Way(HttpProtocol.HTTP2)
+        home.channels.sweep()
+    assert [made.gone.is_set() for made in home.made] == [True, True]
+    assert home.permits.connections == 0
+    assert home.ready() is None
+
+
+def test_a_forked_child_forgets_both(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    dropped = home.channels.drop()
+    assert [each.channel for each in dropped] == home.made
+    assert home.ready() is None
+    assert not any(made.gone.is_set() for made in home.made)
+
+
+def test_both_are_counted_out_when_they_are_dropped(home: Home) -> None:
+    inner = _used(home)
+    home.channels.exchange(inner)
+    del home.channels, inner
+    _await(lambda: gc.collect() >= 0 and len(home.state.abandoned) == 2)
+    home.state.drain_abandoned()
     assert home.permits.connections == 0

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
 
 import grpc
 import grpc.aio
@@ -24,6 +24,7 @@ from meshlib.engine.actions import Start
 from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.state import ClusterState, EndpointState, Permits
 from meshlib.transport.grpc.aio_inner import result_of
+from meshlib.transport.grpc.successor import count_failure, successor_of
 from meshlib.transport.grpc.target import inner_options, target_of, tunnel_to
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class InnerChannel(Lane):
             None if tunnel is None else tunnel.credentials(),
         )
         if tunnel is not None:
-            tunnel.on_expiry = WeakMethod(self.expired)
+            tunnel.holder = weakref.ref(self)
         self.get_state = self.channel.get_state
         self._state: ClusterState = start.state
         self._permits: Permits = start.permits
@@ -154,8 +155,11 @@ class InnerChannel(Lane):
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
-    def connect(self, start: Start, opened: Opened) -> None:
-        """Open the connection, which `state` has counted for this attempt, or join the call that is opening it."""
+    def connect(self, start: Start, opened: Opened | None) -> None:
+        """Open the connection, which `state` has counted for this attempt, or join the call that is opening it.
+
+        opened: None for a successor, which no call waits for.
+        """
         if self._opening is not None:
             start.state.connection_closed(start.endpoint, start.permits)
         else:
@@ -164,10 +168,12 @@ class InnerChannel(Lane):
             self._state, self._permits = start.state, start.permits
         self.join(start, opened)
 
-    def join(self, start: Start, opened: Opened) -> None:
+    def join(self, start: Start, opened: Opened | None) -> None:
         """Be told when the connection is open; open it if nobody does."""
-        self._joined.append(opened)
+        if opened is not None:
+            self._joined.append(opened)
         if self._opening is None:
+            self._state.stats.upstream_cx_total.value += 1
             opening = self._owner.loop.create_task(self._open(start.cluster.connect_timeout))
             if not opening.done():  # an eager task may be
                 self._opening = opening
@@ -198,9 +204,11 @@ class InnerChannel(Lane):
         self._opening = None
         joined, self._joined = self._joined, []
         if kind is None:
-            self._state.stats.upstream_cx_total.value += 1
+            self._owner.opened(self)
             self.hand_over()
         else:
+            if not joined:  # no attempt tells the engine
+                count_failure(self._state, kind)
             self.discard()
         for opened in joined:
             opened(kind, reason)
@@ -240,10 +248,29 @@ class InnerChannel(Lane):
     def _broken(self) -> TunnelFailure | None:
         return None if self.tunnel is None else self.tunnel.failure
 
+    def due(self) -> None:
+        """Its connection is to be exchanged for another one. From any thread."""
+        self._soon(self.exchange)
+
     def expired(self) -> None:
-        """The certificate that its connection was opened with is over. From any thread."""
+        """Its connection takes no new calls. From any thread."""
+        self._soon(self.wear_out)
+
+    def _soon(self, task: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # its loop is closed
-            self._owner.loop.call_soon_threadsafe(self.wear_out)
+            self._owner.loop.call_soon_threadsafe(task)
+
+    def exchange(self) -> None:
+        """Its certificate was renewed: have its successor opened, or else wear out."""
+        start = None
+        if self.served and self._counted and not self.leaving and self.ready():
+            start = successor_of(
+                self._owner.engine.program, self._state, self.endpoint, self._permits, self.key[1]
+            )
+        if start is None:
+            self.wear_out()
+        else:
+            self._owner.succeed(start)
 
     @property
     def refused(self) -> BaseException | None:

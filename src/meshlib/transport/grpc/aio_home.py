@@ -43,6 +43,7 @@ class Home:
         "_channels",
         "_end",
         "_plain",
+        "_successors",
         "active",
         "compression",
         "deadlines",
@@ -79,6 +80,7 @@ class Home:
         self.deadlines = Deadlines(loop, self.monotonic)
         self._plain: Lane | None = None
         self._channels: dict[tuple[EndpointState, str], InnerChannel] = {}
+        self._successors: dict[tuple[EndpointState, str], InnerChannel] = {}
         self._end = _until_the_end(weakref.ref(self))
         result_of(anext(self._end))
         fork.register(self)
@@ -87,11 +89,27 @@ class Home:
 
     def inner(self, start: Start) -> InnerChannel:
         """The inner channel for this attempt, open or not."""
-        inner = self._channels.get((start.endpoint, start.authority))
+        key = (start.endpoint, start.authority)
+        inner = self._channels.get(key)
         if inner is None:
-            inner = InnerChannel(self, start)
-            self._channels[inner.key] = inner
+            coming = self._successors.pop(key, None)
+            inner = self._channels[key] = InnerChannel(self, start) if coming is None else coming
         return inner
+
+    def succeed(self, start: Start) -> None:
+        """Open a successor. It takes the place of the channel of now when it is open, unless a call has taken it before."""
+        successor = InnerChannel(self, start)
+        self._successors[successor.key] = successor
+        successor.connect(start, None)
+
+    def opened(self, inner: InnerChannel) -> None:
+        """Its connection is open."""
+        if self._successors.get(inner.key) is inner:
+            del self._successors[inner.key]
+            worn = self._channels.get(inner.key)
+            self._channels[inner.key] = inner
+            if worn is not None:
+                worn.wear_out()
 
     def plain(self) -> Lane:
         """A channel to the target without the mesh."""
@@ -101,8 +119,9 @@ class Home:
 
     def remove(self, inner: InnerChannel) -> None:
         """It takes no more calls."""
-        if self._channels.get(inner.key) is inner:
-            del self._channels[inner.key]
+        for channels in (self._channels, self._successors):
+            if channels.get(inner.key) is inner:
+                del channels[inner.key]
 
     def sweep(self) -> None:
         """After a push, or after the exchange of a certificate, on the thread that brought it."""
@@ -112,9 +131,9 @@ class Home:
     def _sweep(self) -> None:
         """Close the channels of endpoints that have left, or are connected to in another way now.
 
-        Those with calls close with the last of them; those of certificates that were renewed some time later.
+        Those with calls close with the last of them; those of certificates that were renewed are exchanged some time later.
         """
-        for inner in list(self._channels.values()):
+        for inner in self._all():
             if inner.endpoint.departed and inner.idle:
                 inner.discard()
             elif inner.way is not inner.endpoint.way:
@@ -128,7 +147,7 @@ class Home:
             self.loop.call_soon_threadsafe(self.close_idle, endpoint)
 
     def close_idle(self, endpoint: EndpointState) -> None:
-        for inner in list(self._channels.values()):
+        for inner in self._all():
             if inner.endpoint is endpoint and inner.idle:
                 inner.discard()
 
@@ -154,7 +173,7 @@ class Home:
                 driver.lose()
             else:
                 driver.give_up()
-        for inner in list(self._channels.values()):
+        for inner in self._all():
             inner.discard()
         self.deadlines.close()
         plain, self._plain = self._plain, None
@@ -163,9 +182,14 @@ class Home:
 
     def drop(self) -> None:
         """The same from a finalizer, where there are no calls: they keep their mesh channel alive."""
-        channels, self._channels = self._channels, {}
-        for inner in channels.values():
+        for inner in self._all():
             inner.drop()
+        self._channels = {}
+        self._successors = {}
+
+    def _all(self) -> list[InnerChannel]:
+        """With those that are to be."""
+        return [*self._channels.values(), *self._successors.values()]
 
     def before_fork(self) -> None:
         """Nothing has to be closed: a child opens its own connections."""
@@ -175,9 +199,10 @@ class Home:
 
     def after_fork_in_child(self) -> None:
         """Let go without a call into grpc, whose connections are the parent's."""
-        _inherited.append((self._channels, self._plain, self.active))
+        _inherited.append((self._channels, self._successors, self._plain, self.active))
         self._plain = None
         self._channels = {}
+        self._successors = {}
         self.active = set()
 
 

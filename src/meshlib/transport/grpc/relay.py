@@ -4,9 +4,8 @@ A stock grpcio client can't check a SPIFFE id, but gRPC's own xDS client can. So
 `xds:///...`, about which a server of this process (`relay_hub`, `relay_server`, `relay_ads`) tells C-core's xDS client: one
 endpoint, whom to trust, which names to accept, where the own certificate is. C-core connects to the endpoint by itself.
 
-As a tunnel it is for one connection: the inner channel is given up when that is over, or when the certificate that it was made
-with is over or was renewed some time ago. Before C-core is told anything the own certificate is looked at, and what C-core can't
-verify is refused (`relay_resources`).
+As a tunnel it is for one connection, which ages with the certificate that it was made with (`aging`). Before C-core is told
+anything the own certificate is looked at, and what C-core can't verify is refused (`relay_resources`).
 """
 
 from __future__ import annotations
@@ -16,21 +15,18 @@ import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from typing import Any, cast
 
 import grpc
 
 from meshlib.errors import ConfigError, IdentityError
-from meshlib.identity.client import ClientHandshake, ClientSecurity
+from meshlib.identity.client import ClientSecurity
 from meshlib.identity.failure import transport_failure
 from meshlib.policy.failure import FailureKind
-from meshlib.policy.rotation import delays
-from meshlib.runtime.clock import SystemClock
 from meshlib.state import EndpointState, Way
+from meshlib.transport.grpc.aging import Aging, Held
 from meshlib.transport.grpc.relay_hub import Hub, name_of_a_target, the_hub
 from meshlib.transport.grpc.relay_resources import peer_of, refused, resources
-from meshlib.transport.grpc.timers import Alarm
 from meshlib.transport.grpc.tunnel import H2, TunnelFailure
 from meshlib.transport.grpc.tunnel_loop import opening_loop
 
@@ -52,8 +48,6 @@ class Relayed:
         "_aging",
         "_authority",
         "_endpoint",
-        "_expiry",
-        "_handshake",
         "_hub",
         "_lock",
         "_name",
@@ -61,7 +55,7 @@ class Relayed:
         "_security",
         "begun",
         "failure",
-        "on_expiry",
+        "holder",
         "target",
         "told",
     )
@@ -76,11 +70,9 @@ class Relayed:
         self.failure: TunnelFailure | None = None
         self.begun = False
         self.told = False
-        self.on_expiry: weakref.WeakMethod[Callable[[], None]] | None = None
+        self.holder: weakref.ref[Held] | None = None
         self._lock = threading.Lock()
-        self._handshake: ClientHandshake | None = None
-        self._expiry: Alarm | None = None
-        self._aging = False
+        self._aging: Aging | None = None
         self._hub: Hub | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
@@ -106,7 +98,7 @@ class Relayed:
             raise refused("an endpoint that is a Unix socket")
         if self._name_header:
             raise refused("override_auto_sni_header")
-        handshake = self._handshake = self._security.handshake(
+        handshake = self._security.handshake(
             authority=self._authority, hostname=endpoint.hostname, alpn=(H2,)
         )
         material = handshake.material
@@ -123,6 +115,7 @@ class Relayed:
         hub = the_hub()
         hub.enter(self._name, (own, peer.roots), make, weakref.WeakMethod(self._rejected))
         self._hub = hub
+        self._aging = Aging(opening_loop(), self._security, handshake, self.holder)
         self.told = True
 
     def explain(self, channel: Any) -> None:
@@ -152,8 +145,9 @@ class Relayed:
 
     def exchange(self) -> None:
         """Certificates may have been renewed. From any thread."""
-        if self._hub is not None and self._outdated():
-            opening_loop().submit(self._age)
+        aging = self._aging
+        if aging is not None and aging.outdated:
+            opening_loop().submit(aging.look)
 
     def close(self) -> None:
         """The inner channel is closed. Idempotent."""
@@ -169,35 +163,13 @@ class Relayed:
             self._rest()
             hub.drop(self._name)
 
-    # --- on the thread that opens connections ------------------------------------------------------------------------
-
     def _live(self) -> None:
-        assert self._handshake is not None
-        left = self._handshake.not_after - SystemClock.time()
-        if left < inf and self._hub is not None:
-            self._wait(max(left, 0.0))
-        if self._outdated():
-            self._age()
-
-    def _outdated(self) -> bool:
-        return self._handshake is not None and self._handshake.epoch != self._security.epoch
-
-    def _age(self) -> None:
-        if self._handshake is None or self._aging or self._hub is None:
-            return
-        self._aging = True
-        self._rest()
-        (delay,) = delays(1, self._handshake.not_after - SystemClock.time())
-        self._wait(delay)
-
-    def _wait(self, delay: float) -> None:
-        """Held weakly: an inner channel that was dropped is not kept for it."""
-        self._expiry = opening_loop().later(delay, partial(_expire, weakref.ref(self)))
+        if self._aging is not None and self._hub is not None:
+            self._aging.begin()
 
     def _rest(self) -> None:
-        """From any thread."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        if self._aging is not None:
+            self._aging.end()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -209,13 +181,6 @@ class Relayed:
         with self._lock:
             if self.failure is None:
                 self.failure = failure
-
-
-def _expire(reference: weakref.ref[Relayed]) -> None:
-    relayed = reference()
-    expired = None if relayed is None or relayed.on_expiry is None else relayed.on_expiry()
-    if expired is not None:
-        expired()
 
 
 _ADDRESS = re.compile(r"^[A-Z_]+: ipv[46]:\S+: ")

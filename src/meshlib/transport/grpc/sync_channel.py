@@ -15,7 +15,8 @@ import meshlib
 from meshlib.engine.dialect import ENVOY, Dialect
 from meshlib.engine.engine import Engine
 from meshlib.runtime import fork
-from meshlib.transport.grpc.endpoint import EndpointChannels, InnerChannel
+from meshlib.transport.grpc.endpoint import InnerChannel
+from meshlib.transport.grpc.endpoints import EndpointChannels
 from meshlib.transport.grpc.lean import LeanUnary, lean_unary
 from meshlib.transport.grpc.request import authority_of, method_path
 from meshlib.transport.grpc.sync_call import Waker
@@ -240,7 +241,12 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
                 mesh = self._mesh = meshlib.default_mesh()
             engine = mesh.engine
             channels = EndpointChannels(
-                self.authority, self._options, self._inner, engine.clock.monotonic, self._tls
+                self.authority,
+                self._options,
+                self._inner,
+                engine.clock.monotonic,
+                lambda: engine.program,
+                self._tls,
             )
             engine.adopt(channels)
             self.channel_id = engine.random.getrandbits(64)

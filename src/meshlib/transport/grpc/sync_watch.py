@@ -21,7 +21,8 @@ from meshlib.engine.engine import Engine
 from meshlib.resources.route import Priority
 from meshlib.state import Admission, Waiter
 from meshlib.transport.grpc.connectivity import state_of
-from meshlib.transport.grpc.endpoint import EndpointChannels, InnerChannel
+from meshlib.transport.grpc.endpoint import InnerChannel
+from meshlib.transport.grpc.endpoints import EndpointChannels
 from meshlib.transport.grpc.timers import timers
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ hands and has the peer verified; only then are the two joined (`Pump`), and C-co
 wrong closes the door: C-core sees a connection that could not be opened, and `failure` says why.
 
 A tunnel is for one connection. When that is over, the inner channel is of no use, and the next call makes a new one with the
-certificate and the trust of that moment. It takes no new calls once the certificate that it was opened with is over, or some
-time after that was renewed.
+certificate and the trust of that moment. How long it takes new calls is told by its certificate (`aging`).
 """
 
 from __future__ import annotations
@@ -19,18 +18,15 @@ import socket
 import ssl
 import threading
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 
 import grpc
 
 from meshlib.errors import IdentityError
 from meshlib.policy.failure import FailureKind
-from meshlib.policy.rotation import delays
-from meshlib.runtime.clock import SystemClock
 from meshlib.state import EndpointState, Handshake, Security
+from meshlib.transport.grpc.aging import Aging, Held
 from meshlib.transport.grpc.timers import Alarm
 from meshlib.transport.grpc.tunnel_door import Door
 from meshlib.transport.grpc.tunnel_loop import GONE, IN, OUT, opening_loop, pumping_loop
@@ -66,8 +62,8 @@ class Tunnel:
 
     count: adds to the cluster's TLS counters. name_header: the request header that should name it instead, which a connection
     shared by calls can't do: it is refused.
-    target: for C-core. failure: None as long as the connection opens or is open. on_expiry: what is to be called, on a thread
-    that must not wait, when the connection is to take no new calls. Attributes may be read on any thread.
+    target: for C-core. failure: None as long as the connection opens or is open. holder: who is told when the connection has
+    aged. Attributes may be read on any thread.
     """
 
     __slots__ = (
@@ -77,7 +73,6 @@ class Tunnel:
         "_count",
         "_door",
         "_endpoint",
-        "_expiry",
         "_handshake",
         "_incoming",
         "_joined",
@@ -92,7 +87,7 @@ class Tunnel:
         "_verified",
         "begun",
         "failure",
-        "on_expiry",
+        "holder",
         "target",
     )
 
@@ -115,10 +110,9 @@ class Tunnel:
         self.failure: TunnelFailure | None = None
         self.begun = False
         self._lock = threading.Lock()
-        self.on_expiry: weakref.WeakMethod[Callable[[], None]] | None = None
+        self.holder: weakref.ref[Held] | None = None
         self._alarm: Alarm | None = None
-        self._expiry: Alarm | None = None
-        self._aging = False
+        self._aging: Aging | None = None
         self._handshake: Handshake | None = None
         self._local: socket.socket | None = None
         self._remote: socket.socket | None = None
@@ -169,8 +163,9 @@ class Tunnel:
 
     def exchange(self) -> None:
         """Certificates may have been renewed. From any thread."""
-        if self._joined and self.failure is None and self._outdated():
-            pumping_loop().submit(self._age)
+        aging = self._aging
+        if aging is not None and aging.outdated:
+            pumping_loop().submit(aging.look)
 
     def close(self) -> None:
         """The inner channel is closed. What is not open yet is given up; an open connection ends with C-core's. Idempotent."""
@@ -347,36 +342,16 @@ class Tunnel:
 
     def _run(self, pump: Pump) -> None:
         assert self._handshake is not None
-        left = self._handshake.not_after - SystemClock.time()
-        if left < inf:
-            self._expiry = pumping_loop().later(max(left, 0.0), self._expire)
-        if self._outdated():
-            self._age()
+        self._aging = Aging(pumping_loop(), self._security, self._handshake, self.holder)
+        self._aging.begin()
         pump.start()
-
-    def _outdated(self) -> bool:
-        return self._handshake is not None and self._handshake.epoch != self._security.epoch
-
-    def _age(self) -> None:
-        if self._handshake is None or self._aging or self.failure is not None:
-            return
-        self._aging = True
-        if self._expiry is not None:
-            self._expiry.cancel()
-        (delay,) = delays(1, self._handshake.not_after - SystemClock.time())
-        self._expiry = pumping_loop().later(delay, self._expire)
-
-    def _expire(self) -> None:
-        expired = None if self.on_expiry is None else self.on_expiry()
-        if expired is not None:
-            expired()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _ended(self, error: BaseException | None) -> None:
         """On the thread that moves bytes: the connection is over."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        if self._aging is not None:
+            self._aging.end()
         if self.failure is None:
             self.failure = TunnelFailure(
                 kind=FailureKind.TERMINATED,

@@ -20,7 +20,7 @@ from meshlib.identity.client import ClientSecurity
 from meshlib.identity.material import BundleSet, Svid, TrustBundle
 from meshlib.identity.source import IdentityUpdate
 from meshlib.testing import messages, serve
-from meshlib.transport.grpc.endpoint import EndpointChannels
+from meshlib.transport.grpc.endpoints import EndpointChannels
 from tests.identity.ca import Issued, TestCA
 from tests.transport.grpc.secure.world import CLIENT, SERVER, World
 from tests.transport.grpc.support import backend, config
@@ -94,11 +94,12 @@ class Rotating(World):
         return issued
 
     @contextlib.contextmanager
-    def mesh(self) -> Iterator[meshlib.Mesh]:
+    def mesh(self, **cluster: Any) -> Iterator[meshlib.Mesh]:
+        """cluster: more fields of it."""
         with self.backend() as server:
             server.unary("serial", _serial)
             server.stream_stream("talk", _talk)
-            document = config(server.address, cluster={"transport_socket": _socket()})
+            document = config(server.address, cluster={"transport_socket": _socket(), **cluster})
             with meshlib.Mesh(config=[document], identity=self.source) as mesh:
                 yield mesh
 
@@ -226,15 +227,6 @@ def test_what_runs_is_not_cut_in_asyncio(rotating: Rotating) -> None:
                     await asyncio.sleep(0.005)
 
     asyncio.run(run())
-
-
-@pytest.mark.usefixtures("exchanged_at_once")
-def test_idle_connections_are_closed_at_once(rotating: Rotating) -> None:
-    with rotating.mesh() as mesh, meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
-        channel.unary_unary(ECHO)(b"", timeout=LIMIT)
-        assert _held(mesh) == 1
-        rotating.renew()
-        _await(lambda: _held(mesh) == 0)
 
 
 @pytest.mark.usefixtures("exchanged_at_once")
