@@ -26,11 +26,16 @@ from meshlib.state import StateStore
 from meshlib.stats import Registry
 
 if TYPE_CHECKING:
+    from meshlib.admin.admin import Admin
+    from meshlib.admin.doors import Doors
+    from meshlib.engine.observed import ObservedCall
     from meshlib.identity.source import IdentitySource
     from meshlib.identity.store import IdentityStore
+    from meshlib.observe.decision import Decision
+    from meshlib.observe.recent import RecentCalls
     from meshlib.resources.tls import UpstreamTls
     from meshlib.state import Security
-    from meshlib.xds.bootstrap import Bootstrap
+    from meshlib.xds.bootstrap import Bootstrap, Node
     from meshlib.xds.client import AdsClient
     from meshlib.xds.files import FileSource
     from meshlib.xds.journal import Journal
@@ -115,6 +120,9 @@ class Mesh:
             config_timeout=config_timeout,
         )
         self.engine.passthrough = self.passthrough
+        self.engine.explainer = _explained
+        self.recent: RecentCalls | None = None
+        self._doors: Doors | None = None
         self._source: AdsClient | FileSource
         if config is not None:
             if bootstrap is not None or server_uri is not None:
@@ -182,6 +190,8 @@ class Mesh:
         first: their connections are theirs.
         """
         self.engine.close()
+        if self._doors is not None:
+            self._doors.close()
         self._source.close()
         if self._identity is not None:
             self._identity.close()
@@ -202,9 +212,20 @@ class Mesh:
                 from meshlib.observe.attach import attach
 
                 attach(self, settings)
+                if wanted := settings.admin or os.environ.get("MESHLIB_ADMIN"):
+                    from meshlib.admin.doors import Doors
+
+                    self._doors = Doors(self, wanted)
+        if self._doors is not None:
+            self._doors.open()
         self._start_identity()
 
     # --- looking at it -----------------------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> Node:
+        """What this process is to its control plane: the bootstrap's node; with files an empty one."""
+        return self._source.node
 
     @property
     def snapshot(self) -> Snapshot:
@@ -224,6 +245,17 @@ class Mesh:
         """The bytes of a resource, refused: of its version that was refused last; None where they are not kept."""
         return self._source.encoded(kind, name, refused=refused)
 
+    def admin(
+        self, *, token: str | None = None, allow_remote: bool = False, hosts: Iterable[str] = ()
+    ) -> Admin:
+        """What can be looked at over HTTP: an ASGI and WSGI application, with `serve` for a server of its own.
+
+        See `meshlib.admin.admin.Admin` for the arguments.
+        """
+        from meshlib.admin.admin import Admin
+
+        return Admin(self, token=token, allow_remote=allow_remote, hosts=hosts)
+
     # --- identity ----------------------------------------------------------------------------------------------------
 
     @property
@@ -236,6 +268,11 @@ class Mesh:
                 if store is None:
                     store = self._identity = self._make_identity()
         return store
+
+    @property
+    def identity_in_use(self) -> IdentityStore | None:
+        """`identity`, None when nothing has needed it."""
+        return self._identity
 
     def _make_identity(self) -> IdentityStore:
         from meshlib.identity.store import IdentityStore
@@ -361,6 +398,12 @@ class Mesh:
                 if compiled is not None and (compiled.secure_by or 0.0) > self.clock.monotonic():
                     return f"what TLS to cluster {cluster_name!r} needs"
         return None
+
+
+def _explained(call: ObservedCall) -> Decision:
+    from meshlib.observe.decision import decision_of
+
+    return decision_of(call)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -87,6 +87,7 @@ class AdsClient:
         executor: Callable[[], Executor] | None = None,
     ) -> None:
         self.bootstrap = bootstrap
+        self.node = bootstrap.node
         self.snapshot = Snapshot()
         self.last_error: ControlPlaneError | None = None
         self.journal = Journal()
@@ -131,7 +132,7 @@ class AdsClient:
                 executor=self._executor,
                 clock=self._clock,
                 registry=self._registry,
-                node=self.bootstrap.node,
+                node=self.node,
                 decode=self._decode,
                 publish=self._secret,
                 open_stream=self._open_sds,
@@ -141,7 +142,7 @@ class AdsClient:
             )
         )
         self._lrs = LrsDriver(
-            LoadReports(self.bootstrap.node, self._loads),
+            LoadReports(self.node, self._loads),
             executor=self._executor,
             clock=self._clock,
             registry=self._registry,
@@ -455,4 +456,4 @@ class AdsClient:
     def _send(self, request: Request) -> None:
         stream = self._connection.stream
         if stream is not None:
-            stream.send(messages.encode(request, self.bootstrap.node))
+            stream.send(messages.encode(request, self.node))

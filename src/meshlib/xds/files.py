@@ -72,7 +72,7 @@ class FileSource:
         self._resolve = resolve
         self._make_executor = executor or (lambda: Worker("meshlib-dns", self._clock))
         self._decode = decode
-        self._node = node or Node()
+        self.node = node or Node()
         self._wait = reconnect_wait((random or _random.Random()).random)
         self._open_sds = open_sds
         self._sds: SdsDriver | None = None
@@ -116,7 +116,7 @@ class FileSource:
                 executor=executor,
                 clock=self._clock,
                 registry=self._registry,
-                node=self._node,
+                node=self.node,
                 decode=self._decode,
                 publish=self._secret,
                 open_stream=self._open_sds,
