@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from meshlib.engine.call import CallInfo
+    from meshlib.engine.context import in_context
     from meshlib.engine.options import CallOptions, call
     from meshlib.errors import (
         AttemptRecord,
@@ -77,6 +78,7 @@ __all__ = [
     "call",
     "current_peer",
     "default_mesh",
+    "in_context",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -91,6 +93,7 @@ _HOMES = {
     "call": "meshlib.engine.options",
     "current_peer": "meshlib.server.peer",
     "default_mesh": "meshlib.mesh",
+    "in_context": "meshlib.engine.context",
 }
 
 _MODULES = frozenset(("grpc", "httpx", "httpx2", "testing"))

@@ -18,7 +18,7 @@ from meshlib.engine import actions as act
 from meshlib.engine import events as ev
 from meshlib.engine.affinity import Affinity
 from meshlib.engine.attempt import Attempt, Holding
-from meshlib.engine.headers import echoed
+from meshlib.engine.headers import REQUEST_ID, echoed
 from meshlib.engine.heads import Heads
 from meshlib.engine.mirrors import Mirrors
 from meshlib.engine.observer import Observers, tell
@@ -30,6 +30,7 @@ from meshlib.routing.reply import BODILESS
 from meshlib.routing.request import Headers, RequestView
 
 if TYPE_CHECKING:
+    from meshlib.engine.context import InboundContext
     from meshlib.engine.engine import Engine
     from meshlib.engine.options import CallOptions
     from meshlib.engine.program import ListenerProgram, Program
@@ -62,6 +63,7 @@ class CallBase:
     _complete = True
     _mirrors: Mirrors | None = None
     _affinity: Affinity | None = None
+    _carried: Sequence[tuple[str, str]] = ()
     _retrier: Retrier | None = None
     _config_until: float | None = None
     _filter_wait: float | None = None
@@ -119,6 +121,16 @@ class CallBase:
         self._replayable = replayable
         self._attempts: list[Attempt] = []
         self._stage = Stage.WAITING
+
+    def within(self, inbound: InboundContext) -> None:
+        """The call is made for this inbound request: the deadline of that ends it too, and it has the same x-request-id."""
+        moment = inbound.deadline
+        if moment is not None and (self._user_deadline is None or moment < self._user_deadline):
+            self._user_deadline = self._deadline = moment
+        identity = inbound.request_id
+        if identity is not None and self.request.first(REQUEST_ID) is None:
+            self.request.add(REQUEST_ID, identity)
+            self._carried = ((REQUEST_ID, identity),)
 
     def records(self) -> tuple[AttemptRecord, ...]:
         return tuple(attempt.outcome for attempt in self._attempts if attempt.over_at is not None)

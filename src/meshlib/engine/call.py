@@ -132,6 +132,8 @@ class Call(ObservedCall):
             moments = (self._user_deadline, options.deadline, timeout)
             self._user_deadline = min((moment for moment in moments if moment is not None), default=None)
             self._deadline = self._user_deadline
+        if self._user_deadline is not None and self._user_deadline <= now:
+            return self._end(Endings.CALLER_DEADLINE if is_grpc(self.request) else Endings.ROUTE_TIMEOUT, now)
         return self._find_route(now)
 
     def _find_route(self, now: float) -> Actions:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Protocol
 
 from meshlib.engine.call import Call
+from meshlib.engine.context import INBOUND
 from meshlib.engine.dialect import ENVOY, Dialect
 from meshlib.engine.observer import Observers
 from meshlib.engine.options import CallOptions, current_options
@@ -122,12 +123,14 @@ class Engine:
         options: None takes those of the surrounding `meshlib.call(...)` block. replayable: whether the request can be sent
         again from its first byte; None: always. deadline: a gRPC caller's own, monotonic seconds; it ends the call in
         DEADLINE_EXCEEDED. wait_for_ready: as in gRPC, see `meshlib.engine.rpc`. dialect: of a gRPC call, see
-        `meshlib.engine.dialect`.
+        `meshlib.engine.dialect`. A call that is made while an inbound request is being answered ends with the deadline of that
+        (`meshlib.engine.context`).
         """
         if self._dormant and not self.closed:
             self.start()
+        call: Call
         if deadline is not None or wait_for_ready or dialect is not ENVOY:
-            return RpcCall(
+            call = RpcCall(
                 self,
                 request,
                 wake=wake,
@@ -137,7 +140,12 @@ class Engine:
                 wait_for_ready=wait_for_ready,
                 dialect=dialect,
             )
-        return Call(self, request, wake=wake, options=options or current_options(), replayable=replayable)
+        else:
+            call = Call(self, request, wake=wake, options=options or current_options(), replayable=replayable)
+        inbound = INBOUND.get()
+        if inbound is not None:
+            call.within(inbound)
+        return call
 
     def publish(self, snapshot: Snapshot) -> None:
         """Make the snapshot take effect: compile it, swap one reference, wake whoever waits. One thread at a time."""

@@ -134,6 +134,8 @@ class AttemptLoop(RetryingCall):
             after_timeout = self._retrier is not None and self._retrier.after_timeout
             timeout_ms = self._expected_timeout(now)
             authority, path, headers = self._heads.upstream(attempt, timeout_ms, after_timeout=after_timeout)
+        elif self._carried:
+            extra = (*self._carried, *extra)
         start = act.Start(
             attempt.number,
             endpoint,
@@ -175,12 +177,13 @@ class AttemptLoop(RetryingCall):
     def _expected_timeout(self, now: float) -> int | None:
         """x-envoy-expected-rq-timeout-ms: the per-try timeout or what is left of the route's, at least 1; None for none.
 
-        With hedging the per-try timeout ends nothing: the endpoint may use what is left of the route's.
+        With hedging the per-try timeout ends nothing: the endpoint may use what is left of the route's. Where the route has none,
+        what is left for the caller counts (a gRPC call tells its own by grpc-timeout).
         """
         timeouts = self._timeouts
         assert timeouts is not None
         expected = timeouts.route if self._hedges() else timeouts.per_try or timeouts.route
-        if timeouts.route and self._deadline is not None:
+        if self._deadline is not None and (timeouts.route or not is_grpc(self.request)):
             expected = min(expected or inf, max(self._deadline - now, 0.001))
         return max(1, round(expected * 1000)) if expected else None
 

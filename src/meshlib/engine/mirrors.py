@@ -53,6 +53,7 @@ class Mirrors:
                 path=original.path,
                 headers=original.headers,
                 permitted=True,
+                extra=original.extra,
             )
             copies.append(Mirror(start))
         return copies

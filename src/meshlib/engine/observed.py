@@ -118,7 +118,8 @@ class ObservedCall(TimedLoop):
         start = self._sent
         if start is None:
             return ()
-        return [*(self.request.headers if start.headers is None else start.headers), *start.extra]
+        headers = self.request.headers if start.headers is None else start.headers
+        return [*headers, *(pair for pair in start.extra if pair not in headers)]
 
     @property
     def path_sent(self) -> str:

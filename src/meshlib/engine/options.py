@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
+from meshlib.engine.context import INBOUND
+
 __all__ = ["CallOptions", "call", "current_options", "deadline_of"]
 
 
@@ -103,16 +105,20 @@ class call:  # noqa: N801 - reads as a verb where it is used: `with meshlib.call
 def deadline_of(timeout: float | None, monotonic: Callable[[], float]) -> float | None:
     """When a call that starts now ends for its caller, in monotonic seconds; None: never.
 
-    The earliest of timeout (seconds, an argument of the call itself) and of the timeout and the deadline of the
-    `meshlib.call(...)` around it. For protocols that tell an endpoint the deadline of its caller.
+    The earliest of timeout (seconds, an argument of the call itself), of the timeout and the deadline of the
+    `meshlib.call(...)` around it, and of the deadline of the request that is being answered. For protocols that tell an endpoint
+    the deadline of its caller.
     """
-    options = _current.get()
+    options, inbound = _current.get(), INBOUND.get()
+    latest = None if inbound is None else inbound.deadline
     if options is None or (options.deadline is None and options.timeout is None):
-        return None if timeout is None else monotonic() + timeout
+        if timeout is None:
+            return latest
+        moment = monotonic() + timeout
+        return moment if latest is None or moment < latest else latest
     now = monotonic()
     moments = [now + seconds for seconds in (timeout, options.timeout) if seconds is not None]
-    if options.deadline is not None:
-        moments.append(options.deadline)
+    moments += [moment for moment in (options.deadline, latest) if moment is not None]
     return min(moments)
 
 
