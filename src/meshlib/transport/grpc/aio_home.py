@@ -1,5 +1,8 @@
 """What the calls of one mesh channel on one event loop share: its inner channels, and the calls that are under way.
 
+A connection whose certificate was renewed has a *successor*, which is opened beside it and takes its place once it is open
+(`successor`). A call that needs a connection before, because the old one has ended, joins those who wait for the successor.
+
 A mesh channel has a home for each event loop that it is used on. `asyncio.run` closes the homes of its loop before that ends: it
 closes asynchronous generators, and `_until_the_end` is one. A loop that was closed in another way leaves nothing behind
 either: its home is closed when the mesh channel is used on another loop, closed or dropped.
