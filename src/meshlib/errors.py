@@ -7,7 +7,12 @@ Errors of a call carry Envoy's response flags and response code details, the att
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
 
 __all__ = [
     "AttemptRecord",
@@ -68,6 +73,8 @@ class MeshError(Exception):
     attempts: what was tried, in order. local_reply: Envoy's own answer in this situation, None when it has none.
     """
 
+    _decide: Callable[[], Decision | None] | None = None
+
     def __init__(
         self,
         message: str,
@@ -87,8 +94,21 @@ class MeshError(Exception):
     def message(self) -> str:
         return str(self.args[0]) if self.args else ""
 
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt; None for an error that is not about a call of a Mesh.
+
+        It is put together when it is asked for. A copy that was pickled has none.
+        """
+        return None if self._decide is None else self._decide()
+
+    def decided_by(self, decide: Callable[[], Decision | None]) -> None:
+        """What `decision` asks. The engine says so."""
+        self._decide = decide
+
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.args, dict(self.__dict__))
+        state = {name: value for name, value in self.__dict__.items() if name != "_decide"}
+        return _rebuild, (type(self), self.args, state)
 
 
 def _rebuild(cls: type[MeshError], args: tuple[object, ...], state: dict[str, object]) -> MeshError:

@@ -14,3 +14,8 @@ __all__ = ["attach"]
 
 def attach(mesh: Mesh, settings: Observe) -> None:
     """Subscribe the observers that these settings ask for. Once for each Mesh."""
+    if settings.recent_calls > 0:
+        from meshlib.observe.recent import RecentCalls
+
+        mesh.recent = RecentCalls(settings.recent_calls)
+        mesh.engine.observe(mesh.recent)

@@ -22,7 +22,7 @@ from meshlib.routing.request import Headers, RequestView
 from meshlib.routing.table import RouteTable
 from meshlib.snapshot import Kind, Ref, Snapshot
 
-__all__ = ["Explanation", "Question", "explain"]
+__all__ = ["Explanation", "Question", "explain", "listed_weights"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +224,7 @@ def _forward(
     return {
         "action": "cluster",
         "cluster": plan.cluster,
-        "weighted_clusters": _weights(route),
+        "weighted_clusters": listed_weights(route),
         "path": prepared.path,
         "authority": prepared.authority,
         "request_headers": [list(pair) for pair in prepared.headers],
@@ -257,7 +257,7 @@ def _faults(
     return found
 
 
-def _weights(route: CompiledRoute) -> list[dict[str, Any]]:
+def listed_weights(route: CompiledRoute) -> list[dict[str, Any]]:
     action = route.resource.action
     if not isinstance(action, RouteAction) or action.weighted_clusters is None:
         return []

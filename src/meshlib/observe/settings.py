@@ -14,6 +14,13 @@ __all__ = ["Observe"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observe:
     """tracing: spans by the globally configured OpenTelemetry provider, or by this one; False: none, and no trace context is
-    passed on. Without an SDK in the process there are no spans, but the context still goes on."""
+    passed on. Without an SDK in the process there are no spans, but the context still goes on.
+
+    recent_calls: how many of the last calls are remembered, with why each went where it went; 0: none. admin: what
+    `Mesh.admin()` shows is served on this `host:port` of the loopback interface, True: on a port that is free, and to
+    `meshlib status` and its like. The environment variable MESHLIB_ADMIN says the same without code.
+    """
 
     tracing: bool | TracerProvider = True
+    recent_calls: int = 256
+    admin: bool | str = False
