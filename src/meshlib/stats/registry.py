@@ -95,6 +95,12 @@ class Registry:
                 metric.buckets = [0] * len(metric.buckets)
                 metric.total = 0.0
 
+    def natives(self, family: str) -> list[tuple[Labels, Counter | Gauge | Histogram | Reading]]:
+        """The metrics of a family with a name of its own, with their labels, in no order."""
+        with self.lock:
+            scopes = list(self._labelled.values())
+        return [(scope.labels, scope.metrics[family]) for scope in scopes if family in scope.metrics]
+
     def __iter__(self) -> Iterator[Counter | Gauge | Histogram | Reading]:
         """In the order of their names."""
         with self.lock:
