@@ -119,6 +119,7 @@ class LoadBalancer:
             if self.size <= EAGER:
                 self._adopt_ejected()
             self.health = [self._health_of(table) for table in self._tables]
+            self._show_members()
             loads = self._loads()
             self._panic = any(loads.panic)
             self._adopt(loads, pause)
@@ -155,6 +156,16 @@ class LoadBalancer:
         if strangers:
             for table in self._tables:
                 table.adopt(strangers)
+
+    def _show_members(self) -> None:
+        members = (
+            ("total", sum(health.total for health in self.health)),
+            ("healthy", sum(len(health.healthy) for health in self.health)),
+            ("degraded", sum(len(health.degraded) for health in self.health)),
+            ("excluded", sum(len(health.draining) for health in self.health)),
+        )
+        for name, number in members:
+            self._state.gauge(f"membership_{name}").value = float(number)
 
     def _health_of(self, table: HostTable) -> _Health:
         unhealthy: list[int] = []

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from meshlib.errors import ResourceError
-from meshlib.resources.endpoint import Endpoint
+from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint
 from meshlib.resources.endpoint_address import identity
 from meshlib.resources.endpoint_wire import LazyEndpoints, keys_of
 from meshlib.state import EndpointState
 
-__all__ = ["find"]
+__all__ = ["changed_priorities", "find"]
 
 SLICE = 1024
 """How many endpoints are looked at between two pauses."""
+
+COMPARED = 10_000
+"""Larger priorities are not compared endpoint by endpoint: each new version of one is a change."""
 
 
 def _no_pause() -> None:
@@ -50,6 +53,33 @@ def find(
                 if state is not None:
                     yield index, state
         pause()
+
+
+def changed_priorities(before: ClusterLoadAssignment | None, after: ClusterLoadAssignment | None) -> int:
+    """In how many priorities endpoints have come or gone. None: there were none."""
+    old, new = _by_priority(before), _by_priority(after)
+    return sum(_differ(old.get(each, []), new.get(each, [])) for each in {*old, *new})
+
+
+def _by_priority(assignment: ClusterLoadAssignment | None) -> dict[int, list[Sequence[Endpoint]]]:
+    found: dict[int, list[Sequence[Endpoint]]] = {}
+    for locality in () if assignment is None else assignment.localities:
+        if len(locality.endpoints):
+            found.setdefault(locality.priority, []).append(locality.endpoints)
+    return found
+
+
+def _differ(old: list[Sequence[Endpoint]], new: list[Sequence[Endpoint]]) -> bool:
+    if len(old) == len(new) and all(one is other for one, other in zip(old, new, strict=True)):
+        return False
+    sizes = [sum(map(len, each)) for each in (old, new)]
+    if sizes[0] != sizes[1] or sizes[0] > COMPARED:
+        return True
+    return _keys(old) != _keys(new)
+
+
+def _keys(lists: list[Sequence[Endpoint]]) -> set[str]:
+    return {_key(endpoints, index) for endpoints in lists for index in range(len(endpoints))}
 
 
 def _key(endpoints: Sequence[Endpoint], index: int) -> str:

@@ -26,7 +26,7 @@ class Attempt:
 
     retry_permit: it is a retry and holds the cluster's permit for it. timed_out: its per-try timeout passed and it was left
     alive (hedging). followed: another attempt was arranged for it then. over_at: when its verdict was known, None until then;
-    status, failure: the verdict.
+    status, failure: the verdict. streamed: `upstream_rq_total` has it.
 
     headers_to_add: what an observer wants this attempt to carry. notes: what observers keep, by observer. told: they have heard
     of its end.
@@ -40,6 +40,7 @@ class Attempt:
     retry_permit = False
     timed_out = False
     followed = False
+    streamed = False
     over_at: float | None = None
     status: int | None = None
     failure: str | None = None
@@ -63,12 +64,35 @@ class Attempt:
         self.holding = Holding.REQUEST
         return True
 
+    def count_stream(self) -> None:
+        """It is certain that its request is on a connection: counted once.
+
+        Not before: an attempt that begins with a permit may still find that there is no connection.
+        """
+        if not self.streamed:
+            self.streamed = True
+            self.cluster.state.stats.upstream_rq_total.value += 1
+
+    def count_reset(self) -> None:
+        """It is given up on this side, and `give_back` follows."""
+        if self.holding is Holding.PENDING:
+            self.cluster.state.stats.more("upstream_rq_cancelled")
+        elif self.holding is Holding.REQUEST and self.endpoint.way.multiplexed:
+            self.cluster.state.stats.more("upstream_rq_tx_reset")
+
+    def reset(self) -> None:
+        """Give it up on this side."""
+        self.count_reset()
+        self.give_back()
+
     def give_back(self) -> None:
         """It is over: return every permit and let its timers go. Idempotent. One that stands in a queue leaves it."""
         self.per_try_at = self.stream_until = None
         state = self.cluster.state
         holding, self.holding = self.holding, Holding.NOTHING
         if holding is Holding.REQUEST:
+            if not self.streamed:
+                self.count_stream()
             state.return_request(self.endpoint, self.permits)
         elif holding is Holding.PENDING:
             state.end_pending(self.permits)

@@ -22,7 +22,15 @@ from meshlib.engine.headers import REQUEST_ID, echoed
 from meshlib.engine.heads import Heads
 from meshlib.engine.mirrors import Mirrors
 from meshlib.engine.observer import Observers, tell
-from meshlib.engine.replies import Ending, broken_off, describe, grpc_form, plain_reply, without_envoy_headers
+from meshlib.engine.replies import (
+    Ending,
+    Endings,
+    broken_off,
+    describe,
+    grpc_form,
+    plain_reply,
+    without_envoy_headers,
+)
 from meshlib.engine.retrier import Retrier
 from meshlib.errors import AttemptRecord, LocalReply, MeshError
 from meshlib.routing.matchers.grpc import is_grpc
@@ -35,8 +43,10 @@ if TYPE_CHECKING:
     from meshlib.engine.options import CallOptions
     from meshlib.engine.program import ListenerProgram, Program
     from meshlib.policy.breaker import Breaker
+    from meshlib.policy.failure import FailureKind
     from meshlib.policy.timeouts import Timeouts
     from meshlib.routing.compiled import CompiledRoute, ForwardPlan
+    from meshlib.state import ClusterStats, ResponseCodes
 
 __all__ = ["NOTHING", "Actions", "CallBase", "Stage"]
 
@@ -79,6 +89,7 @@ class CallBase:
     _breaker: Breaker | None = None
     _idle_timeout = 0.0
     _active_at = 0.0
+    _requested_at = 0.0
     wait_for_ready = False
     attempt_count = 0
     route: CompiledRoute | None = None
@@ -196,6 +207,12 @@ class CallBase:
         if self.request.method == "HEAD" or reply.status in BODILESS:
             reply = replace(reply, body=b"")
         self.reply = reply
+        if ending.details == Endings.CALLER_DEADLINE.details:
+            self._count_http("downstream_rq_rx_reset")
+        elif self.accepted is None:
+            self._responded(reply.status)
+        else:
+            self._count_http("downstream_rq_tx_reset")
         error = ending.error(
             describe(
                 ending,
@@ -230,6 +247,7 @@ class CallBase:
         if not self.details:
             self.details = "downstream_remote_disconnect"
         self._flag("DC")
+        self._count_http("downstream_rq_rx_reset")
         actions = self._cancel_attempts(now, "cancelled")
         self._conclude(None, now)
         return actions
@@ -242,6 +260,8 @@ class CallBase:
             self._engine.forget(self._wake)
         self._stage = Stage.DONE
         self.wake_at = inf
+        if self._listener is not None:
+            self._listener.stats.ended += 1
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
             breaker.record(ok, now)
@@ -256,9 +276,11 @@ class CallBase:
             self._mirrors.abandon()
         if self._stage is Stage.DONE:
             return
+        if self._listener is not None:
+            self._listener.stats.ended += 1
         for attempt in self._attempts:
             if attempt.holding is not Holding.NOTHING or attempt.retry_permit:
-                attempt.cluster.state.abandoned.append(attempt.give_back)
+                attempt.cluster.state.abandoned.append(attempt.reset)
         if self._retrier is not None:
             self._retrier.abandon()
         if self._at_end is not None:
@@ -275,7 +297,7 @@ class CallBase:
         for attempt in self._attempts:
             if attempt.over_at is None or attempt.holding is not Holding.NOTHING:
                 attempt.record(now, failure=why)
-                attempt.give_back()
+                attempt.reset()
                 cancelled.append(act.CancelAttempt(attempt.number))
         return cancelled
 
@@ -335,9 +357,30 @@ class CallBase:
         attempt = self._attempts[number - 1]
         return attempt if attempt.over_at is None or self.accepted == number else None
 
-    def _mirror_over(self, number: int) -> None:
+    def _mirror_over(self, number: int, now: float, failure: FailureKind | None = None) -> None:
         if self._mirrors is not None:
-            self._mirrors.over(number)
+            self._mirrors.over(number, now, failure)
+
+    # --- counting ----------------------------------------------------------------------------------------------------
+
+    def _codes(self, stats: ClusterStats) -> ResponseCodes:
+        """Where the responses of this call are counted."""
+        return stats.internal if self._engine.trust_request_headers else stats.external
+
+    def _charge(self, attempt: Attempt, status: int) -> None:
+        """The attempt came to nothing: its cluster is charged with the answer that stands for that."""
+        if self.accepted is None:
+            self._codes(attempt.cluster.state.stats).count(status)
+
+    def _responded(self, status: int) -> None:
+        """The application gets a response with this HTTP status."""
+        if self._listener is not None:
+            self._listener.stats.responded(status)
+
+    def _count_http(self, leaf: str) -> None:
+        """One more of `http.<stat_prefix>.<leaf>`."""
+        if self._listener is not None:
+            self._listener.stats.more(leaf)
 
     def _others_alive(self, attempt: Attempt) -> bool:
         if self._retrier is not None and self._retrier.at is not None:

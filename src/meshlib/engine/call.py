@@ -151,8 +151,11 @@ class Call(ObservedCall):
         if table is None and (listener.awaited or (self.wait_for_ready and not program.snapshot.complete)):
             name = listener.listener.http.route_config_name
             return self._await_configuration(f"RouteConfiguration {name!r}", program, now)
-        self._listener = listener
+        if self._listener is None:
+            self._listener = listener
+            listener.stats.downstream_rq_total.value += 1
         if "#" in self.request.path:
+            self._count_http("downstream_rq_failed_path_normalization")
             return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
         if listener.normalise_path is not None:
             ended = self._normalise_path(listener.normalise_path, now)
@@ -192,13 +195,16 @@ class Call(ObservedCall):
             self.request.path = path
             return None
         if action is PathAction.REJECT or is_grpc(self.request):  # no gRPC client follows a redirect
+            self._count_http("downstream_rq_failed_path_normalization")
             return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
         self.details = Endings.PATH_NORMALIZATION_FAILED.details
+        self._count_http("downstream_rq_redirected_with_normalized_path")
         return self._answer(redirect_to(path), now)
 
     def _answer(self, reply: LocalReply, now: float) -> Actions:
         """The configuration answers by itself, and the call is over."""
         self.reply = reply = self._local(reply)
+        self._responded(reply.status)
         self._conclude(None, now)
         return (act.Reply(reply),)
 
@@ -253,17 +259,23 @@ class Call(ObservedCall):
 
     def _act_on_route(self, now: float) -> Actions:
         plan = self.plan
+        listener = self._listener
+        assert listener is not None
+        listener.stats.rq_total.value += 1
         if plan is None:
             if self.route is None:
+                self._count_http("no_route")
                 return self._end(Endings.NO_ROUTE, now)
             reply = self.route.reply(self.request)
             assert reply is not None, "a route that does not forward answers by itself"
             self.details = "direct_response"
+            self._count_http("rq_direct_response")
             return self._answer(reply, now)
         self._stage = Stage.FORWARDING
         if self._timeouts is None:
             self._pin(now)
         if self._stream_deadline is not None and self._stream_deadline <= now:
+            self._count_http("downstream_rq_max_duration_reached")
             return self._end(Endings.MAX_STREAM_DURATION, now)
         if self._complete:
             self._start_deadline(now)
@@ -307,6 +319,7 @@ class Call(ObservedCall):
     def _start_deadline(self, now: float) -> None:
         """The route timeout runs from the end of the request; the caller's own deadline from the start."""
         assert self._timeouts is not None
+        self._requested_at = now
         self._deadline = now + self._timeouts.route if self._timeouts.route else None
         if self._user_deadline is not None and (
             self._deadline is None or self._user_deadline < self._deadline

@@ -18,6 +18,7 @@ from meshlib.engine import events as ev
 from meshlib.engine.affinity import Affinity
 from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.base import NOTHING, Actions, Stage
+from meshlib.engine.counting import count_failure
 from meshlib.engine.mirrors import Mirrors
 from meshlib.engine.replies import Endings, for_failure
 from meshlib.engine.retries import RetryingCall
@@ -94,6 +95,7 @@ class AttemptLoop(RetryingCall):
             patient = self.wait_for_ready
             if plan.cluster and not self._attempts and engine.awaits_cluster(plan.cluster, patient=patient):
                 return self._await_configuration(f"Cluster {plan.cluster!r}", program, now)
+            self._count_http("no_cluster")
             return self._end(Endings.no_cluster(plan.not_found_code), now)
         if cluster.awaited and not self._attempts and (parked := self._await_cluster(cluster, program, now)):
             return parked
@@ -122,7 +124,6 @@ class AttemptLoop(RetryingCall):
         if self._observers is not None:
             self._tell_begun(attempt, now)
             extra = (*self.headers_to_add, *attempt.headers_to_add)
-        state.stats.upstream_rq_total.value += 1
         permitted = state.take_request(endpoint, permits)
         if permitted:
             attempt.holding = Holding.REQUEST
@@ -170,8 +171,11 @@ class AttemptLoop(RetryingCall):
             self._affinity = Affinity(self._engine.random)
         return self._affinity.hash_of(request, plan, balancer)
 
-    def _no_endpoint(self, _cluster: ClusterProgram, _program: Program, now: float) -> Actions:
+    def _no_endpoint(self, cluster: ClusterProgram, _program: Program, now: float) -> Actions:
         """Nothing can be picked."""
+        stats = cluster.state.stats
+        stats.more("upstream_cx_none_healthy")
+        self._codes(stats).count(503)
         return self._end(Endings.NO_HEALTHY_UPSTREAM, now)
 
     def _expected_timeout(self, now: float) -> int | None:
@@ -240,6 +244,7 @@ class AttemptLoop(RetryingCall):
         if not attempt.take_request_permit():
             attempt.cluster.state.stats.upstream_rq_active_overflow.value += 1
             return self._overflow(attempt, now)
+        attempt.count_stream()
         self._start_stream(attempt, now)
         self._arm()
         return NOTHING
@@ -262,6 +267,7 @@ class AttemptLoop(RetryingCall):
         """A limit refused the attempt. Never retried, and not the endpoint's fault."""
         attempt.record(now, failure="overflow")
         attempt.give_back()
+        self._charge(attempt, 503)
         self._tell_attempt(attempt, now)
         if self._others_alive(attempt):
             return (act.CancelAttempt(attempt.number),)
@@ -287,10 +293,11 @@ class AttemptLoop(RetryingCall):
         """What the response headers mean: another attempt, or the answer."""
         attempt = self._live(event.attempt)
         if attempt is None or self.accepted is not None:
-            if event.end:
-                self._mirror_over(event.attempt)
+            if self._mirrors is not None:
+                self._mirrors.responded(event, now)
             return NOTHING
         status = event.status
+        attempt.count_stream()
         self._active_at = now
         if attempt.cluster.outlier is not None:
             ok = status < 500 and not (self.request.method == "POST" and self._grpc_fault(event))
@@ -313,6 +320,10 @@ class AttemptLoop(RetryingCall):
                 again = self._try_again(retrier, attempt, now, event.headers)
                 if again or self._others_alive(attempt):
                     attempt.record(now, status=status)
+                    if again:
+                        attempt.cluster.state.stats.retried.count(status)
+                    if not (event.end and self._complete):
+                        attempt.count_reset()
                     attempt.give_back()
                     self._tell_attempt(attempt, now)
                     return (act.CancelAttempt(attempt.number),)
@@ -352,7 +363,10 @@ class AttemptLoop(RetryingCall):
         attempt.status = event.status
         self.accepted = 1
         self.details = "via_upstream"
-        attempt.cluster.state.stats.rq_2xx.value += 1
+        attempt.cluster.state.stats.external.count(event.status)
+        listener = self._listener
+        assert listener is not None
+        listener.stats.responded(event.status)
         if self._observers is not None:
             self._head = event
         self._finish(attempt, now)
@@ -372,7 +386,8 @@ class AttemptLoop(RetryingCall):
             attempt.return_retry_permit()
         self.accepted = attempt.number
         self.details = "via_upstream"
-        attempt.cluster.state.stats.count_status(event.status)
+        self._codes(attempt.cluster.state.stats).count(event.status)
+        self._responded(event.status)
         if self._breaker is not None:
             self._breaker.record(event.status < 500, now)
             self._breaker = None
@@ -401,7 +416,7 @@ class AttemptLoop(RetryingCall):
         for other in self._attempts:
             if other.over_at is None:
                 other.record(now, failure="cancelled")
-                other.give_back()
+                other.reset()
                 self._tell_attempt(other, now)
                 actions.append(act.CancelAttempt(other.number))
         return actions
@@ -409,7 +424,7 @@ class AttemptLoop(RetryingCall):
     def _end_of_response(self, event: ev.End, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if attempt is None:
-            self._mirror_over(event.attempt)
+            self._mirror_over(event.attempt, now)
         elif self.accepted == event.attempt:
             if self._observers is not None:
                 self._trailers = event.trailers
@@ -418,10 +433,16 @@ class AttemptLoop(RetryingCall):
 
     def _finish(self, attempt: Attempt, now: float) -> None:
         """The accepted response is complete."""
-        attempt.give_back()
         stats = attempt.cluster.state.stats
-        stats.upstream_rq_completed.value += 1
-        stats.upstream_rq_time.record((now - attempt.started) * 1000.0)
+        if self._complete:
+            since = self._requested_at or self._started
+            stats.time(now - since, internal=self._engine.trust_request_headers)
+        else:
+            attempt.count_reset()
+        attempt.give_back()
+        listener = self._listener
+        if listener is not None:
+            listener.stats.ended += 1
         self._stage = Stage.DONE
         self.wake_at = inf
         if self._at_end is not None:
@@ -432,7 +453,7 @@ class AttemptLoop(RetryingCall):
     def _attempt_failed(self, event: ev.Failed, now: float) -> Actions:
         attempt = self._live(event.attempt)
         if attempt is None:
-            self._mirror_over(event.attempt)
+            self._mirror_over(event.attempt, now, event.kind)
             return NOTHING
         kind = event.kind
         self._count_failure(attempt, kind, now)
@@ -440,22 +461,19 @@ class AttemptLoop(RetryingCall):
             if self.accepted != attempt.number:
                 return NOTHING
             attempt.give_back()
+            if is_grpc(self.request):
+                self._count_http("rq_reset_after_downstream_response_started")
             return self._end(for_failure(kind, "", retried=False, started=True), now)
         attempt.record(now, failure=kind.value)
         self._tell_attempt(attempt, now)
         retrier = self._retries()
         wanted = retrier is not None and retrier.state.wants_reset(kind, event.bytes_sent)
-        if self._lost(attempt, retrier if wanted else None, now):
+        ending = for_failure(kind, event.reason, retried=len(self._attempts) > 1, started=False)
+        if self._lost(attempt, retrier if wanted else None, now, charged=ending.status):
             return NOTHING
-        return self._end(for_failure(kind, event.reason, retried=len(self._attempts) > 1, started=False), now)
+        return self._end(ending, now)
 
     def _count_failure(self, attempt: Attempt, kind: FailureKind, now: float) -> None:
         """For the cluster's counters and for outlier detection."""
-        stats = attempt.cluster.state.stats
-        if kind is FailureKind.CONNECT_FAILED:
-            stats.upstream_cx_connect_fail.value += 1
-        elif kind is FailureKind.CONNECT_TIMEOUT:
-            stats.upstream_cx_connect_timeout.value += 1
-        else:
-            stats.upstream_rq_rx_reset.value += 1
+        count_failure(attempt.cluster.state.stats, kind, multiplexed=attempt.endpoint.way.multiplexed)
         self._judge(attempt, False, now)

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from meshlib.engine.actions import Mirror, Start
 from meshlib.engine.attempt import Attempt, Holding
+from meshlib.engine.counting import count_failure
+from meshlib.engine.events import Headers
 from meshlib.engine.headers import shadow_host
 from meshlib.resources.route import MirrorPolicy
 
 if TYPE_CHECKING:
     from meshlib.engine.engine import Engine
+    from meshlib.policy.failure import FailureKind
 
 __all__ = ["Mirrors"]
 
@@ -42,7 +45,6 @@ class Mirrors:
             if not copy.take_request_permit():
                 continue
             self._alive[copy.number] = copy
-            state.stats.upstream_rq_total.value += 1
             start = Start(
                 copy.number,
                 endpoint,
@@ -58,11 +60,25 @@ class Mirrors:
             copies.append(Mirror(start))
         return copies
 
-    def over(self, number: int) -> None:
-        """A copy has been answered or has failed: either way it only gives back what it held."""
-        copy = self._alive.pop(number, None)
+    def responded(self, event: Headers, now: float) -> None:
+        """A copy, if it is one, has been answered: that is counted, and nothing else."""
+        copy = self._alive.get(event.attempt)
         if copy is not None:
-            copy.give_back()
+            copy.cluster.state.stats.internal.count(event.status)
+            if event.end:
+                self.over(event.attempt, now)
+
+    def over(self, number: int, now: float, failure: FailureKind | None = None) -> None:
+        """A copy's response is complete, or it has failed: either way it only gives back what it held."""
+        copy = self._alive.pop(number, None)
+        if copy is None:
+            return
+        stats = copy.cluster.state.stats
+        if failure is None:
+            stats.time(now - copy.started, internal=True)
+        else:
+            count_failure(stats, failure, multiplexed=copy.endpoint.way.multiplexed)
+        copy.give_back()
 
     def abandon(self) -> None:
         """From a finalizer, which must not take a lock."""

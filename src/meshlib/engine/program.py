@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.balance.balancer import LoadBalancer
 from meshlib.balance.factory import make_balancer
+from meshlib.balance.membership import changed_priorities
 from meshlib.balance.outlier import OutlierDetector
 from meshlib.engine.filters import Link, build_chain
 from meshlib.engine.steps import FilterScope
@@ -26,7 +27,7 @@ from meshlib.routing.table import RouteTable
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.runtime.threads import Slicer
 from meshlib.snapshot import Kind, Snapshot
-from meshlib.state import ClusterState, Secure, StateStore
+from meshlib.state import ClusterState, HttpStats, Secure, StateStore
 
 if TYPE_CHECKING:
     from meshlib.policy.breaker import Breaker, BreakerSet
@@ -42,7 +43,8 @@ class ListenerProgram:
     """A listener with its route table.
 
     table: None when its RouteConfiguration is not there. awaited: it has been asked for and may still come. normalise,
-    normalise_path: what the HttpConnectionManager does to the Host and to the path, None when nothing.
+    normalise_path: what the HttpConnectionManager does to the Host and to the path, None when nothing. stats: what its
+    stat_prefix counts, or the listener's name where it has none.
     """
 
     listener: Listener
@@ -53,6 +55,7 @@ class ListenerProgram:
     normalise: Callable[[str], str] | None
     normalise_path: Callable[[str], NormalPath] | None
     suppress_envoy_headers: bool
+    stats: HttpStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ class Compiler:
             before = previous.clusters.get(name)
             if before is cluster or (before is not None and before.assignment is cluster.assignment):
                 continue
+            changes = changed_priorities(None if before is None else before.assignment, cluster.assignment)
+            cluster.state.stats.membership_change.value += changes
             cluster.balancer.settle(self._slicer.pause)
             if cluster.outlier is not None:
                 cluster.outlier.members(cluster.balancer)
@@ -167,7 +172,8 @@ class Compiler:
         ):
             return known
         router = listener.http.http_filters[-1].config
-        scope = FilterScope(stat_prefix=listener.http.stat_prefix, store=self._store)
+        stat_prefix = listener.http.stat_prefix or listener.name
+        scope = FilterScope(stat_prefix=stat_prefix, store=self._store)
         return ListenerProgram(
             listener=listener,
             config=config,
@@ -177,6 +183,7 @@ class Compiler:
             normalise=compile_authority(listener.http),
             normalise_path=compile_path(listener.http),
             suppress_envoy_headers=isinstance(router, RouterConfig) and router.suppress_envoy_headers,
+            stats=self._store.http(stat_prefix),
         )
 
     def _cluster(self, cluster: Cluster, snapshot: Snapshot, known: ClusterProgram | None) -> ClusterProgram:

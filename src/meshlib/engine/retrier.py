@@ -118,6 +118,8 @@ class Retrier:
             return False
         self._held = (state, attempt.permits)
         state.stats.upstream_rq_retry.value += 1
+        limited = self.state.rate_limited
+        state.stats.more(f"upstream_rq_retry_backoff_{'ratelimited' if limited else 'exponential'}")
         self.at = now + wait
         self.armed = True
         self.after_timeout = after_timeout

@@ -64,9 +64,16 @@ class RetryingCall(CallBase):
         return said == "true" or (plan.hedges and said != "false")
 
     def _lost(
-        self, attempt: Attempt, retrier: Retrier | None, now: float, *, after_timeout: bool = False
+        self,
+        attempt: Attempt,
+        retrier: Retrier | None,
+        now: float,
+        *,
+        charged: int = 0,
+        after_timeout: bool = False,
     ) -> bool:
         """The attempt broke or was given up: whether another one is arranged or alive. retrier None: it is not retried.
+        charged: the status that the cluster is charged with if it is not; 0: with none.
 
         To a retry budget a request on HTTP/1.1 is active until its connection is closed, which comes after the decision; a
         stream of HTTP/2 is gone when it is reset.
@@ -75,6 +82,11 @@ class RetryingCall(CallBase):
         self._end_stream(attempt)
         again = retrier is not None and self._try_again(retrier, attempt, now, after_timeout=after_timeout)
         attempt.give_back()
+        if not again:
+            if retrier is None and self._retrier is not None and self._retrier.armed and not attempt.followed:
+                attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
+            if charged:
+                self._charge(attempt, charged)
         return again or self._others_alive(attempt)
 
     def _end_stream(self, attempt: Attempt) -> None:

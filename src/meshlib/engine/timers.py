@@ -42,16 +42,21 @@ class TimedLoop(AttemptLoop):
         if self._retrier is not None and self._retrier.at is not None and self._retrier.at <= due:
             return self._start_attempt(now)
         if self._stream_deadline is not None and self._stream_deadline <= due:
+            self._count_http("downstream_rq_max_duration_reached")
             return self._end(Endings.MAX_STREAM_DURATION, now)
         if self._deadline is not None and self._deadline <= due:
+            ending = self._timeout_ending(Endings.ROUTE_TIMEOUT)
             for attempt in self._attempts:
                 if attempt.over_at is None or attempt.number == self.accepted:
                     attempt.cluster.state.stats.upstream_rq_timeout.value += 1
-                if attempt.over_at is None and not attempt.timed_out:
-                    self._judge(attempt, False, now)
-            return self._end(self._timeout_ending(Endings.ROUTE_TIMEOUT), now)
+                if attempt.over_at is None:
+                    self._charge(attempt, ending.status)
+                    if not attempt.timed_out:
+                        self._judge(attempt, False, now)
+            return self._end(ending, now)
         idle = self._idle_timeout
         if idle and (self._complete or self._stage is Stage.FILTERS) and self._active_at + idle <= now:
+            self._count_http("downstream_rq_idle_timeout")
             return self._end(Endings.STREAM_IDLE, now)
         self._arm()
         return NOTHING
@@ -63,7 +68,7 @@ class TimedLoop(AttemptLoop):
             return self._hedge(attempt, now)
         attempt.cluster.state.stats.upstream_rq_per_try_timeout.value += 1
         ending = self._timeout_ending(Endings.PER_TRY_TIMEOUT)
-        return self._reset_attempt(attempt, ending, now, after_timeout=True)
+        return self._reset_attempt(attempt, ending, now, charged=ending.status, after_timeout=True)
 
     def _stream_too_long(self, attempt: Attempt, now: float) -> Actions:
         """The cluster's max_stream_duration passed for this attempt."""
@@ -73,7 +78,7 @@ class TimedLoop(AttemptLoop):
         return self._reset_attempt(attempt, Endings.UPSTREAM_MAX_STREAM_DURATION, now)
 
     def _reset_attempt(
-        self, attempt: Attempt, ending: Ending, now: float, *, after_timeout: bool = False
+        self, attempt: Attempt, ending: Ending, now: float, *, charged: int = 0, after_timeout: bool = False
     ) -> Actions:
         """Give one attempt up on our side: it may be retried, others may go on, or the call ends."""
         attempt.record(now, failure=ending.details.replace("_", " "))
@@ -81,7 +86,10 @@ class TimedLoop(AttemptLoop):
         cancel = act.CancelAttempt(attempt.number)
         retrier = self._retries()
         wanted = retrier is not None and retrier.state.wants_reset(FailureKind.LOCAL_RESET, bytes_sent=True)
-        if self._lost(attempt, retrier if wanted else None, now, after_timeout=after_timeout):
+        attempt.count_reset()
+        if self._lost(
+            attempt, retrier if wanted else None, now, charged=charged, after_timeout=after_timeout
+        ):
             return (cancel,)
         return (cancel, *self._end(ending, now))
 

@@ -120,10 +120,11 @@ class RetryState:
     """The retries of one call.
 
     remaining: how many may still follow; inf while only the schedule knows. retries: replaces the policy's num_retries.
-    schedule: the application's own, of which a stop replaces the number and a wait the back-off.
+    schedule: the application's own, of which a stop replaces the number and a wait the back-off. rate_limited: a response asked
+    for the last wait of the policy.
     """
 
-    __slots__ = ("_exponential", "_schedule", "remaining", "rules")
+    __slots__ = ("_exponential", "_schedule", "rate_limited", "remaining", "rules")
 
     def __init__(
         self, policy: RetryPolicy, *, retries: int | None = None, schedule: Schedule | None = None
@@ -136,6 +137,7 @@ class RetryState:
             self.remaining = inf
         self._schedule = schedule
         self._exponential = 0
+        self.rate_limited = False
 
     def wants_response(self, status: int, headers: ResponseHeaders) -> bool:
         """See RetryRules."""
@@ -184,6 +186,7 @@ class RetryState:
         limited = self.rules.policy.rate_limited_back_off
         if limited is not None:
             asked = rate_limited_wait(limited, headers, epoch)
+            self.rate_limited = asked is not None
             if asked is not None:
                 return asked + random.random() * asked / 2
         self._exponential += 1

@@ -26,11 +26,12 @@ from enum import Enum
 from meshlib.resources.cluster import CircuitBreakers, Cluster
 from meshlib.resources.metadata import NO_METADATA, Scalar
 from meshlib.resources.route import Priority
+from meshlib.state.cluster_stats import ClusterStats
 from meshlib.state.endpoint import EndpointState
 from meshlib.state.permits import Permits, publish_limits
 from meshlib.state.waiter import Waiter
 from meshlib.state.way import Secure, Ways
-from meshlib.stats import Gauge, Registry, Scope
+from meshlib.stats import Gauge, Registry
 
 __all__ = ["Admission", "ClusterState"]
 
@@ -41,79 +42,6 @@ class Admission(Enum):
     CONNECT = "connect"
     WAIT = "wait"
     OVERFLOW = "overflow"
-
-
-class ClusterStats:
-    """The cluster's counters, bound once. Names as in Envoy: `cluster.<name>.<attribute>`."""
-
-    __slots__ = (
-        "_classes",
-        "ejections_active",
-        "ejections_detected_consecutive_5xx",
-        "ejections_enforced_consecutive_5xx",
-        "ejections_enforced_total",
-        "ejections_overflow",
-        "lb_healthy_panic",
-        "rq_2xx",
-        "rq_3xx",
-        "rq_4xx",
-        "rq_5xx",
-        "upstream_cx_connect_fail",
-        "upstream_cx_connect_timeout",
-        "upstream_cx_overflow",
-        "upstream_cx_total",
-        "upstream_rq_active_overflow",
-        "upstream_rq_completed",
-        "upstream_rq_max_duration_reached",
-        "upstream_rq_pending_overflow",
-        "upstream_rq_per_try_timeout",
-        "upstream_rq_retry",
-        "upstream_rq_retry_limit_exceeded",
-        "upstream_rq_retry_overflow",
-        "upstream_rq_retry_success",
-        "upstream_rq_rx_reset",
-        "upstream_rq_time",
-        "upstream_rq_timeout",
-        "upstream_rq_total",
-    )
-
-    def __init__(self, scope: Scope) -> None:
-        counter = scope.counter
-        self.upstream_rq_total = counter("upstream_rq_total")
-        self.upstream_rq_completed = counter("upstream_rq_completed")
-        self.rq_2xx = counter("upstream_rq_2xx")
-        self.rq_3xx = counter("upstream_rq_3xx")
-        self.rq_4xx = counter("upstream_rq_4xx")
-        self.rq_5xx = counter("upstream_rq_5xx")
-        self.upstream_rq_timeout = counter("upstream_rq_timeout")
-        self.upstream_rq_per_try_timeout = counter("upstream_rq_per_try_timeout")
-        self.upstream_rq_max_duration_reached = counter("upstream_rq_max_duration_reached")
-        self.upstream_rq_rx_reset = counter("upstream_rq_rx_reset")
-        self.upstream_rq_pending_overflow = counter("upstream_rq_pending_overflow")
-        self.upstream_rq_active_overflow = counter("upstream_rq_active_overflow")
-        self.upstream_rq_retry = counter("upstream_rq_retry")
-        self.upstream_rq_retry_success = counter("upstream_rq_retry_success")
-        self.upstream_rq_retry_overflow = counter("upstream_rq_retry_overflow")
-        self.upstream_rq_retry_limit_exceeded = counter("upstream_rq_retry_limit_exceeded")
-        self.upstream_cx_total = counter("upstream_cx_total")
-        self.upstream_cx_overflow = counter("upstream_cx_overflow")
-        self.upstream_cx_connect_fail = counter("upstream_cx_connect_fail")
-        self.upstream_cx_connect_timeout = counter("upstream_cx_connect_timeout")
-        self.lb_healthy_panic = counter("lb_healthy_panic")
-        outlier = scope.scope("outlier_detection")
-        self.ejections_enforced_total = outlier.counter("ejections_enforced_total")
-        self.ejections_enforced_consecutive_5xx = outlier.counter("ejections_enforced_consecutive_5xx")
-        self.ejections_detected_consecutive_5xx = outlier.counter("ejections_detected_consecutive_5xx")
-        self.ejections_overflow = outlier.counter("ejections_overflow")
-        self.ejections_active = outlier.gauge("ejections_active")
-        self.upstream_rq_time = scope.histogram("upstream_rq_time")
-        self._classes = {2: self.rq_2xx, 3: self.rq_3xx, 4: self.rq_4xx, 5: self.rq_5xx}
-
-    def count_status(self, status: int) -> None:
-        """Count a response that was passed on, by the class of its status."""
-        counter = self._classes.get(status // 100)
-        if counter is not None:
-            counter.value += 1
 
 
 class ClusterState:
@@ -139,6 +67,12 @@ class ClusterState:
         self.high = Permits()
         self.endpoints: dict[str, EndpointState] = {}
         self.stats = ClusterStats(self.scope)
+        for name, read in (
+            ("upstream_rq_active", lambda: self.default.requests + self.high.requests),
+            ("upstream_rq_pending_active", lambda: self.default.pending + self.high.pending),
+            ("upstream_cx_active", lambda: self.default.connections + self.high.connections),
+        ):
+            self.scope.reading(name, read)
         self.abandoned: deque[Callable[[], None]] = deque()
         self._ways: Ways | None = None
 
@@ -279,9 +213,10 @@ class ClusterState:
             if permits.pending >= permits.max_pending:
                 return Admission.OVERFLOW
             permits.pending += 1
+            self.stats.upstream_rq_pending_total.value += 1
+            self._count_overflow(permits)
             if self._may_connect(endpoint, permits):
                 return Admission.CONNECT
-            self.stats.upstream_cx_overflow.value += 1
             waiter.permits = permits
             endpoint.waiters.append(waiter)
             return Admission.WAIT
@@ -290,6 +225,11 @@ class ClusterState:
         """Count the successor of a connection, which is opened for no request and so waits for nothing, if that is allowed."""
         with self.lock:
             return self._may_connect(endpoint, permits)
+
+    def _count_overflow(self, permits: Permits) -> None:
+        """A request waits that could use another connection. Envoy counts it each time that this could change, and does not."""
+        if permits.connections >= permits.max_connections:
+            self.stats.upstream_cx_overflow.value += 1
 
     def _may_connect(self, endpoint: EndpointState, permits: Permits) -> bool:
         """Count one more connection if it is allowed. The caller holds the lock."""
@@ -322,6 +262,8 @@ class ClusterState:
                 waiter = endpoint.waiters.popleft()
                 waiter.served = True
                 waiter.connection = connection
+                if endpoint.waiters and waiter.permits is not None:
+                    self._count_overflow(waiter.permits)
                 return waiter
         return None
 

@@ -70,8 +70,8 @@ _RESOURCES = (
 def publish_limits(scope: Scope, thresholds: Thresholds, permits: Callable[[], Permits]) -> None:
     """The gauges of one priority in its scope: `cx_open` and so on; with track_remaining `remaining_cx` and so on.
 
-    permits: gives those of now. A retry budget leaves `remaining_retries` at 0 and `rq_retry_open` to max_retries, as in
-    Envoy.
+    permits: gives those of now. As in Envoy, a limit of 0 does not count as reached before anything was held, and a retry budget
+    leaves `remaining_retries` at 0 and `rq_retry_open` to max_retries.
     """
     for opened, remaining, count, limit in _RESOURCES:
         held, most = attrgetter(count), getattr(thresholds, limit)
@@ -85,7 +85,11 @@ def publish_limits(scope: Scope, thresholds: Thresholds, permits: Callable[[], P
 
 
 def _is_open(permits: Callable[[], Permits], held: Callable[[Permits], int], most: int) -> Callable[[], int]:
-    return lambda: int(held(permits()) >= most)
+    def read() -> int:
+        now = held(permits())
+        return int(now >= most and now > 0)
+
+    return read
 
 
 def _remaining(

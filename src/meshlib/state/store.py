@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from meshlib.state.cluster import ClusterState
 from meshlib.state.faults import ActiveFaults
+from meshlib.state.http_stats import HttpStats
 from meshlib.stats import Registry, Scope
 
 __all__ = ["StateStore"]
@@ -20,6 +21,7 @@ class StateStore:
         self._lock = threading.Lock()
         self._clusters: dict[str, ClusterState] = {}
         self._faults: dict[str, ActiveFaults] = {}
+        self._http: dict[str, HttpStats] = {}
 
     def cluster(self, name: str) -> ClusterState:
         state = self._clusters.get(name)
@@ -32,6 +34,15 @@ class StateStore:
         """A certificate or a bundle was exchanged. True when connections to some cluster are made in another way now."""
         changed = [state.rotated() for state in self]
         return any(changed)
+
+    def http(self, stat_prefix: str) -> HttpStats:
+        """The counters of the listeners with this stat_prefix."""
+        with self._lock:
+            stats = self._http.get(stat_prefix)
+            if stats is None:
+                scope = self.registry.scope("http", ("envoy_http_conn_manager_prefix", stat_prefix))
+                stats = self._http[stat_prefix] = HttpStats(scope)
+        return stats
 
     def active_faults(self, scope: Scope) -> ActiveFaults:
         """What the gauge `active_faults` of this scope counts."""
@@ -52,3 +63,5 @@ class StateStore:
             state.renew_lock()
         for faults in self._faults.values():
             faults.renew()
+        for stats in self._http.values():
+            stats.ended = 0

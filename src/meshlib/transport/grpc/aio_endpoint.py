@@ -173,7 +173,7 @@ class InnerChannel(Lane):
         if opened is not None:
             self._joined.append(opened)
         if self._opening is None:
-            self._state.stats.upstream_cx_total.value += 1
+            self._state.stats.connection_begun(multiplexed=True)
             opening = self._owner.loop.create_task(self._open(start.cluster.connect_timeout))
             if not opening.done():  # an eager task may be
                 self._opening = opening

@@ -190,7 +190,7 @@ class EndpointChannels:
     def _count(self, inner: InnerChannel, start: Start) -> None:
         """The caller holds the lock."""
         inner.counted = start.permits
-        inner.state.stats.upstream_cx_total.value += 1
+        inner.state.stats.connection_begun(multiplexed=True)
 
     # --- exchanging a connection ------------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ class PooledConnection:
         self.served = 0
         self.closed = False
         pool.members.add(self)
+        state.stats.connection_begun(multiplexed=way.multiplexed)
 
     def healthy(self) -> bool:
         """Whether a request may be sent now: nothing arrived, and the peer has not closed. Cheap."""
