@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,37 @@ def a_rotation(world: World) -> None:
             assert key_files()[0].read_bytes() == second.chain
 
 
+def a_successor(world: World) -> None:
+    """Calls go on over the connection of before until the one that takes its place is READY."""
+    rotation.WITHIN = 0.0
+    source = Source()
+    first, second = world.ca.issue(CLIENT), world.ca.issue(CLIENT)
+    source.give(first, world.ca)
+    with world.backend() as server:
+        server.unary("serial", _serial)
+        document = config(server.address, cluster={"transport_socket": _socket()})
+        with (
+            meshlib.Mesh(config=[document], identity=source) as mesh,
+            meshlib.grpc.channel("echo:80", mesh=mesh, tls="relay") as channel,
+        ):
+            call = channel.unary_unary(SERIAL)
+            assert call(b"", timeout=10) == first.chain
+            held: list[Callable[[], None]] = []
+            begin = relay.Relayed.begin
+
+            def hold(self: relay.Relayed, _limit: float) -> None:
+                held.append(partial(begin, self, _limit))
+
+            relay.Relayed.begin = hold  # type: ignore[method-assign]
+            source.give(second, world.ca)
+            eventually(lambda: len(held) == 1, "no successor is opened")
+            assert {call(b"", timeout=10) for _ in range(3)} == {first.chain}
+            held[0]()
+            eventually(lambda: call(b"", timeout=10) == second.chain, "the successor serves no call")
+            assert {call(b"", timeout=10) for _ in range(3)} == {second.chain}
+            assert len(held) == 1
+
+
 def roots_that_change(world: World) -> None:
     """What is not trusted any more is not called any more, from the next call on."""
     source = Source()
@@ -425,6 +457,7 @@ MODES: dict[str, Callable[[World], None]] = {
         an_own_certificate_that_is_over,
         never_in_plaintext,
         a_rotation,
+        a_successor,
         roots_that_change,
         an_expiry,
         a_server_that_comes_back,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from math import inf
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -45,10 +45,10 @@ class Connection:
 
     def __init__(self, left: float = 100.0) -> None:
         self.told: list[str] = []
-        self.loop: Any = FakeLoop()
+        self.loop = FakeLoop()
         self.security: Any = SimpleNamespace(epoch=1)
         handshake: Any = SimpleNamespace(epoch=1, not_after=SystemClock.time() + left)
-        self.aging = Aging(self.loop, self.security, handshake, weakref.ref(self))
+        self.aging = Aging(cast("Any", self.loop), self.security, handshake, weakref.ref(self))
 
     def due(self) -> None:
         self.told.append("due")
