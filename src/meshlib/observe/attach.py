@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from meshlib.observe.settings import Observe
@@ -14,8 +15,19 @@ __all__ = ["attach"]
 
 def attach(mesh: Mesh, settings: Observe) -> None:
     """Subscribe the observers that these settings ask for. Once for each Mesh."""
+    if settings.metrics:
+        _count(mesh)
     if settings.recent_calls > 0:
         from meshlib.observe.recent import RecentCalls
 
         mesh.recent = RecentCalls(settings.recent_calls)
         mesh.engine.observe(mesh.recent)
+
+
+def _count(mesh: Mesh) -> None:
+    from meshlib.observe.metrics import MetricsObserver
+    from meshlib.observe.workload import own_workload
+
+    bootstrap = getattr(mesh.engine.source, "bootstrap", None)
+    own = own_workload(None if bootstrap is None else bootstrap.node, os.environ)
+    mesh.engine.observe(MetricsObserver(mesh.engine, mesh.stats, own))

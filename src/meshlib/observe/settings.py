@@ -16,11 +16,14 @@ class Observe:
     """tracing: spans by the globally configured OpenTelemetry provider, or by this one; False: none, and no trace context is
     passed on. Without an SDK in the process there are no spans, but the context still goes on.
 
+    metrics: calls are counted as Istio's proxies count them, and by route, beside what the engine counts as Envoy does.
+
     recent_calls: how many of the last calls are remembered, with why each went where it went; 0: none. admin: what
     `Mesh.admin()` shows is served on this `host:port` of the loopback interface, True: on a port that is free, and to
     `meshlib status` and its like. The environment variable MESHLIB_ADMIN says the same without code.
     """
 
     tracing: bool | TracerProvider = True
+    metrics: bool = True
     recent_calls: int = 256
     admin: bool | str = False

@@ -92,7 +92,7 @@ class Registry:
             if isinstance(metric, Counter):
                 metric.value = 0
             elif isinstance(metric, Histogram):
-                metric.buckets = [0] * len(metric.buckets)
+                metric.buckets[:] = [0] * len(metric.buckets)
                 metric.total = 0.0
 
     def natives(self, family: str) -> list[tuple[Labels, Counter | Gauge | Histogram | Reading]]:
