@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshlib.engine.engine import Engine
-from meshlib.engine.program import Compiler, Program
+from meshlib.engine.program import Compiler
+from meshlib.engine.readiness import first_missing
 from meshlib.errors import ConfigError, MeshClosed
 from meshlib.observe.settings import Observe
 from meshlib.policy.breaker import BreakerConfig, BreakerSet
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from meshlib.engine.observed import ObservedCall
     from meshlib.identity.source import IdentitySource
     from meshlib.identity.store import IdentityStore
+    from meshlib.observe.access_log.logs import Logs
     from meshlib.observe.decision import Decision
     from meshlib.observe.recent import RecentCalls
     from meshlib.resources.tls import UpstreamTls
@@ -45,6 +47,7 @@ __all__ = ["Mesh", "default_mesh"]
 
 SETTLE_AFTER = 0.05
 """Seconds after a push before endpoints that have left are looked for; calls come first."""
+
 
 class Mesh:
     """A service mesh for this process.
@@ -93,6 +96,7 @@ class Mesh:
         self.stats = Registry()
         self.passthrough = unknown_hosts == "passthrough"
         self._observe: Observe | None = observe or Observe()
+        self.access_logs: Logs | None = None
         self._own_random = random is None
         self._random = random or Random()
         self._breakers = BreakerSet(breakers or {})
@@ -172,7 +176,7 @@ class Mesh:
         while True:
             woken = threading.Event()
             program = self.engine.program
-            missing = self._missing(program, names.union(program.snapshot.listeners))
+            missing = first_missing(program, names.union(program.snapshot.listeners), self.clock.monotonic())
             if missing is None:
                 return
             left = due - self.clock.monotonic()
@@ -195,6 +199,8 @@ class Mesh:
         self._source.close()
         if self._identity is not None:
             self._identity.close()
+        if self.access_logs is not None:
+            self.access_logs.close()
 
     def __enter__(self) -> Mesh:
         return self
@@ -368,36 +374,6 @@ class Mesh:
 
     def _usage(self, cluster: str) -> int:
         return self.engine.store.cluster(cluster).stats.upstream_rq_total.value
-
-    def _missing(self, program: Program, names: Iterable[str]) -> str | None:
-        """What these listeners still wait for, None when they are complete."""
-        snapshot = program.snapshot
-        for name in names:
-            listener = snapshot.listener(name)
-            if listener is None:
-                if snapshot.pending(Kind.LISTENER, name):
-                    return f"Listener {name!r}"
-                continue
-            config = snapshot.route_config(listener)
-            if config is None:
-                wanted = listener.http.route_config_name
-                if wanted is not None and snapshot.pending(Kind.ROUTE, wanted):
-                    return f"RouteConfiguration {wanted!r}"
-                continue
-            for cluster_name in config.cluster_names:
-                cluster = snapshot.clusters.get(cluster_name)
-                if cluster is None and snapshot.pending(Kind.CLUSTER, cluster_name):
-                    return f"Cluster {cluster_name!r}"
-                if (
-                    cluster is not None
-                    and snapshot.assignment(cluster) is None
-                    and snapshot.pending_endpoints(cluster)
-                ):
-                    return f"the endpoints of cluster {cluster_name!r}"
-                compiled = program.clusters.get(cluster_name)
-                if compiled is not None and (compiled.secure_by or 0.0) > self.clock.monotonic():
-                    return f"what TLS to cluster {cluster_name!r} needs"
-        return None
 
 
 def _explained(call: ObservedCall) -> Decision:

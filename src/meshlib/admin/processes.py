@@ -54,7 +54,8 @@ def renew_lock() -> None:
 class Process:
     """A Mesh of a process, as its note says. name: `PID`, or `PID-2` for the second Mesh of a process. group: that of its
     application, see `meshlib.admin.family`. started: of the Mesh's admin, seconds since 1970. service: as in traces and
-    metrics, may be empty. command: what the process runs, for people.
+    metrics, may be empty. command: what the process runs, for people. url: of its admin for a browser, empty
+    when there is none.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Process:
     started: float
     service: str = ""
     command: str = ""
+    url: str = ""
 
 
 def default_path() -> Path:
@@ -132,7 +134,7 @@ class ProcessDirectory:
         """
         return self.asker(process).ask(path, timeout=timeout)
 
-    def sit_down(self, *, group: str, started: float, service: str = "") -> Seat:
+    def sit_down(self, *, group: str, started: float, service: str = "", url: str = "") -> Seat:
         """Put a listening socket of this process into the directory.
 
         Raises:
@@ -142,7 +144,13 @@ class ProcessDirectory:
         with self._locked():
             name = self._free_name(pid)
             process = Process(
-                name=name, pid=pid, group=group, started=started, service=service, command=_command()
+                name=name,
+                pid=pid,
+                group=group,
+                started=started,
+                service=service,
+                command=_command(),
+                url=url,
             )
             self._write(f"{name}.json", json.dumps(asdict(process)).encode())
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -284,6 +292,7 @@ def _process(found: Mapping[str, Any], name: str, pid: int) -> Process | None:
             started=float(found["started"]),
             service=str(found.get("service", "")),
             command=str(found.get("command", "")),
+            url=str(found.get("url", "")),
         )
     except (KeyError, TypeError, ValueError):
         return None

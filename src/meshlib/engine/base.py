@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from meshlib.engine.engine import Engine
     from meshlib.engine.options import CallOptions
     from meshlib.engine.program import ListenerProgram, Program
+    from meshlib.observe.decision import Decision
     from meshlib.policy.breaker import Breaker
     from meshlib.policy.failure import FailureKind
     from meshlib.policy.timeouts import Timeouts
@@ -108,6 +109,7 @@ class CallBase:
     _over_at: float | None = None
     program: Program | None = None
     error: BaseException | None = None
+    failure: str | None = None
     notes: dict[object, Any] | None = None
     headers_to_add: tuple[tuple[str, str], ...] = ()
     passthrough = False
@@ -145,6 +147,11 @@ class CallBase:
 
     def records(self) -> tuple[AttemptRecord, ...]:
         return tuple(attempt.outcome for attempt in self._attempts if attempt.over_at is not None)
+
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, as far as it has come."""
+        explainer = self._engine.explainer
+        return None if explainer is None else explainer(self)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -234,6 +241,8 @@ class CallBase:
 
     def _over(self, error: MeshError, now: float) -> Actions:
         self.details = self.details or error.details
+        self.failure = error.message
+        error.decided_by(self.decision)
         if self._observers is not None:
             self.error = error
         actions = self._cancel_attempts(now, self.details.replace("_", " "))

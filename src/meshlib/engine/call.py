@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshlib.engine import actions as act
 from meshlib.engine import events as ev
@@ -31,6 +31,9 @@ from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.routing.path import NormalPath, PathAction, redirect_to
+
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
 
 __all__ = ["HANDLERS", "Call", "CallInfo"]
 
@@ -81,6 +84,11 @@ class CallInfo:
     def virtual_host(self) -> str | None:
         route = self._call.route
         return None if route is None else route.virtual_host.name
+
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt; put together when it is asked for."""
+        return self._call.decision()
 
     def __repr__(self) -> str:
         return f"<CallInfo flags={self.flags} details={self.details} attempts={len(self.attempts)}>"
@@ -173,6 +181,7 @@ class Call(ObservedCall):
             self.route = route
             self.plan = route.forward(self.request, engine.random)
         if self._observers is not None:
+            self.program = program
             tell(self._observers.routed, self, now)
         if not listener.filters:
             return self._act_on_route(now)

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.engine.call import Call
 from meshlib.engine.context import INBOUND
@@ -21,6 +21,9 @@ from meshlib.routing.request import RequestView
 from meshlib.runtime.clock import Clock
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.state import StateStore
+
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
 
 __all__ = ["CONFIG_TIMEOUT", "ConfigSource", "ConnectionOwner", "Engine"]
 
@@ -63,6 +66,7 @@ class Engine:
     a request to the name of its Listener; server_listener_name: the same from the `ip:port` of a server. defer: runs a task on
     the publishing thread a little later, so that calls have the interpreter right after a push; None: at once. starting: called
     before the source is started. passthrough: transports send requests to unknown hosts without the mesh.
+    explainer: says why a call went where it went (`CallInfo.decision`).
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Engine:
         self.source: ConfigSource | None = None
         self.defer: Callable[[Callable[[], None]], None] | None = None
         self.starting: Callable[[], None] | None = None
+        self.explainer: Callable[[Any], Decision] | None = None
         self._owners: weakref.WeakSet[ConnectionOwner] = weakref.WeakSet()
         self._unsettled: Program | None = None
         self.program: Program = compiler.empty()

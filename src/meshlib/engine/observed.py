@@ -13,6 +13,8 @@ from meshlib.state import EndpointState
 
 if TYPE_CHECKING:
     from meshlib.engine.program import ListenerProgram
+    from meshlib.policy.timeouts import Timeouts
+    from meshlib.resources.route import RetryPolicy
 
 __all__ = ["ObservedCall"]
 
@@ -24,8 +26,9 @@ class ObservedCall(TimedLoop):
 
     Complete in `over`: status, headers, trailers, bytes. Bodies are counted as they go over the wire, without framing of HTTP;
     a request body for the last attempt; 0 where a transport cannot tell. messages: of gRPC. program: the configuration at its
-    beginning. error: what ended it, in `over` only. reply: the answer that the mesh gave itself, also beside an error. notes:
-    what observers keep, by observer. passthrough: the transport sends it without the mesh, which knows nothing of its end.
+    beginning, or by which it was routed. error: what ended it, in `over` only; failure: its message, for ever. reply: the answer
+    that the mesh gave itself, also beside an error. notes: what observers keep, by observer. passthrough: the transport sends it
+    without the mesh, which knows nothing of its end.
     """
 
     @property
@@ -129,6 +132,22 @@ class ObservedCall(TimedLoop):
     @property
     def authority_sent(self) -> str:
         return self.request.authority if self._sent is None else self._sent.authority
+
+    @property
+    def sent(self) -> tuple[str, str] | None:
+        """Path and authority of the last attempt, after rewriting; None when there was none."""
+        start = self._sent
+        return None if start is None else (start.path, start.authority)
+
+    @property
+    def timeouts(self) -> Timeouts | None:
+        """Those in force; None before it is known where the call goes."""
+        return self._timeouts
+
+    @property
+    def retry_policy(self) -> RetryPolicy | None:
+        """By which it is retried; None while nothing has gone wrong."""
+        return None if self._retrier is None else self._retrier.state.rules.policy
 
     @property
     def protocol(self) -> str:

@@ -75,6 +75,12 @@ class ServerSecurity:
         apply_settings(context, self._spec())
 
     @property
+    def material(self) -> Resolved | None:
+        """The own certificates, and what is trusted; None until there is any."""
+        ready = self._ready
+        return None if ready is None else ready.resolved
+
+    @property
     def epoch(self) -> int:
         """Grows with each rotation of the own certificate or of what is trusted; 0 until there is material."""
         ready = self._ready

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 from meshlib.identity.client import ClientSecurity
 from meshlib.identity.contexts import ContextCache
 from meshlib.identity.polling import INTERVAL, Files, Poller
-from meshlib.identity.resolve import Memo
+from meshlib.identity.resolve import Memo, Resolved
 from meshlib.identity.sds import secret_named
 from meshlib.identity.server import ServerSecurity
 from meshlib.identity.source import IdentitySource, IdentityUpdate
+from meshlib.identity.trust import Trust
 from meshlib.resources.secret import Secret
 from meshlib.resources.tls import (
     AdsSource,
@@ -123,6 +124,21 @@ class IdentityStore:
     def default(self) -> IdentityUpdate | None:
         """What the default source has said last; None before that, and without one."""
         return self._default
+
+    def in_use(self) -> list[Resolved]:
+        """What every configuration in use has become by now, each once; without any, what the default source has said."""
+        with self._lock:
+            securities: list[ClientSecurity | ServerSecurity] = []
+            securities += self._clients.values()
+            securities += self._servers.values()
+        found: list[Resolved] = []
+        for security in securities:
+            if security.material is not None and security.material not in found:
+                found.append(security.material)
+        if not found and self._default is not None:
+            trust = Trust(bundles=self._default.bundles or None, roots=self._default.roots or None)
+            found.append(Resolved(svids=self._default.svids[:1], trust=trust))
+        return found
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back whenever an epoch has grown somewhere, on any thread. Returns what ends that."""

@@ -49,13 +49,13 @@ class AttemptDecision:
 class Decision:
     """What became of a call, and why. Pickles; holds no header and no body.
 
-    method, scheme, path (with the query), authority: as the application asked; path_sent, authority_sent: after rewriting, of the
-    last attempt, None without one. listener .. weighted_clusters, timeout (seconds, 0 is none), retry: as `meshlib explain
-    --json` has them. action: cluster, direct_response, redirect or none. endpoint, protocol, secure (TLS): of the attempt that
-    counted. status: HTTP's, 0 for none. flags, details: Envoy's. error: the message of what the application got instead of a
-    response. started: seconds since 1970. duration: seconds, None while the call lasts. versions: `version_info` in force when
-    the call began, by type (`lds`, `rds`, ...), for those that have one. unsupported: fields of the resources involved that were
-    reported, not applied. The last two are empty for a call that nobody observes.
+    method, scheme, path (with the query), authority: as the application asked, after path normalization; path_sent,
+    authority_sent: after rewriting, of the last attempt, None without one. listener .. weighted_clusters, timeout (seconds, 0 is
+    none), retry: as `meshlib explain --json` has them. action: cluster, direct_response, redirect or none. endpoint, protocol,
+    secure (TLS): of the attempt that counted. status: HTTP's, 0 for none. flags, details: Envoy's. error: the message of what the
+    application got instead of a response. started: seconds since 1970. duration: seconds, None while the call lasts. versions:
+    `version_info` in force when the call was routed, by type (`lds`, `rds`, ...), for those that have one. unsupported: fields of
+    the resources involved that were reported, not applied. The last two, and duration, are known of calls that are observed.
     """
 
     method: str

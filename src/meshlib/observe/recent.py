@@ -22,6 +22,7 @@ class RecentCalls(CallObserver):
     """
 
     def __init__(self, size: int) -> None:
+        self.size = size
         self._ring: deque[tuple[int, Facts]] = deque(maxlen=size)
         self._next = count(1).__next__
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -23,6 +23,9 @@ from meshlib.transport.grpc.aio_lean import LeanCall
 from meshlib.transport.grpc.aio_outcome import initial_metadata, outcome_of
 from meshlib.transport.grpc.aio_stream import EOF, StreamDriver
 from meshlib.transport.grpc.aio_unary import UnaryDriver
+
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall"]
 
@@ -60,6 +63,11 @@ class _Call:
     def meshlib(self) -> CallInfo:
         """What the mesh did with the call: cluster, route, attempts, flags."""
         return self._driver.info
+
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt."""
+        return self.meshlib.decision
 
     def cancel(self) -> bool:
         return self._driver.give_up()

@@ -5,7 +5,7 @@ As `errors`, which makes the blocking ones: the same code, details, rich status 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -23,6 +23,9 @@ from meshlib.transport.grpc.errors import (
 )
 from meshlib.transport.grpc.metadata import to_metadata
 
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
+
 __all__ = ["AioRpcFailed", "aio_error", "aio_reply"]
 
 
@@ -34,6 +37,11 @@ class AioRpcFailed(grpc.aio.AioRpcError):  # type: ignore[misc]
 
     meshlib: CallInfo | None = None
 
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt; None on a copy that was pickled."""
+        return None if self.meshlib is None else self.meshlib.decision
+
 
 class AioMeshRpcError(grpc.aio.AioRpcError):  # type: ignore[misc]
     """The part of grpc.aio in an error of meshlib."""
@@ -44,6 +52,11 @@ class AioMeshRpcError(grpc.aio.AioRpcError):  # type: ignore[misc]
     _plain: MeshError
     _place: tuple[str | None, ...] = ()
     meshlib: CallInfo | None = None
+
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt; None on a copy that was pickled."""
+        return None if self.meshlib is None else self.meshlib.decision
 
     def trailing_metadata(self) -> Any:
         if self._trailing_metadata is None:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -22,6 +22,9 @@ from meshlib.engine.call import CallInfo
 from meshlib.errors import LocalReply, MeshError
 from meshlib.transport.grpc.metadata import Metadata, decode_message, to_metadata
 from meshlib.transport.grpc.over import OverCall
+
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
 
 __all__ = [
     "CODES",
@@ -63,6 +66,11 @@ class FinishedRpc(grpc.RpcError, OverCall):  # type: ignore[misc]
     _initial: Metadata = ()
     _trailing: Metadata = ()
     meshlib: CallInfo | None = None
+
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt; None on a copy that was pickled."""
+        return None if self.meshlib is None else self.meshlib.decision
 
     def code(self) -> grpc.StatusCode:
         return self._code

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from meshlib.engine.call import CallInfo
 from meshlib.transport.grpc.metadata import Metadata
 from meshlib.transport.grpc.over import OverCall
+
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
 
 __all__ = ["SucceededCall", "Waker"]
 
@@ -65,6 +68,11 @@ class SucceededCall(OverCall):
         self._inner = inner
         self._initial = initial
         self.meshlib = info
+
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt."""
+        return self.meshlib.decision
 
     def initial_metadata(self) -> Metadata:
         return self._inner.initial_metadata() if self._initial is None else self._initial

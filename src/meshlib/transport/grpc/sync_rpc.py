@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -14,6 +14,9 @@ from meshlib.engine.call import CallInfo
 from meshlib.transport.grpc.metadata import Metadata
 from meshlib.transport.grpc.sync_flight import Flight
 from meshlib.transport.grpc.timers import timers
+
+if TYPE_CHECKING:
+    from meshlib.observe.decision import Decision
 
 __all__ = ["MeshRpc", "MeshStream"]
 
@@ -30,6 +33,11 @@ class MeshRpc(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._flight = flight
         self.meshlib: CallInfo = flight.info
         timers().ready()
+
+    @property
+    def decision(self) -> Decision | None:
+        """Why the call went where it went, with every attempt."""
+        return self.meshlib.decision
 
     def __del__(self) -> None:
         flight = getattr(self, "_flight", None)

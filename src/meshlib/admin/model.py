@@ -1,0 +1,442 @@
+"""`/mesh.json`: everything that the page shows of one process, in one object that is fast to make.
+
+    now                 seconds since 1970 (not part of the ETag)
+    process             id, name (in the process directory), pid, group, service, command, meshlib, python, host, started, url,
+                        ready, why_not_ready, loop_lag (seconds), recent_calls (how many are kept),
+                        control_plane: kind (`files` or `xds`), server, node, connected, connected_since, streams, error;
+                        types: for each type `type` (lds, ...), resources, nacked, awaited, version, last_ack and last_nack
+                        ({version, at, reason} or null)
+    services            for each cluster: name, service (behind it), called, total, errors_total, rate and error_rate (a second),
+                        p50, p90, p99 (milliseconds, null without calls), exists, and when it does: active, pending, connections,
+                        saturation {share, resource} (0 to 1, the limit that is nearest), endpoints {total, healthy, degraded,
+                        unhealthy, ejected}, tls, mtls, principals {own, peer}, discovery, lb_policy, breaker (its state, null
+                        without one); those that are called most come first
+    window              seconds that rates and percentiles are about
+    graph               nodes, edges: `meshlib.admin.graph`
+    ejections           cluster, endpoint, reason, at, until (seconds since 1970; until is the earliest), times, failures in a row
+    routes              listener, route_config, virtual_host, domains, route, match, action, cluster, split ([{cluster, weight,
+                        share}]), timeout, retry, and the golden signals as above; at most `MOST_ROUTES`
+    routes_total        how many there are
+    calls               the newest first, at most `MOST_CALLS`: `meshlib.admin.calls.call_json`
+    certificates        kind (own or ca), name, trust_domain, issuer, serial, not_before, not_after, expires_in (seconds)
+    problems            refused resources: type, name, version, reason, at; in force: whether an older version is
+    unsupported         fields that were reported and not applied: type, name, path; at most 200
+
+`/mesh/endpoints.json?cluster=NAME&start=0&limit=200` has the endpoints of a cluster, `/mesh/call.json?number=N` one call with its
+decision, `/mesh/processes.json` the processes of the directory, `/mesh/graph.json` the graph of all of them. With
+`process=NAME` the first three, and `/mesh.json`, are those of another process.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from meshlib.admin.calls import call_json
+from meshlib.admin.certs import certificates
+from meshlib.admin.golden import RouteKey, View
+from meshlib.admin.graph import by_cluster, graph_of, service_of
+from meshlib.admin.hosts import Host, hosts_of, mtls_of
+from meshlib.engine.program import ClusterProgram
+from meshlib.engine.readiness import first_missing
+from meshlib.resources.matching import FractionalPercent
+from meshlib.resources.route import (
+    DirectResponse,
+    PathKind,
+    Redirect,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+)
+from meshlib.snapshot import Kind, ResourceState, ResourceStatus
+from meshlib.state import EndpointState, Permits
+from meshlib.stats import Reading
+from meshlib.xds.client import AdsClient
+from meshlib.xds.journal import Verdict
+
+if TYPE_CHECKING:
+    from meshlib.mesh import Mesh
+
+__all__ = [
+    "MOST_CALLS",
+    "MOST_ROUTES",
+    "about_this_machine",
+    "control_plane",
+    "endpoints",
+    "model",
+    "readiness",
+]
+
+MOST_ROUTES = 500
+MOST_CALLS = 100
+MOST_UNSUPPORTED = 200
+
+_LIMITS = (
+    ("connections", "connections", "max_connections"),
+    ("pending", "pending", "max_pending"),
+    ("requests", "requests", "max_requests"),
+    ("retries", "retries", "retry_limit"),
+)
+
+
+def model(mesh: Mesh, process: dict[str, Any], view: View) -> dict[str, Any]:
+    """The object, but for `now`. process: who this is; the rest of its facts are added."""
+    statuses = mesh.status()
+    ready, why_not = readiness(mesh)
+    recent = mesh.recent
+    lags = [metric for _, metric in mesh.stats.natives("meshlib_event_loop_lag_seconds")]
+    lag = max((metric.value for metric in lags if isinstance(metric, Reading)), default=0.0)
+    return {
+        "process": {
+            **process,
+            "ready": ready,
+            "why_not_ready": why_not,
+            "loop_lag": round(lag, 4),
+            "recent_calls": 0 if recent is None else recent.size,
+            "control_plane": control_plane(mesh),
+            "types": _types(mesh, statuses),
+        },
+        "window": round(view.window, 1),
+        "services": services(mesh, view),
+        "graph": graph_of(mesh, process["service"], view),
+        "ejections": ejections(mesh),
+        **_routes(mesh, view),
+        "calls": [
+            call_json(number, facts, mesh.clock)
+            for number, facts in (() if recent is None else recent.newest(MOST_CALLS))
+        ],
+        "certificates": certificates(mesh),
+        "problems": _problems(statuses),
+        "unsupported": _unsupported(mesh),
+    }
+
+
+def readiness(mesh: Mesh) -> tuple[bool, str | None]:
+    """Whether calls can be made, else why not: the Mesh is closed, or waits for its first configuration."""
+    if mesh.engine.closed:
+        return False, "the Mesh has been closed"
+    program = mesh.engine.program
+    if not (program.snapshot.complete or program.snapshot.listeners or mesh.journal.streams):
+        return False, "the control plane has not answered yet"
+    missing = first_missing(program, program.snapshot.listeners, mesh.clock.monotonic())
+    return missing is None, None if missing is None else f"waiting for {missing}"
+
+
+def control_plane(mesh: Mesh) -> dict[str, Any]:
+    source = mesh.engine.source
+    journal = mesh.journal
+    files = mesh.snapshot.complete
+    error = None if source is None else source.last_error
+    return {
+        "kind": "files" if files else "xds",
+        "server": source.bootstrap.server.server_uri if isinstance(source, AdsClient) else None,
+        "node": mesh.node.id or None,
+        "connected": journal.connected_since is not None,
+        "connected_since": journal.connected_since,
+        "streams": journal.streams,
+        "error": None if error is None else str(error),
+    }
+
+
+def _types(mesh: Mesh, statuses: Iterable[ResourceStatus]) -> list[dict[str, Any]]:
+    counts = {kind: dict.fromkeys(ResourceState, 0) for kind in Kind}
+    for status in statuses:
+        counts[status.kind][status.state] += 1
+    journal, versions = mesh.journal, mesh.snapshot.versions
+    return [
+        {
+            "type": kind.short,
+            "resources": sum(count.values()) - count[ResourceState.DOES_NOT_EXIST],
+            "nacked": count[ResourceState.NACKED],
+            "awaited": count[ResourceState.REQUESTED],
+            "version": versions.get(kind, ""),
+            "last_ack": _verdict(journal.acks.get(kind)),
+            "last_nack": _verdict(journal.nacks.get(kind)),
+        }
+        for kind, count in counts.items()
+    ]
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    return {"version": verdict.version, "at": verdict.at, "reason": verdict.reason}
+
+
+# --- services and endpoints ------------------------------------------------------------------------------------------
+
+
+def services(mesh: Mesh, view: View) -> list[dict[str, Any]]:
+    """Each cluster of the configuration, and each that calls wanted and that does not exist."""
+    program = mesh.engine.program
+    keys = by_cluster(view)
+    names = [*program.clusters, *(name for name in keys if name and name not in program.clusters)]
+    found = [_service(mesh, name, program.clusters.get(name), keys.get(name, ()), view) for name in names]
+    return sorted(found, key=lambda entry: (-entry["rate"], -entry["total"], entry["name"]))
+
+
+def _service(
+    mesh: Mesh, name: str, cluster: ClusterProgram | None, keys: Iterable[RouteKey], view: View
+) -> dict[str, Any]:
+    signals = view.signals(keys).to_dict()
+    entry = {"name": name, "service": service_of(mesh, name), "called": bool(keys), **signals}
+    if cluster is None:
+        return entry | {"exists": False}
+    state = cluster.state
+    permits = (state.default, state.high)
+    tls, mtls = mtls_of(cluster)
+    return entry | {
+        "exists": True,
+        "active": sum(each.requests for each in permits),
+        "pending": sum(each.pending for each in permits),
+        "connections": sum(each.connections for each in permits),
+        "saturation": _saturation(permits),
+        "endpoints": _summary(cluster),
+        "tls": tls,
+        "mtls": mtls,
+        "principals": _principals(list(state.endpoints.values())),
+        "discovery": cluster.cluster.discovery.name,
+        "lb_policy": type(cluster.cluster.lb_policy).__name__.removesuffix("Config"),
+        "breaker": None if cluster.breaker is None else cluster.breaker.state,
+    }
+
+
+def _saturation(permits: Iterable[Permits]) -> dict[str, Any]:
+    """The limit that is nearest."""
+    share, resource = 0.0, None
+    for each in permits:
+        for name, held, most in _LIMITS:
+            limit = getattr(each, most)
+            used = getattr(each, held)
+            found = used / limit if limit else float(used > 0)
+            if found > share:
+                share, resource = min(found, 1.0), name
+    return {"share": round(share, 4), "resource": resource}
+
+
+def _summary(cluster: ClusterProgram) -> dict[str, int]:
+    """Counts without a look at each endpoint, of which there may be 100,000."""
+    localities = () if cluster.assignment is None else cluster.assignment.localities
+    total = sum(len(locality.endpoints) for locality in localities)
+    unhealthy = sum(len(locality.unhealthy) for locality in localities)
+    degraded = sum(len(locality.degraded) for locality in localities)
+    ejected = len(_ejected(cluster))
+    return {
+        "total": total,
+        "healthy": max(total - unhealthy - degraded - ejected, 0),
+        "degraded": degraded,
+        "unhealthy": unhealthy,
+        "ejected": ejected,
+    }
+
+
+def _ejected(cluster: ClusterProgram) -> list[EndpointState]:
+    if cluster.outlier is None:
+        return []
+    return [each for each in list(cluster.state.endpoints.values()) if each.ejected and not each.departed]
+
+
+def _principals(endpoints: Iterable[EndpointState]) -> dict[str, str | None]:
+    """Who this process is to the endpoints, and who they must be."""
+    for endpoint in endpoints:
+        own, peer = getattr(endpoint.way.security, "principals", ("", ""))
+        if own or peer:
+            return {"own": own or None, "peer": peer or None}
+    return {"own": None, "peer": None}
+
+
+def endpoints(mesh: Mesh, name: str, *, start: int, limit: int) -> dict[str, Any] | None:
+    """A page of the endpoints of a cluster: `cluster`, `total`, `start`, `endpoints`. None: there is no such cluster."""
+    cluster = mesh.engine.program.clusters.get(name)
+    if cluster is None:
+        return None
+    return {
+        "cluster": name,
+        "total": 0 if cluster.assignment is None else cluster.assignment.size,
+        "start": start,
+        "endpoints": [_endpoint(mesh, host) for host in hosts_of(cluster, start, limit)],
+    }
+
+
+def _endpoint(mesh: Mesh, host: Host) -> dict[str, Any]:
+    locality = host.locality
+    return {
+        "address": host.address,
+        "hostname": host.hostname,
+        "priority": host.priority,
+        "locality": "/".join(part for part in (locality.region, locality.zone, locality.sub_zone) if part),
+        "weight": host.weight,
+        "health": host.health.name,
+        "usable": host.usable,
+        "active": host.active,
+        "connections": host.connections,
+        "waiting": host.waiting,
+        "failures": host.failures,
+        "tls": host.tls,
+        "ejection": None if host.ejected_for is None else _ejection(mesh, host),
+    }
+
+
+def ejections(mesh: Mesh) -> list[dict[str, Any]]:
+    """The latest first."""
+    found = [
+        {"cluster": name, "endpoint": host.address, **_ejection(mesh, host)}
+        for name, cluster in mesh.engine.program.clusters.items()
+        for host in _ejected_hosts(cluster)
+    ]
+    return sorted(found, key=lambda entry: -entry["at"])
+
+
+def _ejected_hosts(cluster: ClusterProgram) -> Iterator[Host]:
+    keys = {state.key for state in _ejected(cluster)}
+    if keys:
+        for host in hosts_of(cluster):
+            if host.address in keys:
+                keys.discard(host.address)
+                yield host
+                if not keys:
+                    return
+
+
+def _ejection(mesh: Mesh, host: Host) -> dict[str, Any]:
+    offset = mesh.clock.time() - mesh.clock.monotonic()
+    return {
+        "reason": host.ejected_for,
+        "at": round(host.ejected_at + offset, 3),
+        "until": round(host.back_at + offset, 3),
+        "times": host.ejections,
+        "failures": host.failures,
+    }
+
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+
+def _routes(mesh: Mesh, view: View) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+    total = 0
+    for listener, config in _configurations(mesh):
+        for host in config.virtual_hosts:
+            total += len(host.routes)
+            for index, route in enumerate(host.routes):
+                if len(found) >= MOST_ROUTES:
+                    break
+                name = route.name or str(index)
+                clusters = _targets(route)
+                keys = [RouteKey(cluster, config.name, host.name, name) for cluster in clusters]
+                found.append(
+                    {
+                        "listener": listener,
+                        "route_config": config.name,
+                        "virtual_host": host.name,
+                        "domains": list(host.domains),
+                        "route": name,
+                        "match": _match(route),
+                        **_action(route, host.retry_policy is not None),
+                        **view.signals(keys).to_dict(),
+                    }
+                )
+    return {"routes": found, "routes_total": total}
+
+
+def _configurations(mesh: Mesh) -> Iterator[tuple[str, RouteConfiguration]]:
+    for name, listener in mesh.engine.program.listeners.items():
+        if listener.config is not None:
+            yield name, listener.config
+
+
+def _targets(route: Route) -> list[str]:
+    action = route.action
+    if not isinstance(action, RouteAction):
+        return [""]
+    if action.weighted_clusters is not None:
+        return list(dict.fromkeys(entry.name or "" for entry in action.weighted_clusters.clusters))
+    return [action.cluster or ""]
+
+
+def _match(route: Route) -> str:
+    match = route.match
+    path = {
+        PathKind.PREFIX: f"{match.path.value}*",
+        PathKind.PATH: match.path.value,
+        PathKind.SAFE_REGEX: f"~ {match.path.value}",
+        PathKind.PATH_SEPARATED_PREFIX: f"{match.path.value}[/*]",
+    }[match.path.kind]
+    parts = [path]
+    parts += (f"header {each.name}" for each in match.headers)
+    parts += (f"query {each.name}" for each in match.query_parameters)
+    if match.runtime_fraction is not None:
+        parts.append(f"{_percent(match.runtime_fraction):g} %")
+    if match.grpc:
+        parts.append("gRPC")
+    return ", ".join(parts)
+
+
+def _percent(fraction: FractionalPercent) -> float:
+    return 100.0 * fraction.numerator / fraction.denominator
+
+
+def _action(route: Route, host_retries: bool) -> dict[str, Any]:
+    action = route.action
+    if isinstance(action, Redirect):
+        return {"action": "redirect", "cluster": None, "split": [], "timeout": None, "retry": None}
+    if isinstance(action, DirectResponse):
+        name = f"answer {action.status}"
+        return {"action": name, "cluster": None, "split": [], "timeout": None, "retry": None}
+    if not isinstance(action, RouteAction):
+        return {"action": "none", "cluster": None, "split": [], "timeout": None, "retry": None}
+    split: list[dict[str, Any]] = []
+    if action.weighted_clusters is not None:
+        weights = action.weighted_clusters.clusters
+        all_of_them = sum(entry.weight for entry in weights) or 1
+        split = [
+            {
+                "cluster": entry.name or f"(header {entry.cluster_header})",
+                "weight": entry.weight,
+                "share": round(entry.weight / all_of_them, 4),
+            }
+            for entry in weights
+        ]
+    policy = action.retry_policy
+    return {
+        "action": "cluster",
+        "cluster": action.cluster or (f"(header {action.cluster_header})" if action.cluster_header else None),
+        "split": split,
+        "timeout": action.timeout,
+        "retry": (",".join(sorted(policy.retry_on)) if policy is not None else None)
+        or ("(virtual host)" if host_retries and policy is None else None),
+    }
+
+
+# --- what is wrong ---------------------------------------------------------------------------------------------------
+
+
+def _problems(statuses: Iterable[ResourceStatus]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": status.kind.short,
+            "name": status.name,
+            "version": status.error_version,
+            "reason": str(status.error),
+            "at": status.updated,
+            "in_force": bool(status.version),
+        }
+        for status in statuses
+        if status.error is not None
+    ]
+
+
+def _unsupported(mesh: Mesh) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for (kind, name), paths in mesh.snapshot.unsupported.items():
+        for path in paths:
+            if len(found) >= MOST_UNSUPPORTED:
+                return found
+            found.append({"type": kind.short, "name": name, "path": path})
+    return found
+
+
+def about_this_machine() -> dict[str, Any]:
+    """What does not change while a process lives."""
+    return {"python": platform.python_version(), "host": platform.node()}
