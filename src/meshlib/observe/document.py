@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from meshlib.stats import Counter, Histogram, Labels, Registry
@@ -73,15 +74,23 @@ class Document:
 
     families: dict[str, Family] = field(default_factory=dict)
 
-    def totals(self) -> Document:
-        """What outlives a process: its counters and histograms that have counted anything."""
+    def only(self, *, used_only: bool = False, matches: Callable[[str], object] | None = None) -> Document:
+        """A part of it: see `document`, but for families, of which Prometheus's name or Envoy's may match."""
         kept: dict[str, Family] = {}
         for name, family in self.families.items():
-            if family.kind != GAUGE:
-                samples = {labels: value for labels, value in family.samples.items() if used(value)}
-                if samples:
-                    kept[name] = Family(family.kind, family.source, samples)
+            if matches is not None and not matches(name) and not matches(family.source):
+                continue
+            samples = family.samples
+            if used_only and family.kind != GAUGE:
+                samples = {labels: value for labels, value in samples.items() if used(value)}
+            if samples:
+                kept[name] = Family(family.kind, family.source, samples)
         return Document(kept)
+
+    def totals(self) -> Document:
+        """What outlives a process: its counters and histograms that have counted anything."""
+        counted = {name: family for name, family in self.families.items() if family.kind != GAUGE}
+        return Document(counted).only(used_only=True)
 
     def to_json(self) -> bytes:
         families = {
@@ -110,7 +119,7 @@ def document(
     """What the registry holds now. used_only: no counter or histogram that has counted nothing (Envoy's `usedonly`). matches: of
     Envoy's dotted names, those for which it says yes (`filter`)."""
     families: dict[str, Family] = {}
-    for metric in registry:
+    for metric in registry.metrics():
         if matches is not None and not matches(metric.name):
             continue
         value: Value
@@ -122,14 +131,19 @@ def document(
             kind, value = GAUGE, metric.value
         if used_only and kind != GAUGE and not used(value):
             continue
-        source = metric.family
-        name = source if metric.native else _PREFIX + _NO_NAME.sub("_", source)
+        source, labels = metric.scope.family_of(metric.leaf)
+        name = source if metric.native else _prometheus_name(source)
         family = families.get(name)
         if family is None:
             family = families[name] = Family(kind, source)
         if family.kind == kind:  # two of Envoy's names may become one here; the first one's kind counts
-            family.samples[metric.labels] = value
+            family.samples[labels] = value
     return Document(families)
+
+
+@lru_cache(4096)
+def _prometheus_name(source: str) -> str:
+    return _PREFIX + _NO_NAME.sub("_", source)
 
 
 def merge(documents: Iterable[Document]) -> Document:

@@ -101,12 +101,15 @@ class Registry:
             scopes = list(self._labelled.values())
         return [(scope.labels, scope.metrics[family]) for scope in scopes if family in scope.metrics]
 
-    def __iter__(self) -> Iterator[Counter | Gauge | Histogram | Reading]:
-        """In the order of their names."""
+    def metrics(self) -> list[Counter | Gauge | Histogram | Reading]:
+        """All of them, in no order: names take longer to put together than values to read."""
         with self.lock:
             scopes = [self.root, *self._scopes.values(), *self._labelled.values()]
-            metrics = [metric for scope in scopes for metric in scope.metrics.values()]
-        return iter(sorted(metrics, key=lambda metric: metric.name))
+            return [metric for scope in scopes for metric in scope.metrics.values()]
+
+    def __iter__(self) -> Iterator[Counter | Gauge | Histogram | Reading]:
+        """In the order of their names."""
+        return iter(sorted(self.metrics(), key=lambda metric: metric.name))
 
     def _find(self, name: str) -> tuple[Scope, str]:
         """The scope that has a metric of this name, else the root, and what it is called there."""
