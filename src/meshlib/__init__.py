@@ -39,11 +39,13 @@ if TYPE_CHECKING:
         UpstreamError,
     )
     from meshlib.mesh import Mesh, default_mesh
+    from meshlib.observe.access_log.settings import AccessLog
     from meshlib.observe.settings import Observe
     from meshlib.policy.breaker import BreakerConfig
     from meshlib.server.peer import InboundPeer, current_peer
 
 __all__ = [
+    "AccessLog",
     "AttemptRecord",
     "BreakerConfig",
     "BreakerOpen",
@@ -84,6 +86,7 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "AccessLog": "meshlib.observe.access_log.settings",
     "BreakerConfig": "meshlib.policy.breaker",
     "CallInfo": "meshlib.engine.call",
     "CallOptions": "meshlib.engine.options",

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meshlib.observe.access_log.settings import AccessLog
     from opentelemetry.trace import TracerProvider
 
 __all__ = ["Observe"]
@@ -16,6 +19,9 @@ class Observe:
     """tracing: spans by the globally configured OpenTelemetry provider, or by this one; False: none, and no trace context is
     passed on. Without an SDK in the process there are no spans, but the context still goes on.
 
+    access_log: logs of calls; a text is the format of one to the logger `meshlib.access`. listener_access_log: those that the
+    configuration asks for (`access_log` of the HttpConnectionManager) are written.
+
     metrics: calls are counted as Istio's proxies count them, and by route, beside what the engine counts as Envoy does.
 
     recent_calls: how many of the last calls are remembered, with why each went where it went; 0: none. admin: what
@@ -25,5 +31,7 @@ class Observe:
 
     tracing: bool | TracerProvider = True
     metrics: bool = True
+    access_log: Sequence[AccessLog | str] = ()
+    listener_access_log: bool = True
     recent_calls: int = 256
     admin: bool | str = False

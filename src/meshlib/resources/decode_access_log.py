@@ -46,7 +46,7 @@ from meshlib.resources.format import Format
 from meshlib.resources.matching import FractionalPercent
 from meshlib.resources.reader import Reader
 
-__all__ = ["decode_access_logs", "decode_log_format"]
+__all__ = ["decode_access_logs", "decode_filter", "decode_log_format"]
 
 _LOGGERS = "envoy.extensions.access_loggers."
 _KNOWN_LOGGERS = ("envoy.extensions.", "envoy.config.accesslog.")
@@ -66,7 +66,7 @@ def _access_log(entry: Reader) -> AccessLog | None:
     if config is None:
         raise entry.fail("typed_config", "must say which logger")
     chosen = entry.child("filter")
-    passed = None if chosen is None else _filter(chosen)
+    passed = None if chosen is None else decode_filter(chosen)
     kind = config.message.type_url.rpartition("/")[2]
     decoder = _DECODERS.get(kind)
     if decoder is None:
@@ -231,7 +231,8 @@ def _any_value(reader: Reader, extra: Extra) -> JsonValue:
 # --- filters -------------------------------------------------------------------------------------------------------------
 
 
-def _filter(reader: Reader) -> Filter:
+def decode_filter(reader: Reader) -> Filter:
+    """An AccessLogFilter. Raises ResourceError."""
     kind = reader.which("filter_specifier")
     if kind == "extension_filter":
         reader.unsupported(kind)
@@ -242,7 +243,7 @@ def _filter(reader: Reader) -> Filter:
 
 
 def _filters(reader: Reader) -> tuple[Filter, ...]:
-    return tuple(_filter(each) for each in reader.items("filters"))
+    return tuple(decode_filter(each) for each in reader.items("filters"))
 
 
 def _comparison(reader: Reader) -> Comparison:

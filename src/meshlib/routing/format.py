@@ -35,6 +35,8 @@ __all__ = [
     "Value",
     "compile_format",
     "compile_reads",
+    "first",
+    "plain",
 ]
 
 Value = str | int | None
@@ -218,7 +220,7 @@ def _request_header(operator: Operator) -> Read:
     name, other = operator.argument, operator.alternative
 
     def read(facts: Facts) -> Value:
-        return _first(facts.request, name, other)
+        return first(facts.request, name, other)
 
     return read
 
@@ -228,12 +230,13 @@ def _response_header(operator: Operator) -> Read:
 
     def read(facts: Facts) -> Value:
         response = facts.response
-        return None if response is None else _first(response, name, other)
+        return None if response is None else first(response, name, other)
 
     return read
 
 
-def _first(message: HasHeaders, name: str, other: str) -> str | None:
+def first(message: HasHeaders, name: str, other: str) -> str | None:
+    """The first value of the header `name`, else of `other`; an empty name is no header."""
     if name:
         values = message.values(name)
         if values:
@@ -262,7 +265,7 @@ def _path(operator: Operator) -> Read:
     original, current = which != "PATH", which != "ORIG"
 
     def read(facts: Facts) -> Value:
-        path = _first(facts.request, "x-envoy-original-path" if original else "", ":path" if current else "")
+        path = first(facts.request, "x-envoy-original-path" if original else "", ":path" if current else "")
         if not path:
             return None
         return path.partition("?")[0] if query == "NQ" else path
@@ -274,7 +277,7 @@ def _query_parameter(operator: Operator) -> Read:
     name = operator.argument
 
     def read(facts: Facts) -> Value:
-        return parameter(_first(facts.request, ":path", "") or "", name)
+        return parameter(first(facts.request, ":path", "") or "", name)
 
     return read
 
@@ -283,14 +286,14 @@ def _query_parameters(operator: Operator) -> Read:
     decoded = operator.argument == "DECODED"
 
     def read(facts: Facts) -> Value:
-        query = query_of(_first(facts.request, "x-envoy-original-path", ":path") or "")
+        query = query_of(first(facts.request, "x-envoy-original-path", ":path") or "")
         return decoded_query(query) if decoded and query else query
 
     return read
 
 
 def _stream_id(operator: Operator) -> Read:
-    return lambda facts: _first(facts.request, "x-request-id", "") or facts.stream_id
+    return lambda facts: first(facts.request, "x-request-id", "") or facts.stream_id
 
 
 def _time(operator: Operator, *, local: bool) -> Read:
