@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 import meshlib
-from meshlib.engine.options import current_options
+from meshlib.engine.context import INBOUND
+from meshlib.engine.options import deadline_of
 from meshlib.runtime.clock import FakeClock
 from tests.server.servers import ARITIES, SERVERS, call
 
@@ -22,8 +23,7 @@ def test_every_step_of_a_handler_has_the_deadline_of_its_call_only(kind: str, ar
     seen: list[float | None] = []
 
     def look() -> None:
-        options = current_options()
-        seen.append(options.deadline if options is not None else None)
+        seen.append(deadline_of(None, FakeClock().monotonic))
 
     def seen_with(channel: grpc.Channel, timeout: float | None) -> set[float | None]:
         seen.clear()
@@ -49,8 +49,8 @@ def test_a_handler_shortens_the_deadline_and_cannot_lengthen_it(kind: str) -> No
     def look() -> None:
         for moment in (ARRIVAL + 1, ARRIVAL + 1_000):
             with meshlib.call(deadline=moment) as options:
-                assert options.deadline is not None
-                seen.append(options.deadline)
+                assert options.deadline == moment
+                seen.append(deadline_of(None, FakeClock().monotonic) or 0.0)
 
     with serve(handlers(look), FakeClock(ARRIVAL)) as address, grpc.insecure_channel(address) as channel:
         call(channel, "unary_unary", 20.0)
@@ -77,18 +77,20 @@ def test_the_responses_of_an_abandoned_stream_are_closed_in_their_context() -> N
             yield b"1"
             yield b"2"
         finally:
-            options = current_options()
-            closed.append(options.deadline if options is not None else None)
+            closed.append(deadline_of(None, FakeClock().monotonic))
 
     class Context:
         def time_remaining(self) -> float:
             return 7.0
+
+        def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+            return (("x-request-id", "a"),)
 
     handler = MeshInterceptor(clock=FakeClock(ARRIVAL)).intercept_service(
         lambda _: grpc.unary_stream_rpc_method_handler(stream), SimpleNamespace(method="/tests.Server/Any")
     )
     responses = handler.unary_stream(b"", Context())
     assert next(responses) == b"1"
-    assert current_options() is None
+    assert INBOUND.get() is None
     responses.close()
     assert closed == [ARRIVAL + 7.0]

@@ -24,6 +24,7 @@ __all__ = [
     "STEERING",
     "arriving",
     "echoed",
+    "new_request_id",
     "set_header",
     "shadow_host",
 ]
@@ -100,7 +101,7 @@ def arriving(
     if "x-forwarded-proto" not in names:
         headers.append(("x-forwarded-proto", request.scheme))
     if manager.generate_request_id and REQUEST_ID not in names:
-        headers.append((REQUEST_ID, _uuid4(random)))
+        headers.append((REQUEST_ID, new_request_id(random)))
     return RequestView(
         method=request.method,
         scheme=request.scheme,
@@ -135,7 +136,8 @@ def shadow_host(authority: str) -> str:
     return authority + "-shadow"
 
 
-def _uuid4(random: Random) -> str:
+def new_request_id(random: Random) -> str:
+    """A UUID of version 4."""
     bits = random.getrandbits(128) & ~(0xF << 76) & ~(0x3 << 62) | (4 << 76) | (2 << 62)
     text = f"{bits:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -27,6 +27,7 @@ from meshlib.runtime.ahead import mypyc_attr
 if TYPE_CHECKING:
     from meshlib.engine.attempt import Attempt
     from meshlib.engine.call import Call
+    from meshlib.resources.listener import HttpConnectionManager
 
 __all__ = ["CallObserver", "InboundCall", "InboundObserver", "Observers", "tell"]
 
@@ -60,9 +61,12 @@ class InboundCall:
 
     scheme, authority, path (with the query), headers (lower-case names, without pseudo headers): as they arrived. protocol: as in
     `HTTP/1.1`. remote: the other end of the connection, `ip:port`. peer, own: the principals of an mTLS connection, None without.
-    secure: the connection is TLS. started: monotonic seconds; epoch: seconds since 1970. operation: the framework's route, or
-    `/package.Service/Method`, empty where nothing says. status: 0 when none was sent. details: Envoy's response code
-    details. error: what the application raised. bytes: of the bodies. context: whatever an observer keeps, by observer.
+    secure: the connection is TLS. started, ended: monotonic seconds; epoch: seconds since 1970, of the start. operation: the
+    framework's route, or `/package.Service/Method`, empty where nothing says. listener, manager: of the configuration that it was
+    judged by, None without. status: 0 when none was sent. details: Envoy's response code details. error: what the application
+    raised. bytes: of the bodies. context: whatever an observer keeps, by observer. undo: what is to be called when the
+    application's code has ended, in the context of `inbound_begun`: an observer that sets a context variable there adds what
+    resets it. Not called where that context ends with the request.
     """
 
     method: str
@@ -79,6 +83,8 @@ class InboundCall:
     secure: bool = False
     operation: str = ""
     listener: str = ""
+    manager: HttpConnectionManager | None = None
+    ended: float = 0.0
     status: int = 0
     grpc_status: str | None = None
     details: str = ""
@@ -91,6 +97,7 @@ class InboundCall:
     response_headers: Sequence[tuple[str, str]] = ()
     response_trailers: Sequence[tuple[str, str]] = ()
     context: dict[object, Any] = field(default_factory=dict)
+    undo: list[Callable[[], object]] = field(default_factory=list)
 
     def first(self, name: str) -> str | None:
         """The first request header of this lower-case name."""

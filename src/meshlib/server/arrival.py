@@ -42,6 +42,7 @@ class Arrival:
     path: as it was sent, with the query; latin-1. headers: lower-case names, in order, without pseudo headers. remote, local: IP
     addresses of the connection, empty for a Unix socket; local_port: where the server listens. unknown: what else the server does
     not tell, by the names of `policy.rbac_request`. forwarded_for: x-forwarded-for, where the headers have parts of it twice.
+    remote_port: for logs only, 0 where it is not told.
     """
 
     method: str
@@ -55,6 +56,7 @@ class Arrival:
     local_port: int | None = 0
     unknown: frozenset[str] = NOTHING
     forwarded_for: str | None = None
+    remote_port: int = 0
 
 
 def unknown_of(arrival: Arrival) -> frozenset[str]:

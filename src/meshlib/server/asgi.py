@@ -6,39 +6,42 @@ Handlers read `meshlib.current_peer()`. Whoever may not pass gets Envoy's answer
 ASGI, PERMISSION_DENIED. An HTTP/1.1 connection that was made with an earlier certificate ends with its next response. Where the
 Listener asks for normal paths, the application sees those.
 
+What the application calls through meshlib inherits the deadline and the request id of the request; see `meshlib.server.visit`.
+
 The peer is known where the server's TLS context is one of `meshlib.server` (`uvicorn.options`,
 `hypercorn.MeshConfig`, `Inbound.context`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import quote, unquote
 
+from meshlib.engine.headers import REQUEST_ID
 from meshlib.engine.replies import grpc_form
-from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers
 from meshlib.server.arrival import UNESCAPED, Arrival, is_grpc
+from meshlib.server.asgi_watch import App, Receive, Scope, Send, Watch
 from meshlib.server.inbound import Inbound
-from meshlib.server.peer import CURRENT
 from meshlib.server.tls import CONNECTION, UNKNOWN
+from meshlib.server.visit import Visit
 from meshlib.server.xfcc import HEADER
 
 __all__ = ["MeshMiddleware"]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 _XFCC = HEADER.encode()
+_REQUEST_ID = REQUEST_ID.encode()
+_VERSIONS = {"2.0": "2", "3.0": "3"}
 _REFUSED = 1008
 """WebSocket close code: policy violation (RFC 6455, section 7.4.1)."""
 
 
 class MeshMiddleware:
-    """Around an ASGI application. inbound None: plaintext or TLS, only who is calling."""
+    """Around an ASGI application. inbound None: plaintext or TLS, only who is calling, and what its calls inherit.
+
+    Tasks that the application starts, also in the background, inherit the context (contextvars) as it is then.
+    """
 
     def __init__(self, app: App, inbound: Inbound | None = None) -> None:
         self._app = app
@@ -49,25 +52,40 @@ class MeshMiddleware:
         if kind not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        version = str(scope.get("http_version", "1.1"))
         connection = CONNECTION.get()
         arrival = _arrival(scope)
-        admission = self._inbound.admit(arrival)
+        visit = self._inbound.receive(arrival, f"HTTP/{_VERSIONS.get(version, version)}")
+        admission = visit.admission
         if admission.refusal is not None:
-            await _refuse(scope, receive, send, admission.refusal, arrival.headers)
+            await _refuse(scope, receive, send, visit, arrival.headers)
             return
         scope = dict(scope)
         if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
             scope["scheme"] = _scheme(kind, connection.tls)
         scope["headers"] = _with_xfcc(scope["headers"], admission.xfcc)
+        if (identity := visit.context.request_id) is not None:
+            scope["headers"] = _with_request_id(scope["headers"], identity)
         if admission.path is not None:
             _show_path(scope, admission.path)
-        if connection.outdated and kind == "http" and scope.get("http_version", "").startswith("1"):
+        if connection.outdated and kind == "http" and version.startswith("1"):
             send = _closing(send)
-        before = CURRENT.set(admission.peer)
+        watch = None
+        if visit.is_watched:
+            watch = Watch(visit, scope, receive, send)
+            receive, send = watch.receive, watch.send
+        tokens = visit.enter()
         try:
             await self._app(scope, receive, send)
+        except BaseException as error:
+            if watch is not None:
+                watch.failed(error)
+            raise
+        else:
+            if watch is not None:
+                watch.returned()
         finally:
-            CURRENT.reset(before)
+            visit.leave(tokens)
 
 
 def _arrival(scope: Scope) -> Arrival:
@@ -93,6 +111,7 @@ def _arrival(scope: Scope) -> Arrival:
         remote="" if on_unix_socket else client[0],
         local="" if on_unix_socket else server[0],
         local_port=server[1],
+        remote_port=0 if on_unix_socket else int(client[1] or 0),
     )
 
 
@@ -124,6 +143,11 @@ def _with_xfcc(headers: Any, value: str | None) -> list[tuple[bytes, bytes]]:
     return kept
 
 
+def _with_request_id(headers: list[tuple[bytes, bytes]], value: str) -> list[tuple[bytes, bytes]]:
+    pair = (_REQUEST_ID, value.encode("latin-1", "replace"))
+    return headers if pair in headers else [*(each for each in headers if each[0] != _REQUEST_ID), pair]
+
+
 def _closing(send: Send) -> Send:
     """End the connection with the response: the next one begins with today's certificates."""
 
@@ -136,16 +160,23 @@ def _closing(send: Send) -> Send:
     return closing
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, reply: LocalReply, headers: Headers) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, visit: Visit, headers: Headers) -> None:
+    reply = visit.admission.refusal
+    assert reply is not None
     prefix = "http.response"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
         if "websocket.http.response" not in (scope.get("extensions") or {}):
+            visit.refused()
             await send({"type": "websocket.close", "code": _REFUSED})
             return
         prefix = "websocket.http.response"
     elif is_grpc(headers):
         reply = grpc_form(reply)
+        if visit.record is not None:
+            visit.record.status, visit.record.response_headers = reply.status, list(reply.headers)
+            visit.record.grpc_status = dict(reply.headers)["grpc-status"]
+    visit.refused()
     pairs = [(name.encode(), value.encode()) for name, value in reply.headers]
     await send({"type": f"{prefix}.start", "status": reply.status, "headers": pairs})
     await send({"type": f"{prefix}.body", "body": reply.body})

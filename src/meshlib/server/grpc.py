@@ -8,29 +8,28 @@
 Handlers call through meshlib as they would anywhere; `meshlib.call(...)` inside a handler can shorten the deadline, not
 lengthen it.
 
-The deadline is a context variable. A blocking handler runs in a copy of the context, each step of a streaming one in that same
-copy: its responses are taken outside the interceptor, and on an asyncio server by a thread that serves other calls too. An
-asyncio handler has a task of its own, which ends with the call.
+What calls inherit (deadline, x-request-id; `meshlib.engine.context`) is a context variable; `meshlib.server.grpc_handlers` says
+which context a handler has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import grpc
 
-from meshlib.engine.options import call
 from meshlib.runtime.clock import Clock, SystemClock
-from meshlib.server.grpc_inbound import Gate, Refusal, credentials
+from meshlib.server.grpc_handlers import asynchronous, blocking, wrapped
+from meshlib.server.grpc_inbound import Gate, credentials, headers_of
 from meshlib.server.grpc_listen import listen
-from meshlib.server.inbound import Inbound
+from meshlib.server.inbound import Admission, Inbound
+from meshlib.server.peer import NOBODY
+from meshlib.server.visit import Visit, inherited
 
 __all__ = [
     "AsyncMeshInterceptor",
@@ -48,20 +47,12 @@ GRACE = 30.0
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_Behavior = Callable[..., Any]
-_Enter = Callable[[Any], Refusal | None]
-
-_FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
-    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-}
-"""By (request_streaming, response_streaming): the attribute with the application's function, and what makes a handler of it."""
+_ANYBODY = Admission(NOBODY, None, "", None)
+"""Nothing is asked of callers."""
 
 
 class MeshInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
-    """For `grpc.server(interceptors=[...])`: outgoing calls of a handler end when its caller's deadline does.
+    """For `grpc.server(interceptors=[...])`: outgoing calls of a handler end when its caller's deadline does, and have its id.
 
     A caller without a deadline sets none. inbound: who may call; `meshlib.current_peer()` says in a handler who does, and
     whoever may not gets PERMISSION_DENIED. clock: that of the Mesh, when a test has given it one.
@@ -73,7 +64,7 @@ class MeshInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         enter = functools.partial(self._door.enter, handler_call_details.method)
         found = continuation(self._door.details(handler_call_details, _Details))
-        return _wrapped(found, functools.partial(_blocking, enter))
+        return wrapped(found, functools.partial(blocking, enter))
 
 
 class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -89,7 +80,7 @@ class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         enter = functools.partial(self._door.enter, handler_call_details.method)
         cls = type(handler_call_details)  # grpc.aio takes no other
         found = await continuation(self._door.details(handler_call_details, cls))
-        return _wrapped(found, functools.partial(_asynchronous, enter))
+        return wrapped(found, functools.partial(asynchronous, enter))
 
 
 class _Details(grpc.HandlerCallDetails):  # type: ignore[misc]
@@ -102,7 +93,7 @@ class _Door:
     """What happens before a handler, in the context that belongs to its call alone."""
 
     def __init__(self, inbound: Inbound | None, clock: Clock | None) -> None:
-        self._clock = clock or SystemClock()
+        self._clock = clock or (SystemClock() if inbound is None else inbound.clock)
         self._gate = None if inbound is None else Gate(inbound)
 
     def details(self, sent: Any, cls: Callable[[str, Any], Any]) -> Any:
@@ -110,9 +101,12 @@ class _Door:
         method = sent.method if self._gate is None else self._gate.method(sent.method)
         return sent if method == sent.method else cls(method, sent.invocation_metadata)
 
-    def enter(self, method: str, context: Any) -> Refusal | None:
-        _cap(context, self._clock)
-        return None if self._gate is None else self._gate.enter(method, context)
+    def enter(self, method: str, context: Any) -> Visit:
+        if self._gate is not None:
+            return self._gate.enter(method, context)
+        now = self._clock.monotonic()
+        inherits = inherited(headers_of(context.invocation_metadata()), now, context.time_remaining())
+        return Visit(_ANYBODY, inherits, None, self._clock, ())
 
 
 # --- draining --------------------------------------------------------------------------------------------------------
@@ -201,90 +195,3 @@ async def aio_serve(
         for number in numbers:
             loop.remove_signal_handler(number)
     await aio_drain(server, health, notice=notice, grace=grace)
-
-
-# --- before a handler ----------------------------------------------------------------------------------------------------
-
-
-def _cap(context: Any, clock: Clock) -> None:
-    """Make the inbound deadline that of the calls made in this context, which belongs to one inbound call."""
-    remaining = context.time_remaining()
-    if (
-        remaining is None or remaining > threading.TIMEOUT_MAX
-    ):  # the blocking server has no None: without a deadline
-        return  # it gives some 10**18 seconds
-    call(deadline=clock.monotonic() + remaining).__enter__()
-
-
-def _wrapped(handler: Any, wrap: Callable[[_Behavior, bool], _Behavior]) -> Any:
-    """The handler with its function wrapped; None, for a method that does not exist, stays None."""
-    if handler is None:
-        return None
-    name, factory = _FACTORIES[bool(handler.request_streaming), bool(handler.response_streaming)]
-    behavior = wrap(getattr(handler, name), bool(handler.response_streaming))
-    return factory(behavior, handler.request_deserializer, handler.response_serializer)
-
-
-def _blocking(enter: _Enter, behavior: _Behavior, streams: bool) -> _Behavior:
-    @functools.wraps(behavior)
-    def answer(request: Any, context: Any, *more: Any) -> Any:
-        own = copy_context()
-        if (refusal := own.run(enter, context)) is not None:
-            context.abort(*refusal)
-        return own.run(behavior, request, context, *more)
-
-    @functools.wraps(behavior)
-    def answers(request: Any, context: Any, *more: Any) -> Iterator[Any]:
-        own = copy_context()
-        if (refusal := own.run(enter, context)) is not None:
-            _end(context, refusal)
-            return
-        responses = own.run(lambda: iter(behavior(request, context, *more)))
-        try:
-            while (response := own.run(next, responses, _END)) is not _END:
-                yield response
-        finally:
-            if (close := getattr(responses, "close", None)) is not None:
-                own.run(close)
-
-    # A non-blocking handler (an experiment of grpcio) sends by a function that it is given, and returns nothing.
-    return answers if streams and not getattr(behavior, "experimental_non_blocking", False) else answer
-
-
-_END: Any = object()
-
-
-def _end(context: Any, refusal: Refusal) -> None:
-    """`abort` for a blocking generator: raised inside of one, an asyncio server's thread waits for its loop for ever (1.85)."""
-    code, details = refusal
-    context.set_code(code)
-    context.set_details(details)
-
-
-def _asynchronous(enter: _Enter, behavior: _Behavior, streams: bool) -> _Behavior:
-    if inspect.isasyncgenfunction(behavior):
-        return _generating(enter, behavior)
-    if inspect.iscoroutinefunction(behavior):
-        return _awaiting(enter, behavior)
-    return _blocking(enter, behavior, streams)
-
-
-def _awaiting(enter: _Enter, behavior: _Behavior) -> _Behavior:
-    @functools.wraps(behavior)
-    async def answer(request: Any, context: Any) -> Any:
-        if (refusal := enter(context)) is not None:
-            await context.abort(*refusal)
-        return await behavior(request, context)
-
-    return answer
-
-
-def _generating(enter: _Enter, behavior: _Behavior) -> _Behavior:
-    @functools.wraps(behavior)
-    async def answers(request: Any, context: Any) -> Any:
-        if (refusal := enter(context)) is not None:
-            await context.abort(*refusal)
-        async for response in behavior(request, context):
-            yield response
-
-    return answers

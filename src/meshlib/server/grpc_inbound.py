@@ -19,24 +19,24 @@ from urllib.parse import unquote
 
 import grpc
 
-from meshlib.errors import IdentityError
+from meshlib.errors import IdentityError, LocalReply
 from meshlib.policy.rbac_request import CERTIFICATE, header_property
 from meshlib.routing.request import Headers
 from meshlib.server.arrival import Arrival
 from meshlib.server.front import origin_of
-from meshlib.server.inbound import Inbound
-from meshlib.server.peer import CURRENT
+from meshlib.server.inbound import Admission, Inbound
+from meshlib.server.peer import NOBODY
 from meshlib.server.tls import UNKNOWN, Connection
+from meshlib.server.visit import Visit
 
 if TYPE_CHECKING:
     from meshlib.identity.peer import Peer
     from meshlib.identity.server import ServerSecurity
 
-__all__ = ["ALPN", "KEPT", "Gate", "Refusal", "credentials"]
+__all__ = ["ALPN", "KEPT", "Gate", "credentials", "headers_of"]
 
 logger = logging.getLogger("meshlib.server")
 
-Refusal = tuple[grpc.StatusCode, str]
 _Key = tuple[str, tuple[bytes, ...]]
 """Where a connection comes from, and what was shown on it, PEM."""
 
@@ -48,11 +48,9 @@ KEPT = 16_384
 """Connections whose verdict is kept."""
 
 _VERSIONS = {b"TLSv1.2": ssl.TLSVersion.TLSv1_2, b"TLSv1.3": ssl.TLSVersion.TLSv1_3}
-_CODES = {
-    400: grpc.StatusCode.INTERNAL,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    503: grpc.StatusCode.UNAVAILABLE,
-}
+_UNAUTHENTICATED = Admission(
+    NOBODY, LocalReply(401, (), b"the caller's certificate is not accepted"), "unauthenticated_peer", None
+)
 _CONTENT_TYPE = ("content-type", "application/grpc")
 _KEPT_BACK = frozenset(
     header_property(name)
@@ -89,34 +87,36 @@ class Gate:
         """What the method is to be looked up by."""
         return self._inbound.method(sent)
 
-    def enter(self, method: str, context: Any) -> Refusal | None:
-        """Say in this context who is calling; the refusal, None when it may call."""
-        try:
-            address, auth = context.peer(), context.auth_context()
-            kind = auth.get("transport_security_type", (b"",))[0]
-            connection = self._connection(address, auth) if kind == b"ssl" else UNKNOWN
-        except IdentityError as error:
-            logger.info("refused a caller of %s: %s", method, error)
-            return grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate is not accepted"
+    def enter(self, method: str, context: Any) -> Visit:
+        """Receive the call, in its own context (contextvars)."""
+        refused: Admission | None = None
+        connection = UNKNOWN
+        address, auth = context.peer(), context.auth_context()
+        kind = auth.get("transport_security_type", (b"",))[0]
+        if kind == b"ssl":
+            try:
+                connection = self._connection(address, auth)
+            except IdentityError as error:
+                logger.info("refused a caller of %s: %s", method, error)
+                refused = _UNAUTHENTICATED
         remote, local, port = self._addresses(address)
-        admission = self._inbound.admit(
-            Arrival(
-                method="POST",
-                scheme="http" if kind in (b"", b"insecure") else "https",
-                authority=_authority(context),
-                path=method,
-                headers=_headers(context.invocation_metadata()),
-                connection=connection,
-                remote=remote,
-                local=local,
-                local_port=port,
-                unknown=self._unknown(connection),
-            )
+        arrival = Arrival(
+            method="POST",
+            scheme="http" if kind in (b"", b"insecure") else "https",
+            authority=_authority(context),
+            path=method,
+            headers=headers_of(context.invocation_metadata()),
+            connection=connection,
+            remote=remote,
+            local=local,
+            local_port=port,
+            unknown=self._unknown(connection),
+            remote_port=_port(address),
         )
-        CURRENT.set(admission.peer)
-        if admission.refusal is None:
-            return None
-        return _CODES[admission.refusal.status], admission.refusal.body.decode()
+        remaining = context.time_remaining()
+        return self._inbound.receive(
+            arrival, "HTTP/2", operation=method, remaining=remaining, refused=refused
+        )
 
     def _unknown(self, connection: Connection) -> frozenset[str]:
         """C-core does not ask for a certificate that is not required: who would have shown one?"""
@@ -185,7 +185,14 @@ def _authority(context: Any) -> str | None:
     return host.decode("latin-1") if isinstance(host, bytes) else host
 
 
-def _headers(metadata: Sequence[tuple[str, str | bytes]]) -> Headers:
+def _port(peer: str) -> int:
+    kind, _, rest = peer.partition(":")
+    port = unquote(rest).rpartition(":")[2]
+    return int(port) if kind in ("ipv4", "ipv6") and port.isdecimal() else 0
+
+
+def headers_of(metadata: Sequence[tuple[str, str | bytes]]) -> Headers:
+    """As rules and records see it; C-core keeps some headers back."""
     found: Headers = [_CONTENT_TYPE]
     for name, value in metadata:
         found.append((name, value if isinstance(value, str) else b64encode(value).decode().rstrip("=")))

@@ -13,30 +13,33 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
+from meshlib.engine.observer import tell
 from meshlib.errors import ConfigError, ConfigTimeout, LocalReply
 from meshlib.policy.rbac import Verdict
 from meshlib.resources.inbound import DownstreamHttp
 from meshlib.runtime import fork
+from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.server import xfcc
 from meshlib.server.arrival import Arrival, connection_view, inbound_request, unknown_of
 from meshlib.server.authorization import BODY, ChainAuthorization, OwnAuthorization
-from meshlib.server.chains import BAD_PATH, PATH_NORMALIZATION_FAILED, CompiledChain, CompiledListener
-from meshlib.server.peer import NOBODY, InboundPeer
+from meshlib.server.callers import Forwarding, peer_of
+from meshlib.server.chains import BAD_PATH, PATH_NORMALIZATION_FAILED, CompiledChain
+from meshlib.server.followed import FollowedListener, Misses
+from meshlib.server.peer import InboundPeer
 from meshlib.server.rbac_source import RbacSource, load_rbac
 from meshlib.server.tls import MODES, Addresses, Connection, Mode, ServerContext
-from meshlib.snapshot import Snapshot
+from meshlib.server.visit import Visit, inherited, recorded, request_id
 from meshlib.stats import Registry
 
 if TYPE_CHECKING:
     from meshlib.identity.server import ServerSecurity
-    from meshlib.resources.inbound import InboundListener
+    from meshlib.resources.inbound import FilterChain
     from meshlib.resources.tls import DownstreamTls
 
 __all__ = ["Admission", "Arrival", "Inbound", "ServerMesh"]
@@ -60,13 +63,14 @@ class ServerMesh(Protocol):
 @dataclass(frozen=True, slots=True)
 class Admission:
     """What became of a request. refusal: the answer, None when it may pass. xfcc: the header that the application is to see, None
-    for none. path: what the application is to see, with the query; None: as it came."""
+    for none. path: what the application is to see, with the query; None: as it came. chain: the Listener's that took it."""
 
     peer: InboundPeer
     refusal: LocalReply | None
     details: str
     xfcc: str | None
     path: str | None = None
+    chain: FilterChain | None = None
 
 
 class Inbound:
@@ -111,23 +115,25 @@ class Inbound:
         if mode is not None and mode not in MODES:
             raise ConfigError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
         self._mesh = mesh
-        self._name = listener
-        if listener is not None and mesh is not None:
-            self._name = mesh.engine.server_listener_name(listener)
+        self.clock: Clock = SystemClock() if mesh is None else mesh.engine.clock
         self._mode = mode
         self._tls = tls
-        self._trusted = trusted or xfcc.TrustedPeers()
-        self._forward = forward_client_cert
-        self._details = tuple(client_cert_details)
+        self._forwarding = Forwarding(
+            trusted or xfcc.TrustedPeers(), forward_client_cert, tuple(client_cert_details)
+        )
         self._address = None if address is None else _split(address)
+        self._own_random = random is None
         self._random = random or Random()
         registry = Registry() if mesh is None else mesh.stats
         self._own = None if rbac is None else OwnAuthorization(load_rbac(rbac), registry)
-        self._compiled: CompiledListener | None = None
+        self._misses = Misses()
+        self._listener: FollowedListener | None = None
+        if listener is not None and mesh is not None:
+            name = mesh.engine.server_listener_name(listener)
+            self._listener = FollowedListener(mesh, name, self._random, self._misses)
         self._securities: dict[tuple[str, ...], ServerSecurity] = {}
         self._contexts: dict[tuple[str, ...], ServerContext] = {}
-        self._following = 0
-        self._missed: set[tuple[str, ...]] = set()
+        self._started = 0
         self._lock = threading.Lock()
         fork.register(self)
 
@@ -141,6 +147,10 @@ class Inbound:
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
+        if self._listener is not None:
+            self._listener.renew_lock()
+        if self._own_random:
+            self._random.seed()
 
     # --- TLS ---------------------------------------------------------------------------------------------------------
 
@@ -153,9 +163,9 @@ class Inbound:
         """
         if self._mode is not None:
             return self._mode
-        if self._name is None:
+        if self._listener is None:
             return "DISABLE" if self._mesh is None else "STRICT"
-        chains = self._listener().chains
+        chains = self._listener.awaited().chains
         with_tls = [chain.tls is not None for chain in chains]
         return "STRICT" if all(with_tls) else "PERMISSIVE" if any(with_tls) else "DISABLE"
 
@@ -187,17 +197,17 @@ class Inbound:
         with self._lock:
             found = self._contexts.get(alpn)
             if found is None:
-                connecting = None if self._name is None else self._connecting
+                connecting = None if self._listener is None else self._connecting
                 found = self._contexts[alpn] = ServerContext(security, mode, connecting)
         return found
 
     def _downstream_tls(self) -> DownstreamTls | None:
-        if self._name is None:
+        if self._listener is None:
             return self._tls
-        several = {chain.tls for chain in self._listener().chains if chain.tls is not None}
+        several = {chain.tls for chain in self._listener.awaited().chains if chain.tls is not None}
         if len(several) > 1:
             raise ConfigError(
-                f"the Listener {self._name!r} has filter chains with different TLS: one server shows one"
+                f"the Listener {self._listener.name!r} has filter chains with different TLS: one server shows one"
             )
         return next(iter(several), None)
 
@@ -207,8 +217,8 @@ class Inbound:
         Raises:
             ConfigTimeout: one of them has not come. ConfigError: the files have no such listener.
         """
-        if self._name is not None:
-            self._listener(timeout)
+        if self._listener is not None:
+            self._listener.awaited(timeout)
         if self.mode == "DISABLE":
             return
         assert self._mesh is not None
@@ -228,36 +238,51 @@ class Inbound:
         finally:
             forget()
 
-    def _listener(self, timeout: float = 15.0) -> InboundListener:
-        assert self._mesh is not None
-        assert self._name is not None
-        engine = self._mesh.engine
-        self._follow()
-        due = engine.clock.monotonic() + timeout
-        while True:
-            woken = threading.Event()
-            program = engine.program
-            found: InboundListener | None = program.snapshot.inbound_listener(self._name)
-            if found is not None:
-                return found
-            if program.snapshot.complete:
-                raise ConfigError(f"there is no Listener {self._name!r} that a server can use")
-            left = due - engine.clock.monotonic()
-            if left <= 0:
-                late: ConfigTimeout = engine.late(f"Listener {self._name!r}", timeout)
-                raise late
-            engine.await_program(woken.set, program)
-            woken.wait(left)
-
     # --- requests ----------------------------------------------------------------------------------------------------
 
     @property
     def address(self) -> tuple[str, int]:
         """Where the server listens, as it was given or as the listener says; for servers that do not tell."""
-        if self._address is None and self._name is not None and self._mesh is not None:
-            listener = self._mesh.engine.program.snapshot.inbound_listener(self._name)
-            return _split(listener.address) if listener is not None and listener.address else ("", 0)
+        if self._address is None and self._listener is not None:
+            resource = self._listener.resource()
+            return _split(resource.address) if resource is not None and resource.address else ("", 0)
         return self._address or ("", 0)
+
+    def receive(
+        self,
+        arrival: Arrival,
+        protocol: str,
+        *,
+        operation: str = "",
+        remaining: float | None = None,
+        refused: Admission | None = None,
+    ) -> Visit:
+        """A request has arrived, and this is its context: judge it, and tell whoever watches that it has begun.
+
+        protocol: as in `HTTP/1.1`. operation: the method of a gRPC call. remaining: seconds that the caller goes on waiting,
+        where the server has read that already. refused: it has been judged.
+        """
+        mesh, clock = self._mesh, self.clock
+        if mesh is not None and self._started != (here := os.getpid()) and not mesh.engine.closed:
+            mesh.engine.start()
+            self._started = here
+        now = clock.monotonic()
+        admission = refused or self.admit(arrival)
+        context = inherited(arrival.headers, now, remaining)
+        if mesh is None:
+            context.request_id = request_id(context.request_id, None, envoy=False, random=self._random)
+            return Visit(admission, context, None, clock, ())
+        engine = mesh.engine
+        context.request_id = request_id(
+            context.request_id, admission.chain, envoy=engine.envoy_headers, random=engine.random
+        )
+        observers = engine.observers
+        if not observers.inbound:
+            return Visit(admission, context, None, clock, ())
+        name = "" if self._listener is None else self._listener.name
+        record = recorded(arrival, admission, protocol, operation, name, clock, now)
+        tell(observers.inbound_begun, record)
+        return Visit(admission, context, record, clock, observers.inbound_over)
 
     def admit(self, arrival: Arrival) -> Admission:
         """Who is calling, and whether the request may pass."""
@@ -265,114 +290,48 @@ class Inbound:
         http: DownstreamHttp | None = None
         path: str | None = None
         refused: Verdict | None = None
-        peer = self._peer(arrival)
+        took: FilterChain | None = None
+        peer = peer_of(arrival)
         unknown = unknown_of(arrival)
-        if not arrival.path.startswith("/") and (self._own is not None or self._name is not None):
+        if not arrival.path.startswith("/") and (self._own is not None or self._listener is not None):
             return Admission(peer, BAD_PATH, "absolute_path_rejected", None)  # Flask takes `admin` for /admin
-        if self._name is not None:
-            chain = self._chain(arrival, unknown)
+        if self._listener is not None:
+            chain = self._listener.chain(arrival, unknown)
             if isinstance(chain, str):
                 return Admission(peer, _plain(503, chain), chain.replace(" ", "_"), None)
-            rules, http = chain.rules, chain.http
+            rules, http, took = chain.rules, chain.http, chain.chain
             if chain.rules is not None and arrival.connection.admitted_by is not chain.rules:
                 refused = chain.rules.check_connection(connection_view(arrival, unknown))
             normal, answer = chain.enter(arrival.path, arrival.headers)
             if answer is not None and refused is None:
                 logger.debug("answered %s %s: %s", arrival.method, arrival.path, PATH_NORMALIZATION_FAILED)
-                return Admission(peer, answer, PATH_NORMALIZATION_FAILED, None)
+                return Admission(peer, answer, PATH_NORMALIZATION_FAILED, None, None, took)
             if chain.normalise is not None:
                 path = normal
                 arrival = replace(arrival, path=normal)
-        seen = ",".join(value for name, value in arrival.headers if name == xfcc.HEADER) or None
-        shown = None
-        if seen is not None or http is not None or self._forward is not None:
-            peer, shown = self._forwarded(arrival, peer, seen, http)
+        peer, shown = self._forwarding.apply(arrival, peer, http)
         if rules is None:
-            return Admission(peer, None, "", shown, path)
+            return Admission(peer, None, "", shown, path, took)
         if refused is None:
             refused = rules.check(inbound_request(arrival, http, shown, unknown))
         if refused is None:
-            return Admission(peer, None, "", shown, path)
+            return Admission(peer, None, "", shown, path, took)
         if refused.unknown:
-            self._miss(refused.unknown)
+            self._misses.tell(refused.unknown)
         logger.debug("refused %s %s: %s", arrival.method, arrival.path, refused.details)
-        return Admission(peer, _plain(403, BODY), refused.details, shown)
+        return Admission(peer, _plain(403, BODY), refused.details, shown, None, took)
 
     def method(self, sent: str) -> str:
         """The path of a gRPC method as the application is to see it: normal where the listener asks for that."""
-        compiled = None if self._name is None else self._current()
+        compiled = None if self._listener is None else self._listener.current()
         return sent if compiled is None else compiled.method(sent)
-
-    def _miss(self, unknown: tuple[str, ...]) -> None:
-        """Say once that rules ask for what is not known."""
-        if unknown not in self._missed:
-            self._missed.add(unknown)
-            logger.warning(
-                "a request is refused since this server does not tell what its rules depend on: %s",
-                ", ".join(unknown),
-            )
-
-    def _peer(self, arrival: Arrival) -> InboundPeer:
-        connection = arrival.connection
-        address = arrival.remote or ""
-        peer = connection.peer
-        if peer is None:
-            if not address and not connection.tls:
-                return NOBODY
-            return InboundPeer(tls=connection.tls, address=address)
-        return InboundPeer(
-            spiffe_id=peer.spiffe_id,
-            uri_sans=peer.uri_sans,
-            dns_sans=peer.dns_sans,
-            subject=peer.subject,
-            certificate=peer.certificate_der,
-            sha256=peer.sha256,
-            tls=True,
-            address=address,
-        )
-
-    def _forwarded(
-        self, arrival: Arrival, peer: InboundPeer, seen: str | None, http: DownstreamHttp | None
-    ) -> tuple[InboundPeer, str | None]:
-        """The peer with what it is trusted to say about callers before it, and the header for the application."""
-        trusted = self._trusted.trusts(
-            None if peer.spiffe_id is None else str(peer.spiffe_id), arrival.remote or None
-        )
-        if trusted and seen is not None:
-            try:
-                peer = replace(peer, forwarded=xfcc.parse(seen))
-            except xfcc.XfccError as error:
-                logger.warning("a trusted peer sent a wrong %s: %s", xfcc.HEADER, error)
-                seen = None
-        mode, details = self._forward, self._details
-        if http is not None:
-            mode = cast("xfcc.Mode", http.forward_client_cert.name)
-            told = http.client_cert_details
-            details = tuple(name for name in xfcc.DETAILS if getattr(told, name))
-        if mode is None:
-            return peer, seen if trusted else None
-        return peer, xfcc.forwarded(mode, seen, self._element(arrival.connection, details))
-
-    def _element(self, connection: Connection, details: Sequence[xfcc.Detail]) -> xfcc.XfccElement | None:
-        peer = connection.peer
-        if peer is None:
-            return None
-        chain = [ssl.DER_cert_to_PEM_cert(der) for der in peer.chain_der] if details else []
-        return xfcc.describe(
-            peer,
-            own_uris=connection.own_uris,
-            details=details,
-            cert=chain[0] if chain else "",
-            chain="".join(chain),
-        )
-
-    # --- the listener ------------------------------------------------------------------------------------------------
 
     def _connecting(self, connection: Connection, addresses: Addresses) -> Connection | None:
         """For a connection that is not used yet; what can't be told now, `admit` tells when a request comes."""
+        assert self._listener is not None
         arrival = Arrival("", "https" if connection.tls else "http", "", "", [], connection, *addresses)
         unknown = unknown_of(arrival)
-        compiled = self._current()
+        compiled = self._listener.current()
         chain = None if compiled is None else compiled.find(arrival, unknown)
         if not isinstance(chain, CompiledChain) or chain.rules is None:
             return connection
@@ -381,52 +340,8 @@ class Inbound:
             return connection
         if may:
             return replace(connection, admitted_by=chain.rules)
-        logger.debug("closed a connection that the network filters of %s refuse", self._name)
+        logger.debug("closed a connection that the network filters of %s refuse", self._listener.name)
         return None
-
-    def _chain(self, arrival: Arrival, unknown: frozenset[str]) -> CompiledChain | str:
-        """The filter chain that the connection belongs to; or why there is none."""
-        compiled = self._current()
-        if compiled is None:
-            return "no configuration for this listener"
-        chain = compiled.find(arrival, unknown)
-        if chain is None:
-            return "no filter chain matches"
-        if isinstance(chain, frozenset):
-            self._miss(tuple(sorted(chain)))
-            return "no filter chain can be chosen"
-        return "no route configuration" if chain.waits else chain
-
-    def _current(self) -> CompiledListener | None:
-        """The listener of this moment; None when there is none."""
-        assert self._mesh is not None
-        self._follow()
-        snapshot: Snapshot = self._mesh.engine.program.snapshot
-        compiled = self._compiled
-        if compiled is None or compiled.snapshot is not snapshot:
-            compiled = self._compile(snapshot)
-        return compiled
-
-    def _follow(self) -> None:
-        """Ask for the listener, and have the mesh keep up to date: cheap when that has been done, also in a forked child."""
-        assert self._mesh is not None
-        engine = self._mesh.engine
-        if self._following != (here := os.getpid()) and not engine.closed:
-            engine.start()
-            engine.source.want_listener(self._name)
-            self._following = here
-
-    def _compile(self, snapshot: Snapshot) -> CompiledListener | None:
-        assert self._mesh is not None
-        assert self._name is not None
-        listener = snapshot.inbound_listener(self._name)
-        if listener is None:
-            return None
-        before = self._compiled
-        with self._lock:
-            made = CompiledListener(listener, snapshot, before, self._mesh.stats, self._random)
-            self._compiled = made
-        return made
 
 
 def _split(address: str) -> tuple[str, int]:

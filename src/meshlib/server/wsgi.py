@@ -6,13 +6,16 @@ Handlers read `meshlib.current_peer()`. Whoever may not pass gets Envoy's answer
 Listener asks for normal paths, the application sees those. The peer is known where the server's TLS context is one of
 `meshlib.server` and the server hands out its sockets, as gunicorn and werkzeug do.
 
+What the application calls through meshlib inherits the deadline and the request id of the request; see `meshlib.server.visit`.
+
 WSGI joins headers that stand several times with a comma. A rule sees the joined value and each of its parts, so that a DENY rule
 can't be got round by sending a header twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
 from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote_to_bytes, urlsplit
@@ -21,8 +24,8 @@ from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers
 from meshlib.server.arrival import UNESCAPED, Arrival
 from meshlib.server.inbound import Inbound
-from meshlib.server.peer import CURRENT, NOBODY
 from meshlib.server.tls import UNKNOWN, Connection, connection_of
+from meshlib.server.wsgi_body import Watch, body_of
 
 __all__ = ["MeshMiddleware"]
 
@@ -33,68 +36,56 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _RAW = ("RAW_URI", "REQUEST_URI")
 _XFCC = "HTTP_X_FORWARDED_CLIENT_CERT"
+_REQUEST_ID = "HTTP_X_REQUEST_ID"
 _WITHOUT_PREFIX = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 
 
 class MeshMiddleware:
-    """Around a WSGI application. inbound None: only who is calling."""
+    """Around a WSGI application. inbound None: only who is calling, and what its calls inherit.
+
+    Each request has a context (contextvars) of its own, in which the application runs, its response is made and closed. Nothing
+    that it sets there is seen by the next request of the thread.
+    """
 
     def __init__(self, app: App, inbound: Inbound | None = None) -> None:
         self._app = app
         self._inbound = inbound or Inbound()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        context = copy_context()
+        return context.run(self._answer, environ, start_response, context)
+
+    def _answer(self, environ: Environ, start_response: StartResponse, context: Context) -> Iterable[bytes]:
         socket = next((environ[name] for name in _SOCKETS if name in environ), None)
         connection = connection_of(socket)
         arrival = _arrival(environ, socket, connection)
-        admission = self._inbound.admit(arrival)
+        visit = self._inbound.receive(arrival, environ.get("SERVER_PROTOCOL", "HTTP/1.1"))
+        admission = visit.admission
         if admission.refusal is not None:
+            visit.refused()
             return _refuse(start_response, admission.refusal)
         if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
             environ["wsgi.url_scheme"] = "https" if connection.tls else "http"
         environ.pop(_XFCC, None)
         if admission.xfcc is not None:
             environ[_XFCC] = admission.xfcc
+        if visit.context.request_id is not None:
+            environ[_REQUEST_ID] = visit.context.request_id
         if admission.path is not None:
             _show_path(environ, arrival.path, admission.path)
-        CURRENT.set(admission.peer)
+        visit.enter()
+        watch = Watch(visit, environ, start_response) if visit.is_watched else None
         try:
-            body = self._app(environ, start_response)
-        except BaseException:
-            CURRENT.set(NOBODY)
+            body = self._app(environ, start_response if watch is None else watch.start_response)
+        except BaseException as error:
+            visit.failed(error)
             raise
-        if isinstance(body, (list, tuple)) or _is_file(body, environ):
-            CURRENT.set(NOBODY)  # the application's code is done
-            return body
-        return _Body(body)
-
-
-class _Body:
-    """A response that is still being made: its code goes on to see who is calling, until it is closed."""
-
-    def __init__(self, body: Iterable[bytes]) -> None:
-        self._body = body
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
-        finally:
-            CURRENT.set(NOBODY)
-
-
-def _is_file(body: object, environ: Environ) -> bool:
-    wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(wrapper, type) and isinstance(body, wrapper)
+        return body_of(body, environ, context, watch)
 
 
 def _arrival(environ: Environ, socket: Any, connection: Connection) -> Arrival:
     encrypted = connection.tls if connection is not UNKNOWN else environ.get("wsgi.url_scheme") == "https"
-    local, port = _local(environ, socket)
+    local, local_port = _local(environ, socket)
     return Arrival(
         method=environ["REQUEST_METHOD"],
         scheme="https" if encrypted else "http",
@@ -104,8 +95,9 @@ def _arrival(environ: Environ, socket: Any, connection: Connection) -> Arrival:
         connection=connection,
         remote=environ.get("REMOTE_ADDR"),
         local=local,
-        local_port=port,
+        local_port=local_port,
         forwarded_for=environ.get("HTTP_X_FORWARDED_FOR"),
+        remote_port=int(port) if (port := str(environ.get("REMOTE_PORT", ""))).isdecimal() else 0,
     )
 
 
