@@ -17,6 +17,17 @@ def attach(mesh: Mesh, settings: Observe) -> None:
     """Subscribe the observers that these settings ask for. Once for each Mesh."""
     if settings.metrics:
         _count(mesh)
+    if settings.access_log or (settings.listener_access_log and _may_ask_for_logs(mesh)):
+        from meshlib.observe.access_log.setup import subscribe
+
+        mesh.access_logs = subscribe(
+            mesh.engine,
+            mesh.stats,
+            mesh.clock,
+            mesh.engine.random,
+            settings.access_log,
+            configured=settings.listener_access_log,
+        )
     if settings.recent_calls > 0:
         from meshlib.observe.recent import RecentCalls
 
@@ -31,3 +42,12 @@ def _count(mesh: Mesh) -> None:
     bootstrap = getattr(mesh.engine.source, "bootstrap", None)
     own = own_workload(None if bootstrap is None else bootstrap.node, os.environ)
     mesh.engine.observe(MetricsObserver(mesh.engine, mesh.stats, own))
+
+
+def _may_ask_for_logs(mesh: Mesh) -> bool:
+    """Whether the configuration from files asks for access logs, or a control plane may."""
+    snapshot = mesh.snapshot
+    if not snapshot.complete:
+        return True
+    chains = (chain for listener in snapshot.inbound.values() for chain in listener.chains)
+    return any(each.http.access_log for each in (*snapshot.listeners.values(), *chains))
