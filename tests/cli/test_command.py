@@ -12,7 +12,7 @@ from meshlib import __version__
 from meshlib.cli.app import app
 from tests.cli.conftest import Meshlib
 
-COMMANDS = ("demo", "serve", "validate", "explain", "ca")
+COMMANDS = ("demo", "serve", "validate", "explain", "status", "dump", "tap", "graph", "doctor", "ca")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,4 +1,4 @@
-"""The command line: demo, serve, validate, explain, ca."""
+"""The command line: demo, serve, validate, explain, status, dump, tap, graph, doctor, ca."""
 
 from __future__ import annotations
 

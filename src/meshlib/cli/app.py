@@ -7,8 +7,13 @@ import click
 from meshlib import __version__
 from meshlib.cli.ca import ca
 from meshlib.cli.demo import demo
+from meshlib.cli.doctor import doctor
+from meshlib.cli.dump import dump
 from meshlib.cli.explain import explain
+from meshlib.cli.graph import graph
 from meshlib.cli.serve import serve
+from meshlib.cli.status import status
+from meshlib.cli.tap import tap
 from meshlib.cli.validate import validate
 
 __all__ = ["app"]
@@ -23,5 +28,5 @@ def app() -> None:
     """
 
 
-for command in (demo, serve, validate, explain, ca):
+for command in (demo, serve, validate, explain, status, dump, tap, graph, doctor, ca):
     app.add_command(command)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 
 from meshlib.cli.config import checked, fail
+from meshlib.cli.running import PROCESS, Target, fetch, one, targets
 from meshlib.engine.program import Compiler, Program
 from meshlib.errors import ConfigError
 from meshlib.observe.explain import Explanation, Question
@@ -28,7 +30,8 @@ __all__ = ["explain"]
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, required=True, metavar="CONFIG... URL")
+@click.argument("arguments", nargs=-1, metavar="CONFIG... URL")
+@PROCESS
 @click.option("--method", "-m", default="GET", show_default=True, help="The request's method.")
 @click.option(
     "--header", "-H", "headers", multiple=True, metavar="'K: V'", help="A request header; repeatable."
@@ -45,6 +48,7 @@ __all__ = ["explain"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def explain(
     arguments: tuple[str, ...],
+    process: str | None,
     method: str,
     headers: tuple[str, ...],
     requests: str | None,
@@ -53,13 +57,24 @@ def explain(
     at: str | None,
     as_json: bool,
 ) -> None:
-    """Say where a request would go and why, without sending it."""
+    """Say where a request would go and why, without sending it.
+
+    By the files that are given; with --process, by the configuration that a running process has right now.
+    """
     if requests is None:
+        if not arguments:
+            raise click.UsageError("Missing argument 'CONFIG... URL'.")
         *paths, url = arguments
         questions = iter([Question(url=url, method=method, headers=[_header(header) for header in headers])])
     else:
         paths = list(arguments)
         questions = _questions(Path(requests))
+    if process is not None:
+        if paths or route_config is not None or at is not None:
+            raise click.UsageError("a running process is asked for its own configuration, at this moment")
+        with targets(process) as found:
+            _ask(one(found), questions, as_json=as_json or requests is not None)
+        return
     if not paths:
         raise click.UsageError("give at least one CONFIG file or folder before the URL")
     for path in paths:
@@ -82,6 +97,17 @@ def explain(
             click.echo(_text(question, answer))
         if requests is not None:
             random.seed(seed)
+
+
+def _ask(target: Target, questions: Iterator[Question], *, as_json: bool) -> None:
+    for question in questions:
+        query = {
+            "url": question.url,
+            "method": question.method,
+            "headers": "\n".join(f"{name}: {value}" for name, value in question.headers),
+        }
+        answer = fetch(target, f"/mesh/explain.json?{urlencode(query)}")
+        click.echo(json.dumps(answer) if as_json else _text(question, Explanation(**answer)))
 
 
 class _NoHandshakes:
