@@ -14,12 +14,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from string import Template
 
 import httpx
@@ -108,9 +108,9 @@ def main() -> int:
         "--once", action="store_true", help="end after the first requests instead of at Ctrl-C"
     )
     options = parser.parse_args()
-    stop = threading.Event()
+    stop: SimpleQueue[None] = SimpleQueue()  # a handler may interrupt its get(); not so an Event's wait()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stop.put(None))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshlib-flask-")))
         front, v1, v2 = (stack.enter_context(listen()) for _ in range(3))
@@ -130,7 +130,7 @@ def main() -> int:
         print(
             f"\nthe front end is at {url}/books/1; change the weights in {file}; Ctrl-C ends it", flush=True
         )
-        stop.wait()
+        stop.get()
     return 0
 
 

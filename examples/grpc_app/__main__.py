@@ -13,10 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from string import Template
 
 from examples.grpc_app.channels import CCORE
@@ -64,9 +64,9 @@ def main() -> int:
         "--ccore", action="store_true", help="call through grpcio's own xds: instead of meshlib"
     )
     options = parser.parse_args()
-    stop = threading.Event()
+    stop: SimpleQueue[None] = SimpleQueue()  # a handler may interrupt its get(); not so an Event's wait()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stop.put(None))
     with ExitStack() as last, ExitStack() as stack:  # the control plane ends after those that listen to it
         folder = Path(last.enter_context(tempfile.TemporaryDirectory(prefix="meshlib-grpc-")))
         control_plane = f"unix:{folder}/ads.sock"
@@ -96,7 +96,7 @@ def main() -> int:
             settings = " ".join(f"{name}='{value}'" for name, value in environment.items())
             print(f"{settings} {sys.executable} -m examples.grpc_app.client")
             print("Ctrl-C ends it", flush=True)
-            stop.wait()
+            stop.get()
     return result.returncode
 
 

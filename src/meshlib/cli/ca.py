@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import re
 import signal
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +20,7 @@ from meshlib.controlplane.ca.files import replace_files, svid_files
 from meshlib.controlplane.ca.keys import DEFAULT_KEY_TYPE, KEY_TYPES
 from meshlib.controlplane.ca.store import STATE, create_state, load_state, save_state
 from meshlib.errors import ConfigError, IdentityError
+from meshlib.runtime.signals import Signals
 
 __all__ = ["ca"]
 
@@ -245,26 +243,14 @@ class _Commands:
     """What signals ask for: to stop (SIGINT, SIGTERM), or a step of a root rotation (SIGUSR1)."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for number, command in (
-            (signal.SIGINT, "stop"),
-            (signal.SIGTERM, "stop"),
-            (signal.SIGUSR1, "rotate"),
-        ):
-            signal.signal(number, self._handler(command))
+        self._signals = Signals((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 
     def next(self, timeout: float | None) -> str:
         """The next command, waited for at most so many seconds; "due" when none came."""
-        try:
-            return self._queue.get(timeout=None if timeout is None else max(timeout, 0.0))
-        except queue.Empty:
+        number = self._signals.next(timeout)
+        if number is None:
             return "due"
-
-    def _handler(self, command: str) -> Callable[[int, FrameType | None], None]:
-        def put(_signal: int, _frame: FrameType | None) -> None:
-            self._queue.put(command)
-
-        return put
+        return "rotate" if number == signal.SIGUSR1 else "stop"
 
 
 def _federation(text: str) -> tuple[str, tuple[x509.Certificate, ...]]:

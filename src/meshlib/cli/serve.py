@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
-from types import FrameType
 
 import click
 
 from meshlib.cli.config import CONFIG, fail
 from meshlib.controlplane import ControlPlane, FileFeed
 from meshlib.errors import ConfigError
+from meshlib.runtime.signals import Signals
 
 __all__ = ["serve"]
 
@@ -37,15 +36,9 @@ def serve(config: tuple[str, ...], listen: str, node_id: str) -> None:
         control_plane = ControlPlane(feed.store, listen=listen).start()
     except ConfigError as error:
         fail(str(error).splitlines())
-    stop = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    stop = Signals((signal.SIGINT, signal.SIGTERM))
     with control_plane, feed:
         click.echo(f"serving ADS on {control_plane.address}")
         click.echo("bootstrap for clients, as a file (GRPC_XDS_BOOTSTRAP) or as it is:")
         click.echo(f"export GRPC_XDS_BOOTSTRAP_CONFIG='{json.dumps(control_plane.bootstrap(node_id))}'")
-        stop.wait()
+        stop.next()

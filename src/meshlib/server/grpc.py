@@ -15,6 +15,7 @@ which context a handler has.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import signal
 import threading
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 import grpc
 
 from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.signals import Signals
 from meshlib.server.grpc_handlers import asynchronous, blocking, wrapped
 from meshlib.server.grpc_inbound import Gate, credentials, headers_of
 from meshlib.server.grpc_listen import listen
@@ -165,14 +167,9 @@ def serve(
     Raises:
         ValueError: not called in the main thread, where alone signals can be waited for.
     """
-    told = threading.Event()
-    before = {number: signal.signal(number, lambda *_: told.set()) for number in signals}
-    try:
+    with contextlib.closing(Signals(signals)) as told:
         server.start()
-        told.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        told.next()
     drain(server, health, notice=notice, grace=grace)
 
 
