@@ -1,9 +1,9 @@
 """`make test`: every check and every test, on each supported Python of this machine.
 
-Some lanes run side by side and take what is left to do: the tests with the Python that runs this script; those with each
-other supported Python in an environment of its own, on one of them with the compiled build where there is a C compiler;
-the static checks. The conformance suite compares times with a real Envoy's, so it runs last and alone. A failed step shows
-its output; the last line has the totals.
+Lanes run side by side and take what is left to do: the conformance suite, which compares times with a real Envoy's and goes
+before everything else on a busy processor; the static checks; the tests with the Python that runs this script; those with each
+other supported Python in an environment of its own, on one of them with the compiled build where there is a C compiler. A
+failed step shows its output; the last line has the totals.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ from scripts.compiled import compiler
 from scripts.env import ROOT, SetupFailed, ensure
 from scripts.pythons import SUPPORTED, find
 
-LANES = 2
+LANES = 3
+"""Tests wait for half of their time: three lanes keep two processors busy."""
+
+BEHIND = 10
+"""How much nicer everything else is than the conformance suite."""
+
+ONCE = "packaging or envoy or once"
+"""What runs on one Python: packages are built, a real Envoy is asked, and long runs are made."""
 
 PARTS = {"transports": ("tests/transport",), "the rest": ("tests", "--ignore=tests/transport")}
-
-ELSEWHERE = "not packaging and not envoy and not once"
-"""What runs on other Pythons: packages are built, a real Envoy is asked, and long runs are made, once."""
+"""Of what runs on each Python. The longest comes last: lanes take what was prepared last first."""
 
 STEP_LIMIT = 1200.0
 """Seconds after which a step counts as failed."""
@@ -73,21 +78,28 @@ class Totals:
                 print(output.rstrip(), flush=True)
 
 
-def _run(command: Sequence[str], path: str | None = None) -> tuple[int, str, float]:
+def _run(command: Sequence[str], path: str | None = None, nice: int = BEHIND) -> tuple[int, str, float]:
     """Exit code, combined output, seconds. A step that outlives STEP_LIMIT is ended and gets exit code 124.
 
     path: the PYTHONPATH, None to leave it as it is.
     """
+    environment = os.environ.copy()
+    environment.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # a thousand short processes would compile the sources anew
+    if path is not None:
+        environment["PYTHONPATH"] = path
     begun = time.monotonic()
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env=None if path is None else {**os.environ, "PYTHONPATH": path},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
         try:
             output, _ = process.communicate(timeout=STEP_LIMIT)
         except subprocess.TimeoutExpired:
@@ -97,9 +109,9 @@ def _run(command: Sequence[str], path: str | None = None) -> tuple[int, str, flo
     return process.returncode, output, time.monotonic() - begun
 
 
-def check(name: str, python: str, arguments: Sequence[str], totals: Totals) -> None:
+def check(name: str, python: str, arguments: Sequence[str], totals: Totals, nice: int = BEHIND) -> None:
     """Run one check that passes with exit code 0."""
-    code, output, seconds = _run([python, *arguments])
+    code, output, seconds = _run([python, *arguments], nice=nice)
     totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
     totals.say(name, "ok" if code == 0 else "FAILED", seconds, output)
 
@@ -139,40 +151,21 @@ def run_tests(
     )
 
 
-class OtherPython:
-    """The tests of another supported Python, in parts that may run side by side. compiled: on the compiled build, if this
-    machine can make it."""
+Work = deque[Callable[[], None]]
 
-    def __init__(self, version: str, totals: Totals, *, compiled: bool = False) -> None:
+
+class OtherPython:
+    """The tests of another supported Python. compiled: on the compiled build, if this machine can make it."""
+
+    def __init__(self, version: str, totals: Totals, work: Work, *, compiled: bool = False) -> None:
         self.name = f"tests on Python {version}"
         self._version = version
         self._totals = totals
+        self._work = work
         self._compiled = compiled and compiler() is not None
-        self._lock = threading.Lock()
-        self._prepared = False
-        self._interpreter: str | None = None
-        self._path: str | None = None
 
-    def parts(self) -> list[Callable[[], None]]:
-        return [partial(self._run, part) for part in PARTS]
-
-    def _run(self, part: str) -> None:
-        with self._lock:
-            if not self._prepared:
-                self._prepared = True
-                self._prepare()
-        if self._interpreter is None:
-            return
-        wanted, options = ELSEWHERE, list(PARTS[part])
-        name = f"{self.name}, {part}"
-        if self._path is not None:
-            wanted += " and not interpreted"
-            options += ["-o", "pythonpath=."]
-            name += ", compiled"
-        run_tests(name, self._interpreter, ("-m", wanted, *options), self._totals, self._path)
-
-    def _prepare(self) -> None:
-        """Make the environment, and compile. What can't be done is said and counted."""
+    def prepare(self) -> None:
+        """Make the environment, and compile; then the tests are to do. What can't be done is said and counted."""
         python = find(self._version)
         if python is None:
             self._totals.add(passed=0, failed=0, skipped=1)
@@ -184,14 +177,25 @@ class OtherPython:
             self._totals.add(passed=0, failed=1, skipped=0)
             self._totals.say(self.name, "FAILED", 0.0, str(error))
             return
+        path = None
         if self._compiled:
             code, output, seconds = _run([interpreter, "-m", "scripts.compiled"])
             self._totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
             self._totals.say("compiled build", "ok" if code == 0 else "FAILED", seconds, output)
             if code != 0:
                 return
-            self._path = output.split()[-1]
-        self._interpreter = interpreter
+            path = output.split()[-1]
+        for part in PARTS:
+            self._work.appendleft(partial(self._run, part, interpreter, path))
+
+    def _run(self, part: str, interpreter: str, path: str | None) -> None:
+        wanted, options = f"not ({ONCE})", list(PARTS[part])
+        name = f"{self.name}, {part}"
+        if path is not None:
+            wanted += " and not interpreted"
+            options += ["-o", "pythonpath=."]
+            name += ", compiled"
+        run_tests(name, interpreter, ("-m", wanted, *options), self._totals, path)
 
 
 def _checks(totals: Totals) -> None:
@@ -199,12 +203,34 @@ def _checks(totals: Totals) -> None:
         check(name, sys.executable, arguments, totals)
 
 
-def _this_python(part: str, totals: Totals) -> None:
+def _this_python(part: str, wanted: str, paths: Sequence[str], totals: Totals) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    run_tests(f"tests on Python {version}, {part}", sys.executable, PARTS[part], totals)
+    run_tests(f"tests on Python {version}, {part}", sys.executable, ("-m", wanted, *paths), totals)
 
 
-def _lane(work: deque[Callable[[], None]]) -> None:
+def _everything(totals: Totals) -> Work:
+    """What takes longest comes first, and what more is to be done after."""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    work: Work = deque()
+    others = [
+        OtherPython(version, totals, work, compiled=number == 0).prepare
+        for number, version in enumerate(version for version in SUPPORTED if version != running)
+    ]
+    here = [
+        partial(_this_python, part, f"not ({ONCE})", paths, totals) for part, paths in reversed(PARTS.items())
+    ]
+    work.append(
+        partial(check, "conformance with a real Envoy", sys.executable, ("-m", "conformance"), totals, nice=0)
+    )
+    work.extend(others[:1])
+    work.append(partial(_this_python, "once", ONCE, ("tests",), totals))
+    work.append(partial(_checks, totals))
+    work.extend(others[1:])
+    work.extend(here)
+    return work
+
+
+def _lane(work: Work) -> None:
     """Take what is left to do until nothing is."""
     while True:
         try:
@@ -226,16 +252,10 @@ def main() -> int:
         for name, arguments in CHECKS:
             check(name, sys.executable, arguments, totals)
     else:
-        running = f"{sys.version_info.major}.{sys.version_info.minor}"
-        others = [version for version in SUPPORTED if version != running]
-        work: deque[Callable[[], None]] = deque(partial(_this_python, part, totals) for part in PARTS)
-        for number, version in enumerate(others):
-            work.extend(OtherPython(version, totals, compiled=number == 0).parts())
-        work.append(partial(_checks, totals))
+        work = _everything(totals)
         with ThreadPoolExecutor(max_workers=LANES) as pool:
             for done in [pool.submit(_lane, work) for _ in range(LANES)]:
                 done.result()
-        check("conformance with a real Envoy", sys.executable, ("-m", "conformance"), totals)
     if totals.broken:
         print("failed: " + "; ".join(totals.broken))
     print(f"all of it took {time.monotonic() - begun:.0f} s")

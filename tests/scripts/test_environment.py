@@ -98,13 +98,24 @@ def test_a_check_passes_with_exit_code_0_only(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_python_that_is_not_there_is_skipped_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_pythons, "find", lambda version: None)
-    totals = test_pythons.Totals()
-    for part in test_pythons.OtherPython("3.99", totals).parts():
-        part()
+    totals, work = test_pythons.Totals(), test_pythons.Work()
+    test_pythons.OtherPython("3.99", totals, work).prepare()
+    assert not work
     assert (totals.passed, totals.failed, totals.skipped) == (0, 0, 1)
 
 
-def test_the_parts_leave_no_test_out() -> None:
+def test_the_parts_leave_no_test_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (folder,) = test_pythons.PARTS["transports"]
     assert test_pythons.PARTS["the rest"] == ("tests", f"--ignore={folder}")
     assert (env.ROOT / folder).is_dir()
+
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(test_pythons, "run_tests", lambda name, python, arguments, *_: ran.append(arguments))
+    monkeypatch.setattr(test_pythons, "check", lambda *_, **__: None)
+    monkeypatch.setattr(test_pythons, "find", lambda version: version)
+    monkeypatch.setattr(test_pythons, "ensure", lambda *_, **__: Path("python"))
+    monkeypatch.setattr(test_pythons, "compiler", lambda: None)
+    test_pythons._lane(test_pythons._everything(test_pythons.Totals()))
+    once, each = test_pythons.ONCE, f"not ({test_pythons.ONCE})"
+    wanted = [("-m", once, "tests")] + [("-m", each, *paths) for paths in test_pythons.PARTS.values()] * 3
+    assert sorted(ran) == sorted(wanted)

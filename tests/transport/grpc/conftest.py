@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlib.transport.grpc import timers, tunnel_loop
+from meshlib.transport.grpc import sync_expiry, sync_watch, timers, tunnel_loop
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,4 +15,6 @@ def hasty_threads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (timers, tunnel_loop):
             patch.setattr(module, "LINGER", 0.02)
+        patch.setattr(sync_expiry, "PAUSE", 0.02)
+        patch.setattr(sync_watch, "AGAIN", 0.02)
         yield

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlib.runtime.clock import FakeClock
-from meshlib.transport.grpc.sync_expiry import PAUSE, Expiry
+from meshlib.transport.grpc import sync_expiry
+from meshlib.transport.grpc.sync_expiry import Expiry
 
 
 class Bench:
@@ -22,7 +23,7 @@ class Bench:
         self.expiry = Expiry(self.clock.monotonic, self.later)
 
     def later(self, delay: float, task: Callable[[], None]) -> None:
-        assert 0 <= delay <= PAUSE
+        assert 0 <= delay <= sync_expiry.PAUSE
         self.armed += 1
         self.timers.append((self.clock.monotonic() + delay, task))
 
@@ -64,7 +65,7 @@ def test_many_calls_share_a_timer() -> None:
         bench.expiry.begin(call, bench.clock.monotonic() + 2)
         bench.expiry.end(call)
         bench.move(bench.clock.monotonic() + 0.001)
-    assert bench.armed <= 1 / PAUSE + 1
+    assert bench.armed <= 1 / sync_expiry.PAUSE + 1
 
 
 def test_a_nearer_end_is_met() -> None:
@@ -109,7 +110,7 @@ def test_each_call_is_ended_at_its_end(script: list[tuple[float, float, float]])
         elif ends > until:
             assert call.cancelled
             assert abs(call.cancelled[0] - until) < 1e-6
-    bench.move(bench.clock.monotonic() + PAUSE)
+    bench.move(bench.clock.monotonic() + sync_expiry.PAUSE)
     assert bench.timers == []
 
 

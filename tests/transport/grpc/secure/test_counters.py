@@ -72,7 +72,6 @@ def servers(world: World) -> Iterator[dict[str, int]]:
         rude(reset=True) as resetting,
         rude(reset=False) as closing,
     ):
-        plain.start()
         yield {"secure": secure.port, "plain": plain.port, "resetting": resetting, "closing": closing}
 
 
