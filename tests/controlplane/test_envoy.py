@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from meshlib import proto
 from meshlib.controlplane import ControlPlane, FileFeed, ResourceStore
 from meshlib.httpx import MeshTransport
 from meshlib.testing import Reply, Request, Reset, Upstream, messages, serve, service
+from tests.ports import reserved
 
 envoy = pytest.importorskip("envoy")
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(60)]
@@ -103,9 +103,11 @@ def service_of_cluster(cluster: str, address: str, port: int) -> dict[str, Any]:
     return document
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Envoy's, for what it serves."""
+    with reserved() as made:
+        yield made
 
 
 def eventually(check: Callable[[], bool], what: str) -> None:
@@ -156,9 +158,8 @@ def get(client: httpx.Client, port: int) -> tuple[int, bytes]:
 
 
 def test_envoy_routes_what_the_files_say_and_follows_edits(
-    tmp_path: Path, run_envoy: Callable[[ControlPlane], Path], client: httpx.Client
+    tmp_path: Path, run_envoy: Callable[[ControlPlane], Path], client: httpx.Client, port: int
 ) -> None:
-    port = free_port()
     path = tmp_path / "mesh.json"
     reports: list[str] = []
     with Upstream(default=Reply(body=b"one")) as one, Upstream(default=Reply(body=b"two")) as two:
@@ -186,9 +187,8 @@ def test_envoy_routes_what_the_files_say_and_follows_edits(
 
 
 def test_envoy_takes_a_changed_cluster_without_waiting_for_its_warming_timeout(
-    run_envoy: Callable[[ControlPlane], Path], client: httpx.Client
+    run_envoy: Callable[[ControlPlane], Path], client: httpx.Client, port: int
 ) -> None:
-    port = free_port()
     with Upstream(default=Reply(delay=0.0)) as upstream:
         document = with_socket_listener(service("reviews", upstream.address), port)
         with serve(document) as control_plane:
@@ -204,9 +204,8 @@ def test_envoy_takes_a_changed_cluster_without_waiting_for_its_warming_timeout(
 
 
 def test_envoy_changes_cluster_and_route_without_a_failed_request(
-    run_envoy: Callable[[ControlPlane], Path], client: httpx.Client
+    run_envoy: Callable[[ControlPlane], Path], client: httpx.Client, port: int
 ) -> None:
-    port = free_port()
     with Upstream(default=Reply(body=b"one")) as one, Upstream(default=Reply(body=b"two")) as two:
         old = service_of_cluster("old", one.address, port)
         new = service_of_cluster("new", two.address, port)
@@ -229,9 +228,8 @@ def test_envoy_changes_cluster_and_route_without_a_failed_request(
 
 
 def test_envoy_and_meshlib_report_the_same_load(
-    run_envoy: Callable[[ControlPlane], Path], client: httpx.Client
+    run_envoy: Callable[[ControlPlane], Path], client: httpx.Client, port: int
 ) -> None:
-    port = free_port()
 
     def answer(request: Request) -> Any:
         path = request.target.strip("/")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from scripts.peers import folder, missing
+from tests.ports import reserved
 
 LIMIT = 30.0
 TTL = 12
@@ -89,8 +90,7 @@ def spire() -> Iterator[Spire]:
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spire-")))
         made = Spire(home)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
+        port = str(stack.enter_context(reserved()))
         _start(stack, home, "server", SERVER.replace("PORT", port))
         _wait_for(home / "server" / "api.sock")
         token = json.loads(

@@ -14,6 +14,7 @@ from meshlib import proto
 from meshlib.snapshot import ResourceState
 from meshlib.testing import ControlPlane, Reply, ResourceStore, Upstream, messages, serve, service
 from tests.mesh.conftest import Call, Until
+from tests.ports import reserved
 
 
 def routes(action: dict[str, Any]) -> Any:
@@ -129,11 +130,10 @@ def test_closing_wakes_a_call_that_waits() -> None:
 
 
 def test_traffic_goes_on_without_the_control_plane_and_it_may_come_back(caller: Call, until: Until) -> None:
-    with Upstream() as upstream:
+    with Upstream() as upstream, reserved() as port:
         store = ResourceStore(messages(service("reviews", upstream.address)))
-        first = ControlPlane(store)
-        with first:
-            address = first.address
+        address = f"127.0.0.1:{port}"
+        with ControlPlane(store, address):
             mesh = meshlib.Mesh(server_uri=address, node_id="test")
             client = caller(mesh)
             assert client.get("http://reviews/").status_code == 200

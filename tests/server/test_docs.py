@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from tests.identity.ca import Issued, TestCA
+from tests.ports import reserved
 from tests.server.identities import client_context
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,12 +43,10 @@ def files(folder: Path, port: int, identity: Path) -> None:
 
 
 class Place:
-    """A folder with the examples, the identity of the server in it, and a port that nobody listens at."""
+    """A folder with the examples, the identity of the server in it, and the port that it is to listen at."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.ca = folder, TestCA("prod.example")
-        with socket.create_server(("127.0.0.1", 0)) as reserved:
-            self.port = reserved.getsockname()[1]
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.port, self.ca = folder, port, TestCA("prod.example")
         identity = folder / "identity"
         identity.mkdir()
         issued = self.ca.issue("spiffe://prod.example/ns/shop/sa/shop", dns=["localhost"])
@@ -93,8 +92,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Place]:
+    with reserved() as port:
+        yield Place(tmp_path, port)
 
 
 @pytest.mark.parametrize(

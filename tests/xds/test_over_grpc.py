@@ -22,6 +22,7 @@ from meshlib.stats import Registry
 from meshlib.xds.bootstrap import load
 from meshlib.xds.client import AdsClient
 from meshlib.xds.connecting import open_grpc
+from tests.ports import reserved
 from tests.snapshot.builders import Item, cluster
 
 LIMIT = 10.0
@@ -66,7 +67,11 @@ def named(name: str, service: str = "") -> Any:
 
 @pytest.fixture
 def control_plane() -> Iterator[ControlPlane]:
-    with ControlPlane(ResourceStore([named("one")])) as control_plane:
+    """It may be started again at its address."""
+    with (
+        reserved() as port,
+        ControlPlane(ResourceStore([named("one")]), listen=f"127.0.0.1:{port}") as control_plane,
+    ):
         yield control_plane
 
 

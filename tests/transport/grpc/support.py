@@ -12,6 +12,7 @@ import grpc
 
 import meshlib
 from meshlib import testing
+from tests.ports import reserved
 
 __all__ = ["Backend", "backend", "config", "mesh_for"]
 
@@ -86,15 +87,19 @@ class Backend(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def backend() -> Iterator[Backend]:
-    """A started server; `echo` returns the request, `fail` ends with the status code that the request names."""
+    """A started server, which may be started again at its port.
+
+    `echo` returns the request, `fail` ends with the status code that the request names.
+    """
     server = Backend()
     server.unary("echo", lambda request, context: request)
     server.unary("fail", _fail)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    with reserved() as port:
+        server.start(port)
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def _fail(request: bytes, context: grpc.ServicerContext) -> None:

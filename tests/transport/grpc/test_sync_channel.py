@@ -26,6 +26,7 @@ from meshlib.grpc import channel
 from meshlib.resources.cluster import Cluster, DiscoveryType, Keepalive
 from meshlib.transport.grpc.endpoint import InnerChannel
 from meshlib.transport.grpc.target import inner_options, target_of
+from tests.ports import reserved
 from tests.transport.grpc.support import Backend, backend, config, mesh_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -156,10 +157,11 @@ def test_a_revived_endpoint_is_used_at_once(server: Backend) -> None:
 
 
 def test_wait_for_ready_before_the_control_plane_is_up(server: Backend) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{reserved.getsockname()[1]}"
-    with meshlib.Mesh(server_uri=address) as mesh, channel("echo:80", mesh=mesh) as chan:
+    with (
+        reserved() as port,
+        meshlib.Mesh(server_uri=f"127.0.0.1:{port}") as mesh,
+        channel("echo:80", mesh=mesh) as chan,
+    ):
         future = chan.unary_unary("/test.Echo/echo").future(b"patient", wait_for_ready=True, timeout=30)
         answers: list[Any] = []
         echo = chan.unary_unary("/test.Echo/echo")
@@ -167,7 +169,7 @@ def test_wait_for_ready_before_the_control_plane_is_up(server: Backend) -> None:
             target=lambda: answers.append(echo(b"blocking", wait_for_ready=True, timeout=30))
         )
         thread.start()
-        with testing.serve(config(server.address), listen=address):
+        with testing.serve(config(server.address), listen=f"127.0.0.1:{port}"):
             assert future.result(30) == b"patient"
             thread.join(30)
             assert answers == [b"blocking"]

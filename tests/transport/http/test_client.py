@@ -7,6 +7,7 @@ import io
 import pickle
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -20,14 +21,16 @@ from meshlib.resources.route import RetryPolicy
 from meshlib.runtime.clock import FakeClock
 from meshlib.transport.http.message import OutgoingRequest
 from meshlib.transport.http.sync_connection import SyncConnection
+from tests.ports import reserved
 from tests.transport.http.drivers import AsyncDriver, Driver, SyncDriver
 from tests.transport.http.support import OK, info, mesh_for, read_request, response, serve
 
 
-def free_port() -> int:
+@pytest.fixture
+def refusing() -> Iterator[int]:
     """A port that refuses connections."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    with reserved() as port:
+        yield port
 
 
 def test_a_plain_response(driver: Driver) -> None:
@@ -296,8 +299,8 @@ def test_request_and_response_bodies_at_the_same_time(driver: Driver) -> None:
         assert answer.content == b"".join(pieces)
 
 
-def test_nothing_listens(driver: Driver) -> None:
-    mesh = mesh_for([free_port()])
+def test_nothing_listens(driver: Driver, refusing: int) -> None:
+    mesh = mesh_for([refusing])
     driver.open(mesh)
     with pytest.raises(errors.ConnectFailed) as caught:
         driver.get()
@@ -311,8 +314,8 @@ def test_nothing_listens(driver: Driver) -> None:
     assert mesh.permits() == (0, 0, 0, 0)
 
 
-def test_local_replies_as_responses(driver: Driver) -> None:
-    mesh = mesh_for([free_port()])
+def test_local_replies_as_responses(driver: Driver, refusing: int) -> None:
+    mesh = mesh_for([refusing])
     driver.open(mesh, local_reply="response")
     answer = driver.get()
     assert answer.status_code == 503

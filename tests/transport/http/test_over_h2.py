@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from typing import Any
 
@@ -14,6 +13,7 @@ import meshlib.httpx
 from meshlib import errors
 from meshlib.resources.cluster import HttpProtocol
 from meshlib.resources.route import RetryPolicy
+from tests.ports import reserved
 from tests.transport.http.drivers import Driver
 from tests.transport.http.h2_server import H2Server
 from tests.transport.http.support import FakeMesh, mesh_for, serve
@@ -123,12 +123,11 @@ def test_what_is_not_http2(driver: Driver) -> None:
 
 
 def test_nothing_listens(driver: Driver) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    mesh = mesh_for([port], protocol=H2)
-    driver.open(mesh)
-    with pytest.raises(errors.ConnectFailed):
-        driver.get("/")
+    with reserved() as port:
+        mesh = mesh_for([port], protocol=H2)
+        driver.open(mesh)
+        with pytest.raises(errors.ConnectFailed):
+            driver.get("/")
     assert mesh.permits() == (0, 0, 0, 0)
 
 

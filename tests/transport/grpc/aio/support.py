@@ -12,6 +12,7 @@ import grpc.aio
 
 import meshlib
 import meshlib.grpc
+from tests.ports import reserved
 from tests.transport.grpc.support import config, mesh_for
 
 __all__ = ["LIMIT", "Backend", "backend", "channel_to", "eventually", "held", "name_of", "run"]
@@ -147,13 +148,14 @@ async def _chat(requests: AsyncIterator[bytes], _context: grpc.aio.ServicerConte
 
 @contextlib.asynccontextmanager
 async def backend() -> AsyncIterator[Backend]:
-    """A started server."""
+    """A started server, which may be started again at its port."""
     server = Backend()
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.stop()
+    with reserved() as port:
+        await server.start(port)
+        try:
+            yield server
+        finally:
+            await server.stop()
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,7 @@ from meshlib.engine.events import Failed, FailureKind
 from meshlib.errors import ConfigError, ConnectTimedOut, MeshClosed, NoHealthyEndpoint, UnknownHost
 from meshlib.transport.grpc.aio_channel import AioMeshChannel
 from meshlib.transport.grpc.aio_endpoint import InnerChannel
+from tests.ports import reserved
 from tests.transport.grpc.aio.support import (
     LIMIT,
     Backend,
@@ -373,20 +374,13 @@ def test_connections_to_endpoints_that_leave_are_closed() -> None:
 # --- waiting for what is not there ------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("arity", ["unary_unary", "stream_stream"])
 def test_wait_for_ready_before_the_control_plane_is_up(arity: str) -> None:
     """grpcio's own xDS client hangs here until its deadline."""
 
     async def main() -> None:
         async with backend() as server:
-            port = free_port()
-            with meshlib.Mesh(server_uri=f"127.0.0.1:{port}") as mesh:
+            with reserved() as port, meshlib.Mesh(server_uri=f"127.0.0.1:{port}") as mesh:
                 async with meshlib.grpc.aio_channel("echo:80", mesh=mesh) as channel:
                     if arity == "unary_unary":
                         call = channel.unary_unary(name_of("echo"))(b"x", wait_for_ready=True, timeout=LIMIT)
@@ -422,7 +416,7 @@ def test_wait_for_ready_waits_for_an_endpoint() -> None:
 
 def test_a_mesh_that_is_closed_ends_the_wait() -> None:
     async def main() -> None:
-        with meshlib.Mesh(server_uri=f"127.0.0.1:{free_port()}") as mesh:
+        with reserved() as port, meshlib.Mesh(server_uri=f"127.0.0.1:{port}") as mesh:
             async with meshlib.grpc.aio_channel("echo:80", mesh=mesh) as channel:
                 call = channel.unary_unary(name_of("echo"))(b"")
                 with pytest.raises(grpc.aio.AioRpcError) as caught:

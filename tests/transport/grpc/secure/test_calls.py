@@ -18,6 +18,7 @@ import pytest
 import meshlib
 import meshlib.grpc
 from tests.identity.ca import TestCA
+from tests.ports import reserved
 from tests.transport.grpc.secure.world import CLIENT, OTHER, World, terminator
 from tests.transport.grpc.support import backend, config, mesh_for
 
@@ -169,9 +170,8 @@ def test_a_server_that_waits(world: World, call: Call) -> None:
 
 
 def test_nobody_listens(world: World, call: Call) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    error = refused(call, config(f"127.0.0.1:{port}", cluster=world.cluster()))
+    with reserved() as port:
+        error = refused(call, config(f"127.0.0.1:{port}", cluster=world.cluster()))
     assert isinstance(error, meshlib.ConnectFailed)
     assert told(error) == (f"{HEAD}{{remote_connection_failure|delayed_connect_error:_Connection_refused}}")
 

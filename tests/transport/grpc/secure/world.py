@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from tests.identity.ca import Issued, TestCA
+from tests.ports import reserved
 from tests.transport.grpc.support import Backend
 
 __all__ = ["CLIENT", "OTHER", "SERVER", "SecureBackend", "World", "terminator"]
@@ -91,16 +92,18 @@ class World:
         return made
 
     @contextlib.contextmanager
-    def backend(self, *, require: bool = True, port: int = 0) -> Iterator[SecureBackend]:
-        """A started server; `echo` returns the request, `who` the SPIFFE id of the caller."""
+    def backend(self, *, require: bool = True) -> Iterator[SecureBackend]:
+        """A started server, which may be started again at its port; `echo` returns the request, `who` the SPIFFE id of the
+        caller."""
         server = SecureBackend(self.credentials(require=require))
         server.unary("echo", lambda request, context: request)
         server.unary("who", _who)
-        server.start(port)
-        try:
-            yield server
-        finally:
-            server.stop()
+        with reserved() as port:
+            server.start(port)
+            try:
+                yield server
+            finally:
+                server.stop()
 
 
 class SecureBackend(Backend):
