@@ -15,6 +15,17 @@ __all__ = ["attach"]
 
 def attach(mesh: Mesh, settings: Observe) -> None:
     """Subscribe the observers that these settings ask for. Once for each Mesh."""
+    engine = mesh.engine
+    if settings.tracing is not False:
+        from meshlib.observe.tracing import TracingObserver
+
+        engine.observe(
+            TracingObserver(
+                provider=None if settings.tracing is True else settings.tracing,
+                trusted=engine.trust_request_headers,
+                packs=engine.envoy_headers,
+            )
+        )
     if settings.metrics:
         _count(mesh)
     if settings.access_log or (settings.listener_access_log and _may_ask_for_logs(mesh)):

@@ -8,6 +8,7 @@ from typing import Any
 from meshlib.resources.decode_access_log import decode_access_logs
 from meshlib.resources.decode_common import from_control_plane
 from meshlib.resources.decode_route import decode_route_configuration
+from meshlib.resources.decode_tracing import decode_tracing
 from meshlib.resources.filters import CHAIN, decode_chain
 from meshlib.resources.listener import HttpConnectionManager, PathWithEscapedSlashesAction
 from meshlib.resources.reader import Reader
@@ -56,6 +57,7 @@ def decode_http_connection_manager(
         merge_slashes=reader.flag("merge_slashes"),
         server_name=reader.text("server_name"),
         access_log=decode_access_logs(reader),
+        tracing=decode_tracing(reader),
     )
 
 

@@ -7,6 +7,7 @@ from meshlib.resources.decode_common import runtime_fraction
 from meshlib.resources.decode_headers import request_headers, response_headers
 from meshlib.resources.decode_matching import header_match, query_parameter_match, regex_match
 from meshlib.resources.decode_retry import hedge_policy, retry_policy
+from meshlib.resources.decode_tracing import decode_metadata, decode_route_tracing
 from meshlib.resources.filters import decode_overrides
 from meshlib.resources.reader import Reader
 from meshlib.resources.route import (
@@ -75,6 +76,9 @@ def _virtual_host(reader: Reader, seen: dict[str, str], body_limit: int) -> Virt
 
 def _route(reader: Reader, body_limit: int) -> Route:
     reader.reading.pause()
+    decorator = reader.child("decorator")
+    if decorator is not None:
+        decorator.boxed("propagate")
     return Route(
         name=reader.text("name"),
         match=_match(reader.required("match")),
@@ -82,6 +86,10 @@ def _route(reader: Reader, body_limit: int) -> Route:
         request_headers=request_headers(reader),
         response_headers=response_headers(reader),
         typed_per_filter_config=decode_overrides(reader),
+        operation="" if decorator is None else decorator.text("operation"),
+        tracing=decode_route_tracing(reader),
+        metadata=decode_metadata(reader),
+        stat_prefix=reader.text("stat_prefix"),
     )
 
 

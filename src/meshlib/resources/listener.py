@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshlib.resources.access_log import AccessLog
 from meshlib.resources.route import RouteConfiguration
+from meshlib.resources.tracing import Tracing
 
 if TYPE_CHECKING:
     from meshlib.resources.inbound import InboundListener
@@ -72,6 +73,7 @@ class HttpConnectionManager:
     merge_slashes: bool = False
     server_name: str = ""
     access_log: tuple[AccessLog, ...] = ()
+    tracing: Tracing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

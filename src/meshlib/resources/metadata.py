@@ -14,6 +14,7 @@ __all__ = [
     "Scalar",
     "SocketMetadata",
     "contains",
+    "plain",
     "scalars",
     "value_of",
 ]
@@ -81,13 +82,14 @@ def value_of(value: Any) -> Scalar:
         return float(value.number_value)
     if kind == "bool_value":
         return bool(value.bool_value)
-    return Other(json.dumps(_plain(value), sort_keys=True))
+    return Other(json.dumps(plain(value), sort_keys=True))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A google.protobuf.Value as Python has it."""
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
-        return {key: _plain(item) for key, item in value.struct_value.fields.items()}
+        return {key: plain(item) for key, item in value.struct_value.fields.items()}
     if kind == "list_value":
-        return [_plain(item) for item in value.list_value.values]
+        return [plain(item) for item in value.list_value.values]
     return None if kind in (None, "null_value") else getattr(value, kind)

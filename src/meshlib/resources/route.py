@@ -18,6 +18,7 @@ from meshlib.resources.matching import (
     RegexRewrite,
     StringMatch,
 )
+from meshlib.resources.tracing import NO_METADATA, RouteTracing
 
 __all__ = [
     "Action",
@@ -321,7 +322,7 @@ Action = RouteAction | Redirect | DirectResponse | NonForwardingAction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """config.route.v3.Route."""
+    """config.route.v3.Route. operation: of its decorator, the name of a span; empty: none. metadata: filter_metadata."""
 
     name: str = ""
     match: RouteMatch
@@ -329,6 +330,10 @@ class Route:
     request_headers: HeaderEdits = HeaderEdits()
     response_headers: HeaderEdits = HeaderEdits()
     typed_per_filter_config: FilterConfigs = field(default_factory=lambda: NO_FILTER_CONFIGS)
+    operation: str = ""
+    tracing: RouteTracing | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: NO_METADATA)
+    stat_prefix: str = ""
 
 
 class TlsRequirement(Enum):

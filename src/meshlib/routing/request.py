@@ -97,6 +97,13 @@ class RequestView:
         self._headers = [*self.headers, (name, value)]
         self._known = self._by_name = None
 
+    def replace(self, name: str, value: str) -> None:
+        """Give the header one value, where its first one stands; the list that was given stays as it is."""
+        rest = [pair for pair in self.headers if pair[0] != name]
+        place = next((index for index, pair in enumerate(self.headers) if pair[0] == name), len(rest))
+        self._headers = [*rest[:place], (name, value), *rest[place:]]
+        self._known = self._by_name = None
+
     def _pseudo(self, name: str) -> list[str]:
         if name == ":path":
             return [self.path]

@@ -1,0 +1,203 @@
+"""The observer that makes spans of calls and hands the context on.
+
+A call has a span of kind INTERNAL, each of its attempts one of kind CLIENT below it, whose context travels with the request, so
+that what the endpoint does hangs below the attempt that reached it. Spans of attempts are made only where that of the call is
+recorded. Where nothing is recorded, the context that the application is in goes on as it is; a trace that would begin here and
+is not recorded is announced as such (sampled: no), so that nobody behind records a piece of it.
+
+Who decides: the SDK's sampler. Where the HttpConnectionManager has a `tracing` block, Envoy's decision (`sampling`) comes before
+it for calls that begin a trace: both must want it. A call inside a trace follows that trace.
+
+The span begins with the call but is made when its route is known, since the route names it and may decide about it.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, TracerProvider
+
+import meshlib
+from meshlib.engine.context import INBOUND
+from meshlib.engine.observer import CallObserver
+from meshlib.observe.tracing.attributes import (
+    SCHEMA,
+    attempt_attributes,
+    attempt_ended,
+    call_attributes,
+    call_ended,
+    name_of,
+)
+from meshlib.observe.tracing.propagation import Propagation
+from meshlib.observe.tracing.sampling import Reason, packed, wanted
+from meshlib.observe.tracing.spans import Recording, Spans, spans_of
+from meshlib.observe.tracing.tags import custom_tags
+
+if TYPE_CHECKING:
+    from meshlib.engine.attempt import Attempt
+    from meshlib.engine.call import Call
+    from meshlib.resources.tracing import RouteTracing, Tracing
+
+__all__ = ["TracingObserver"]
+
+_SUPPRESSED = getattr(contexts, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+"""Set around an exporter's own requests, which are not to be traced."""
+
+
+class _Trace:
+    """What is kept of a call. context: that of the application. carried: the application sends a context by itself."""
+
+    __slots__ = ("carried", "context", "forced", "routed", "span", "within")
+
+    def __init__(self, context: Context, forced: bool) -> None:
+        self.context = context
+        self.forced = forced
+        self.span: Recording | None = None
+        self.within: Spans | None = None
+        self.carried = self.routed = False
+
+
+class TracingObserver(CallObserver):
+    """provider: whose spans; None: the global one, also when it is set after the first call. trusted: the application's
+    x-envoy-force-trace counts. packs: Envoy's decision is written into x-request-id. random: for identifiers and decisions."""
+
+    def __init__(
+        self,
+        *,
+        provider: TracerProvider | None = None,
+        trusted: bool = False,
+        packs: bool = False,
+        random: Random | None = None,
+    ) -> None:
+        self._own = provider
+        self._provider: TracerProvider | None = None
+        self._spans: Spans | None = None
+        self._trusted = trusted
+        self._packs = packs
+        self._random = random or Random()
+        self._propagation = Propagation()
+
+    def _recorder(self) -> Spans | None:
+        provider = self._own or trace.get_tracer_provider()
+        if provider is not self._provider:
+            self._spans = spans_of(provider, "meshlib", meshlib.__version__, SCHEMA)
+            self._provider = provider
+        return self._spans
+
+    # --- the call ----------------------------------------------------------------------------------------------------
+
+    def begun(self, call: Call, now: float) -> None:
+        context = contexts.get_current()
+        if context.get(_SUPPRESSED):
+            return
+        inbound = INBOUND.get()
+        assert call.notes is not None
+        call.notes[self] = _Trace(context, inbound is not None and inbound.forced)
+
+    def routed(self, call: Call, now: float) -> None:
+        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
+        if kept is None:
+            return
+        kept.routed = True
+        request, context = call.request, kept.context
+        spans = self._recorder()
+        above = trace.get_current_span(context).get_span_context()
+        alone = not above.is_valid
+        if spans is not None and not call.passthrough and (not alone or self._configured(call, kept)):
+            self._start(spans, call, kept)
+        kept.carried = self._propagation.set_by_application(request)
+        if kept.carried or kept.span is not None:
+            return
+        if not alone or (spans is None and context):
+            call.headers_to_add += self._propagation.headers(request, context, None)
+        elif spans is not None:
+            call.headers_to_add += self._propagation.unsampled(request, context, self._random)
+
+    def _configured(self, call: Call, kept: _Trace) -> bool:
+        """Envoy's part of the decision about a trace that begins here."""
+        listener = call.listener
+        tracing = None if listener is None else listener.listener.http.tracing
+        if tracing is None:
+            return True
+        route = None if call.route is None else call.route.resource.tracing
+        reason = wanted(tracing, route, call.request, self._random, trusted=self._trusted, forced=kept.forced)
+        identity = call.request.first("x-request-id") if self._packs else None
+        if identity is not None:
+            call.request.replace("x-request-id", packed(identity, reason))
+        return reason is not Reason.NONE
+
+    def _start(self, spans: Spans, call: Call, kept: _Trace) -> None:
+        rpc = call.is_rpc
+        start = round(call.epoch * 1e9)
+        attributes = call_attributes(call, rpc=rpc)
+        name = name_of(call.request, call.route, rpc=rpc)
+        span = spans.root(name, SpanKind.INTERNAL, kept.context, start, attributes)
+        if span is not None:
+            kept.span, kept.within = span, spans
+
+    def over(self, call: Call, now: float) -> None:
+        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
+        if kept is None or call.passthrough:
+            return
+        if not kept.routed:
+            spans = self._recorder()
+            if spans is not None:
+                self._start(spans, call, kept)
+        span, spans = kept.span, kept.within
+        if span is None or spans is None:
+            return
+        attributes = span.attributes
+        status = call_ended(call, attributes, rpc=call.is_rpc)
+        listener = call.listener
+        tracing: Tracing | None = None if listener is None else listener.listener.http.tracing
+        if tracing is not None:
+            _configured_tags(tracing, call, attributes)
+        if status is not None:
+            span.status = status
+        spans.end(span, _moment(span, call, now))
+
+    # --- its attempts --------------------------------------------------------------------------------------------------
+
+    def attempt_begun(self, call: Call, attempt: Attempt, now: float) -> None:
+        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
+        if kept is None or kept.span is None or kept.within is None:
+            return
+        rpc = call.is_rpc
+        attributes = attempt_attributes(call, attempt, rpc=rpc)
+        above = kept.span
+        name = name_of(call.request, None, rpc=rpc)
+        span = kept.within.child(name, SpanKind.CLIENT, above, _moment(above, call, now), attributes)
+        if span is not None and attempt.notes is not None:
+            attempt.notes[self] = span
+        if not kept.carried:
+            sent = above if span is None else span
+            attempt.headers_to_add += self._propagation.headers(call.request, kept.context, sent)
+
+    def attempt_over(self, call: Call, attempt: Attempt, now: float) -> None:
+        span: Recording | None = attempt.notes.get(self) if attempt.notes is not None else None
+        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
+        if span is None or kept is None or kept.within is None or kept.span is None:
+            return
+        status = attempt_ended(call, attempt, span.attributes, rpc=call.is_rpc)
+        if status is not None:
+            span.status = status
+        kept.within.end(span, _moment(kept.span, call, now))
+
+
+def _moment(span: Recording, call: Call, now: float) -> int:
+    """Nanoseconds since 1970 of a moment of the call, by the clock reading that its span began with."""
+    return span.start + round((now - call.started) * 1e9)
+
+
+def _configured_tags(tracing: Tracing, call: Call, attributes: dict[str, Any]) -> None:
+    route: RouteTracing | None = None if call.route is None else call.route.resource.tracing
+    url = attributes.get("url.full")
+    if url is not None:
+        scheme, found, rest = url.partition("://")
+        host, slash, path = rest.partition("/")
+        attributes["url.full"] = f"{scheme}{found}{host}{(slash + path)[: tracing.max_path_tag_length]}"
+    attributes.update(custom_tags(tracing, route, call))

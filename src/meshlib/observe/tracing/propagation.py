@@ -1,0 +1,104 @@
+"""What goes on with a request: the context, in the headers that the globally configured propagator writes.
+
+With the propagators that OpenTelemetry has by default (W3C trace context and baggage) the headers are written here, which costs
+a fifth; any others are asked. A request on which the application has set such a header itself stays as it is.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace import NonRecordingSpan, SpanContext
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+if TYPE_CHECKING:
+    from opentelemetry.propagators.textmap import TextMapPropagator
+
+    from meshlib.observe.tracing.spans import Recording
+    from meshlib.routing.request import RequestView
+
+__all__ = ["Headers", "Propagation"]
+
+Headers = tuple[tuple[str, str], ...]
+
+_BAGGAGE = W3CBaggagePropagator()
+
+
+class Propagation:
+    """Follows the global propagator, also when another one is set later."""
+
+    __slots__ = ("_fields", "_propagator", "_w3c")
+
+    def __init__(self) -> None:
+        self._propagator: TextMapPropagator | None = None
+        self._fields: tuple[str, ...] = ()
+        self._w3c = False
+
+    def _current(self) -> TextMapPropagator:
+        propagator = propagate.get_global_textmap()
+        if propagator is not self._propagator:
+            self._fields = tuple(sorted({name.lower() for name in propagator.fields} - {"baggage"}))
+            self._w3c = _is_default(propagator)
+            self._propagator = propagator
+        return propagator
+
+    def set_by_application(self, request: RequestView) -> bool:
+        """Whether the application sends a trace context by itself."""
+        self._current()
+        return any(request.values(name) for name in self._fields)
+
+    def headers(self, request: RequestView, context: Context, span: Recording | None) -> Headers:
+        """What to send in this context with this span in it; None: with the span that is in the context."""
+        propagator = self._current()
+        if self._w3c:
+            above = trace.get_current_span(context).get_span_context() if span is None else span.context
+            return (*_traceparent(above), *_baggage(request, context))
+        if span is not None:
+            context = trace.set_span_in_context(span.span, context)
+        return _injected(propagator, request, context)
+
+    def unsampled(self, request: RequestView, context: Context, random: Random) -> Headers:
+        """The same for a trace that begins with this call and is not recorded, so that nobody behind records a piece of it."""
+        propagator = self._current()
+        trace_id, span_id = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+        if self._w3c:
+            parent = ("traceparent", f"00-{trace_id:032x}-{span_id:016x}-00")
+            return (parent, *_baggage(request, context)) if context else (parent,)
+        span = NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False))
+        return _injected(propagator, request, trace.set_span_in_context(span, context))
+
+
+def _injected(propagator: TextMapPropagator, request: RequestView, context: Context) -> Headers:
+    carrier: dict[str, str] = {}
+    propagator.inject(carrier, context)
+    return tuple((name.lower(), value) for name, value in carrier.items() if not request.values(name.lower()))
+
+
+def _is_default(propagator: TextMapPropagator) -> bool:
+    if type(propagator) is not CompositePropagator:
+        return False
+    kinds = [type(member) for member in getattr(propagator, "_propagators", ())]
+    return kinds == [TraceContextTextMapPropagator, W3CBaggagePropagator]
+
+
+def _traceparent(context: SpanContext) -> Headers:
+    if not context.is_valid:
+        return ()
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    state = context.trace_state
+    if not state:
+        return (("traceparent", parent),)
+    return (("traceparent", parent), ("tracestate", state.to_header()))
+
+
+def _baggage(request: RequestView, context: Context) -> Headers:
+    if not baggage.get_all(context) or request.values("baggage"):
+        return ()
+    carrier: dict[str, str] = {}
+    _BAGGAGE.inject(carrier, context)
+    return tuple(carrier.items())
