@@ -126,7 +126,7 @@ class Mesh:
         self.engine.passthrough = self.passthrough
         self.engine.explainer = _explained
         self.recent: RecentCalls | None = None
-        self._doors: Doors | None = None
+        self.doors: Doors | None = None
         self._source: AdsClient | FileSource
         if config is not None:
             if bootstrap is not None or server_uri is not None:
@@ -194,8 +194,8 @@ class Mesh:
         first: their connections are theirs.
         """
         self.engine.close()
-        if self._doors is not None:
-            self._doors.close()
+        if self.doors is not None:
+            self.doors.close()
         self._source.close()
         if self._identity is not None:
             self._identity.close()
@@ -221,9 +221,9 @@ class Mesh:
                 if wanted := settings.admin or os.environ.get("MESHLIB_ADMIN"):
                     from meshlib.admin.doors import Doors
 
-                    self._doors = Doors(self, wanted)
-        if self._doors is not None:
-            self._doors.open()
+                    self.doors = Doors(self, wanted)
+        if self.doors is not None:
+            self.doors.open()
         self._start_identity()
 
     # --- looking at it -----------------------------------------------------------------------------------------------

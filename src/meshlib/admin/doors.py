@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.admin.admin import Admin
 from meshlib.admin.family import group
+from meshlib.admin.membership import Membership
 from meshlib.admin.processes import ProcessDirectory, Seat, renew_lock
 from meshlib.admin.server import AdminServer, listen_tcp, split_address
 from meshlib.errors import ConfigError
@@ -45,6 +46,7 @@ class Doors:
         self._server: AdminServer | None = None
         self._seat: Seat | None = None
         self._directory: ProcessDirectory | None = None
+        self.membership: Membership | None = None
         self._opened = False
         fork.register(self)
 
@@ -70,7 +72,10 @@ class Doors:
             server, self._server = self._server, None
             seat, self._seat = self._seat, None
             directory, self._directory = self._directory, None
+            membership, self.membership = self.membership, None
         _open.discard(self)
+        if membership is not None:
+            membership.close()
         if seat is not None:
             seat.leave()
         if server is not None:
@@ -92,6 +97,7 @@ class Doors:
         server, self._server = self._server, None
         seat, self._seat = self._seat, None
         directory, self._directory = self._directory, None
+        self.membership = None
         if server is not None:
             server.forget()
         if seat is not None:
@@ -150,6 +156,11 @@ class Doors:
             return None
         self._directory, self._seat = directory, seat
         self.admin.handler.join(directory, seat.process)
+        try:
+            mesh = self._mesh
+            self.membership = Membership(mesh.stats, mesh.engine.observers, directory, seat.process)
+        except OSError as error:
+            logger.warning("other processes of this application can't add up its counts: %s", error)
         return seat
 
 

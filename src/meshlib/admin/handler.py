@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,14 +25,15 @@ from meshlib.admin.graph import graph_of, merged
 from meshlib.admin.http import Reply, Request, json_reply, text_reply
 from meshlib.admin.processes import Process, ProcessDirectory
 from meshlib.admin.statistics import stats_json, stats_text
-from meshlib.errors import MeshError
-from meshlib.observe.document import document, merge
+from meshlib.errors import MeshClosed, MeshError
+from meshlib.observe.document import document
 from meshlib.observe.explain import Question, explain
 from meshlib.observe.exposition import exposition
 from meshlib.observe.workload import UNKNOWN, own_workload
 from meshlib.runtime import fork, regex
 
 if TYPE_CHECKING:
+    from meshlib.admin.membership import Membership
     from meshlib.mesh import Mesh
 
 __all__ = ["PATHS", "Handler"]
@@ -133,16 +135,20 @@ class Handler:
         return text_reply(stats_text(self._mesh.stats, used_only=used_only, matches=matches))
 
     def prometheus(self, request: Request) -> Reply:
-        documents = [
-            document(
-                self._mesh.stats,
-                used_only=request.flag("usedonly"),
-                matches=_pattern(request.query.get("filter")),
-            )
-        ]
+        matches, used_only = _pattern(request.query.get("filter")), request.flag("usedonly")
+        membership = self._membership()
+        try:
+            if membership is None or request.query.get("scope") == "process":
+                found = document(self._mesh.stats, used_only=used_only, matches=matches)
+            elif request.query.get("format") == "document":
+                found = membership.own()
+            else:
+                found = membership.whole().only(used_only=used_only, matches=matches)
+        except RuntimeError as error:
+            return text_reply(f"{error}\n", 503)
         if request.query.get("format") == "document":
-            return Reply(content_type="application/json", body=documents[0].to_json())
-        content_type, text = exposition(merge(documents), request.headers.get("accept", ""))
+            return Reply(content_type="application/json", body=found.to_json())
+        content_type, text = exposition(found, request.headers.get("accept", ""))
         return Reply(content_type=content_type, body=text.encode())
 
     def certs(self, _request: Request) -> Reply:
@@ -257,6 +263,13 @@ class Handler:
         return text_reply("OK\n")
 
     # --- other processes ---------------------------------------------------------------------------------------------
+
+    def _membership(self) -> Membership | None:
+        """A worker that has made no call yet comes into its application now."""
+        with suppress(MeshClosed):
+            self._mesh.start()
+        doors = self._mesh.doors
+        return None if doors is None else doors.membership
 
     def _about(self) -> dict[str, Any]:
         process = self._process
