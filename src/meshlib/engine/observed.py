@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshlib.engine.attempt import Attempt
 from meshlib.engine.events import Succeeded
@@ -13,8 +13,6 @@ from meshlib.state import EndpointState
 
 if TYPE_CHECKING:
     from meshlib.engine.program import ListenerProgram
-    from meshlib.policy.timeouts import Timeouts
-    from meshlib.resources.route import RetryPolicy
 
 __all__ = ["ObservedCall"]
 
@@ -133,21 +131,33 @@ class ObservedCall(TimedLoop):
     def authority_sent(self) -> str:
         return self.request.authority if self._sent is None else self._sent.authority
 
-    @property
-    def sent(self) -> tuple[str, str] | None:
-        """Path and authority of the last attempt, after rewriting; None when there was none."""
-        start = self._sent
-        return None if start is None else (start.path, start.authority)
-
-    @property
-    def timeouts(self) -> Timeouts | None:
-        """Those in force; None before it is known where the call goes."""
-        return self._timeouts
-
-    @property
-    def retry_policy(self) -> RetryPolicy | None:
-        """By which it is retried; None while nothing has gone wrong."""
-        return None if self._retrier is None else self._retrier.state.rules.policy
+    def facts(self, now: float | None) -> tuple[Any, ...]:
+        """What `meshlib.observe.decision.Facts` has, in its order: made for each call that is remembered. now: its end."""
+        request, start, retrier = self.request, self._sent, self._retrier
+        rpc = request.channel_id is not None
+        return (
+            self._started,
+            now,
+            request.method,
+            request.scheme,
+            request.authority,
+            request.path,
+            self._listener,
+            self.route,
+            self.plan,
+            self._timeouts,
+            None if retrier is None else retrier.state.rules.policy,
+            self._attempts,
+            self.accepted,
+            None if start is None else (start.path, start.authority),
+            self.flags,
+            self.details,
+            self.reply,
+            self.grpc_status if rpc else None,
+            rpc,
+            self.failure,
+            self.program,
+        )
 
     @property
     def protocol(self) -> str:

@@ -93,7 +93,9 @@ class Decision:
 
 
 class Facts(NamedTuple):
-    """What is kept of a call. started, over_at: monotonic seconds. The rest is as on `engine.observed.ObservedCall`."""
+    """What is kept of a call (`ObservedCall.facts`). started, over_at: monotonic seconds. timeouts: those in force, None before
+    the call was routed. policy: by which it is retried, None while nothing has gone wrong. sent: path and authority of the last
+    attempt, after rewriting. error: the message of what ended it. The rest is as on the call."""
 
     started: float
     over_at: float | None
@@ -120,31 +122,7 @@ class Facts(NamedTuple):
 
 def facts_of(call: ObservedCall, now: float | None) -> Facts:
     """now: its end, None when it is not over."""
-    request = call.request
-    rpc = request.channel_id is not None
-    return Facts(
-        call.started,
-        now,
-        request.method,
-        request.scheme,
-        request.authority,
-        request.path,
-        call.listener,
-        call.route,
-        call.plan,
-        call.timeouts,
-        call.retry_policy,
-        call.attempts,
-        call.accepted,
-        call.sent,
-        call.flags,
-        call.details,
-        call.reply,
-        call.grpc_status if rpc else None,
-        rpc,
-        call.failure,
-        call.program,
-    )
+    return Facts._make(call.facts(now))
 
 
 def decision_of(call: ObservedCall) -> Decision:
