@@ -21,7 +21,7 @@ from meshlib.engine.attempt import Attempt, Holding
 from meshlib.engine.headers import REQUEST_ID, echoed
 from meshlib.engine.heads import Heads
 from meshlib.engine.mirrors import Mirrors
-from meshlib.engine.observer import Observers, tell
+from meshlib.engine.observer import Observers, report
 from meshlib.engine.replies import (
     Ending,
     Endings,
@@ -320,20 +320,31 @@ class CallBase:
         self._observers = observers
         self.program = engine.program
         self.notes = {}
-        tell(observers.begun, self, now)
+        for hook in observers.begun:
+            try:
+                hook(self, now)
+            except Exception as error:  # noqa: BLE001 - nothing that watches a call may break it
+                report(hook, error)
 
     def _tell_begun(self, attempt: Attempt, now: float) -> None:
         observers = self._observers
         if observers is not None:
-            attempt.notes = {}
-            tell(observers.attempt_begun, self, attempt, now)
+            for hook in observers.attempt_begun:
+                try:
+                    hook(self, attempt, now)
+                except Exception as error:  # noqa: BLE001 - as in `_observe`
+                    report(hook, error)
 
     def _tell_attempt(self, attempt: Attempt, now: float) -> None:
         """The attempt is over. Tells once."""
         observers = self._observers
         if observers is not None and not attempt.told:
             attempt.told = True
-            tell(observers.attempt_over, self, attempt, now)
+            for hook in observers.attempt_over:
+                try:
+                    hook(self, attempt, now)
+                except Exception as error:  # noqa: BLE001 - as in `_observe`
+                    report(hook, error)
 
     def _tell_over(self, now: float) -> None:
         """The call is over. Tells once."""
@@ -345,7 +356,11 @@ class CallBase:
             if not attempt.told:
                 self._tell_attempt(attempt, now)
         self._observers = None
-        tell(observers.over, self, now)
+        for hook in observers.over:
+            try:
+                hook(self, now)
+            except Exception as error:  # noqa: BLE001 - as in `_observe`
+                report(hook, error)
         self.error = self.notes = None  # an error refers to frames, and those to the call
 
     def _dropped(self, now: float) -> None:

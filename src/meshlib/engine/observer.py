@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from meshlib.engine.call import Call
     from meshlib.resources.listener import HttpConnectionManager
 
-__all__ = ["CallObserver", "InboundCall", "InboundObserver", "Observers", "tell"]
+__all__ = ["CallObserver", "InboundCall", "InboundObserver", "Observers", "report", "tell"]
 
 logger = logging.getLogger("meshlib.engine")
 

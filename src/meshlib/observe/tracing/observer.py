@@ -47,23 +47,30 @@ __all__ = ["TracingObserver"]
 _SUPPRESSED = getattr(contexts, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
 """Set around an exporter's own requests, which are not to be traced."""
 
+_UNSEEN = object()
+
+_FORCED = contexts.create_key("meshlib-forced")
+"""In a context: the request that is being answered asked for a trace."""
+
 
 class _Trace:
-    """What is kept of a call. context: that of the application. carried: the application sends a context by itself."""
+    """What is kept of a call that is recorded. context: that of the application. carried: it sends a context by itself."""
 
-    __slots__ = ("carried", "context", "forced", "routed", "span", "within")
+    __slots__ = ("carried", "context", "span", "within")
 
-    def __init__(self, context: Context, forced: bool) -> None:
+    def __init__(self, span: Recording, within: Spans, context: Context, carried: bool) -> None:
+        self.span = span
+        self.within = within
         self.context = context
-        self.forced = forced
-        self.span: Recording | None = None
-        self.within: Spans | None = None
-        self.carried = self.routed = False
+        self.carried = carried
 
 
 class TracingObserver(CallObserver):
     """provider: whose spans; None: the global one, also when it is set after the first call. trusted: the application's
-    x-envoy-force-trace counts. packs: Envoy's decision is written into x-request-id. random: for identifiers and decisions."""
+    x-envoy-force-trace counts. packs: Envoy's decision is written into x-request-id. random: for identifiers and decisions.
+
+    `call.notes` has the application's context until the call is routed, then a `_Trace` if it is recorded.
+    """
 
     def __init__(
         self,
@@ -74,7 +81,7 @@ class TracingObserver(CallObserver):
         random: Random | None = None,
     ) -> None:
         self._own = provider
-        self._provider: TracerProvider | None = None
+        self._provider: object = _UNSEEN
         self._spans: Spans | None = None
         self._trusted = trusted
         self._packs = packs
@@ -82,10 +89,13 @@ class TracingObserver(CallObserver):
         self._propagation = Propagation()
 
     def _recorder(self) -> Spans | None:
-        provider = self._own or trace.get_tracer_provider()
+        """Asking for the global provider looks into the environment while there is none; its variable says whether it changed."""
+        provider = self._own or getattr(trace, "_TRACER_PROVIDER", None)
         if provider is not self._provider:
-            self._spans = spans_of(provider, "meshlib", meshlib.__version__, SCHEMA)
             self._provider = provider
+            self._spans = spans_of(
+                provider or trace.get_tracer_provider(), "meshlib", meshlib.__version__, SCHEMA
+            )
         return self._spans
 
     # --- the call ----------------------------------------------------------------------------------------------------
@@ -95,61 +105,68 @@ class TracingObserver(CallObserver):
         if context.get(_SUPPRESSED):
             return
         inbound = INBOUND.get()
-        assert call.notes is not None
-        call.notes[self] = _Trace(context, inbound is not None and inbound.forced)
+        if inbound is not None and inbound.forced:
+            context = contexts.set_value(_FORCED, True, context)
+        if call.notes is not None:
+            call.notes[self] = context
 
     def routed(self, call: Call, now: float) -> None:
-        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
-        if kept is None:
+        notes = call.notes
+        context: Context | None = None if notes is None else notes.pop(self, None)
+        if context is None or notes is None:
             return
-        kept.routed = True
-        request, context = call.request, kept.context
-        spans = self._recorder()
-        above = trace.get_current_span(context).get_span_context()
-        alone = not above.is_valid
-        if spans is not None and not call.passthrough and (not alone or self._configured(call, kept)):
-            self._start(spans, call, kept)
-        kept.carried = self._propagation.set_by_application(request)
-        if kept.carried or kept.span is not None:
+        request, spans = call.request, self._recorder()
+        above = trace.get_current_span(context).get_span_context() if context else None
+        if above is not None and not above.is_valid:
+            above = None
+        carried = self._propagation.set_by_application(request)
+        wanted_here = spans is not None and not call.passthrough and not spans.drops(above)
+        if wanted_here and (above is not None or self._configured(call, context)):
+            assert spans is not None
+            span = self._start(spans, call, context)
+            if span is not None:
+                notes[self] = _Trace(span, spans, context, carried)
+                return
+        if carried:
             return
-        if not alone or (spans is None and context):
-            call.headers_to_add += self._propagation.headers(request, context, None)
-        elif spans is not None:
+        if above is not None or spans is None:
+            if context:
+                call.headers_to_add += self._propagation.passed(request, context, above)
+        else:
             call.headers_to_add += self._propagation.unsampled(request, context, self._random)
 
-    def _configured(self, call: Call, kept: _Trace) -> bool:
+    def _configured(self, call: Call, context: Context) -> bool:
         """Envoy's part of the decision about a trace that begins here."""
         listener = call.listener
         tracing = None if listener is None else listener.listener.http.tracing
         if tracing is None:
             return True
         route = None if call.route is None else call.route.resource.tracing
-        reason = wanted(tracing, route, call.request, self._random, trusted=self._trusted, forced=kept.forced)
+        forced = bool(context.get(_FORCED))
+        reason = wanted(tracing, route, call.request, self._random, trusted=self._trusted, forced=forced)
         identity = call.request.first("x-request-id") if self._packs else None
         if identity is not None:
             call.request.replace("x-request-id", packed(identity, reason))
         return reason is not Reason.NONE
 
-    def _start(self, spans: Spans, call: Call, kept: _Trace) -> None:
+    def _start(self, spans: Spans, call: Call, context: Context) -> Recording | None:
         rpc = call.is_rpc
-        start = round(call.epoch * 1e9)
         attributes = call_attributes(call, rpc=rpc)
         name = name_of(call.request, call.route, rpc=rpc)
-        span = spans.root(name, SpanKind.INTERNAL, kept.context, start, attributes)
-        if span is not None:
-            kept.span, kept.within = span, spans
+        return spans.root(name, SpanKind.INTERNAL, context, round(call.epoch * 1e9), attributes)
 
     def over(self, call: Call, now: float) -> None:
-        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
-        if kept is None or call.passthrough:
+        kept = None if call.notes is None else call.notes.get(self)
+        if kept is None:
             return
-        if not kept.routed:
-            spans = self._recorder()
-            if spans is not None:
-                self._start(spans, call, kept)
-        span, spans = kept.span, kept.within
-        if span is None or spans is None:
-            return
+        if type(kept) is _Trace:
+            span, spans = kept.span, kept.within
+        else:  # it ended before it was routed
+            recorder = self._recorder()
+            begun = None if recorder is None else self._start(recorder, call, kept)
+            if begun is None or recorder is None:
+                return
+            span, spans = begun, recorder
         attributes = span.attributes
         status = call_ended(call, attributes, rpc=call.is_rpc)
         listener = call.listener
@@ -163,25 +180,27 @@ class TracingObserver(CallObserver):
     # --- its attempts --------------------------------------------------------------------------------------------------
 
     def attempt_begun(self, call: Call, attempt: Attempt, now: float) -> None:
-        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
-        if kept is None or kept.span is None or kept.within is None:
+        kept = None if call.notes is None else call.notes.get(self)
+        if type(kept) is not _Trace:
             return
-        rpc = call.is_rpc
+        rpc, above = call.is_rpc, kept.span
         attributes = attempt_attributes(call, attempt, rpc=rpc)
-        above = kept.span
         name = name_of(call.request, None, rpc=rpc)
         span = kept.within.child(name, SpanKind.CLIENT, above, _moment(above, call, now), attributes)
-        if span is not None and attempt.notes is not None:
+        if span is not None:
+            if attempt.notes is None:
+                attempt.notes = {}
             attempt.notes[self] = span
         if not kept.carried:
             sent = above if span is None else span
             attempt.headers_to_add += self._propagation.headers(call.request, kept.context, sent)
 
     def attempt_over(self, call: Call, attempt: Attempt, now: float) -> None:
-        span: Recording | None = attempt.notes.get(self) if attempt.notes is not None else None
-        kept: _Trace | None = call.notes.get(self) if call.notes is not None else None
-        if span is None or kept is None or kept.within is None or kept.span is None:
+        notes = attempt.notes
+        span: Recording | None = None if notes is None else notes.get(self)
+        if span is None or call.notes is None:
             return
+        kept: _Trace = call.notes[self]
         status = attempt_ended(call, attempt, span.attributes, rpc=call.is_rpc)
         if status is not None:
             span.status = status

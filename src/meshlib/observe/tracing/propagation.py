@@ -27,6 +27,7 @@ __all__ = ["Headers", "Propagation"]
 Headers = tuple[tuple[str, str], ...]
 
 _BAGGAGE = W3CBaggagePropagator()
+_BAGGAGE_KEY: str = getattr(baggage, "_BAGGAGE_KEY", "")
 
 
 class Propagation:
@@ -50,16 +51,24 @@ class Propagation:
     def set_by_application(self, request: RequestView) -> bool:
         """Whether the application sends a trace context by itself."""
         self._current()
+        if self._w3c:
+            return bool(request.values("traceparent"))
         return any(request.values(name) for name in self._fields)
 
-    def headers(self, request: RequestView, context: Context, span: Recording | None) -> Headers:
-        """What to send in this context with this span in it; None: with the span that is in the context."""
+    def headers(self, request: RequestView, context: Context, span: Recording) -> Headers:
+        """What to send in this context with this span in it."""
         propagator = self._current()
         if self._w3c:
-            above = trace.get_current_span(context).get_span_context() if span is None else span.context
-            return (*_traceparent(above), *_baggage(request, context))
-        if span is not None:
-            context = trace.set_span_in_context(span.span, context)
+            parent = _traceparent(span.context)
+            return (*parent, *_baggage(request, context)) if _BAGGAGE_KEY in context else parent
+        return _injected(propagator, request, trace.set_span_in_context(span.span, context))
+
+    def passed(self, request: RequestView, context: Context, above: SpanContext | None) -> Headers:
+        """The context as it is. above: the span in it, if it is a valid one."""
+        propagator = self._current()
+        if self._w3c:
+            parent = () if above is None else _traceparent(above)
+            return (*parent, *_baggage(request, context)) if _BAGGAGE_KEY in context else parent
         return _injected(propagator, request, context)
 
     def unsampled(self, request: RequestView, context: Context, random: Random) -> Headers:
@@ -68,7 +77,7 @@ class Propagation:
         trace_id, span_id = random.getrandbits(128) or 1, random.getrandbits(64) or 1
         if self._w3c:
             parent = ("traceparent", f"00-{trace_id:032x}-{span_id:016x}-00")
-            return (parent, *_baggage(request, context)) if context else (parent,)
+            return (parent, *_baggage(request, context)) if _BAGGAGE_KEY in context else (parent,)
         span = NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False))
         return _injected(propagator, request, trace.set_span_in_context(span, context))
 
@@ -83,12 +92,10 @@ def _is_default(propagator: TextMapPropagator) -> bool:
     if type(propagator) is not CompositePropagator:
         return False
     kinds = [type(member) for member in getattr(propagator, "_propagators", ())]
-    return kinds == [TraceContextTextMapPropagator, W3CBaggagePropagator]
+    return bool(_BAGGAGE_KEY) and kinds == [TraceContextTextMapPropagator, W3CBaggagePropagator]
 
 
 def _traceparent(context: SpanContext) -> Headers:
-    if not context.is_valid:
-        return ()
     parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     state = context.trace_state
     if not state:

@@ -68,6 +68,9 @@ class Recording:
 class Spans(Protocol):
     """Where spans come from and go to."""
 
+    def drops(self, above: SpanContext | None) -> bool:
+        """Whether it is known without asking that no span below this one is recorded; None: one that begins a trace."""
+
     def root(
         self, name: str, kind: SpanKind, parent: Context, start: int, attributes: Attributes
     ) -> Recording | None:
@@ -89,6 +92,9 @@ class ApiSpans:
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
+
+    def drops(self, above: SpanContext | None) -> bool:
+        return False
 
     def root(
         self, name: str, kind: SpanKind, parent: Context, start: int, attributes: Attributes
@@ -132,14 +138,15 @@ class SdkSpans:
         if drawn_at_random is not None and drawn_at_random():
             self._random = int(getattr(TraceFlags, "RANDOM_TRACE_ID", 0))
 
+    def drops(self, above: SpanContext | None) -> bool:
+        return self._drops[_relation(above)]
+
     def root(
         self, name: str, kind: SpanKind, parent: Context, start: int, attributes: Attributes
     ) -> Recording | None:
         above: SpanContext | None = trace.get_current_span(parent).get_span_context()
         if above is None or not above.is_valid:
             above = None
-        if self._drops[_relation(above)]:
-            return None
         if above is None:
             trace_id, random = self._ids.generate_trace_id(), self._random
         else:

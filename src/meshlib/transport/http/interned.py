@@ -78,10 +78,9 @@ def once(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The lines of headers that no other request has. Raises InvalidRequest for one that cannot be sent."""
     lines = b""
     for name, value in headers:
-        line, _, _, error = _form(name, value)
-        if line is None:
-            raise InvalidRequest(error)
-        lines += line
+        if not _TOKEN(name) or _BREAK(value):
+            raise InvalidRequest(_form(name, value).error)
+        lines += b"%b: %b\r\n" % (name, value)
     return lines
 
 
