@@ -56,6 +56,20 @@ def test_it():
         thread.join()
 """
 
+POLLER = """
+import asyncio, socket
+import grpc.aio
+KEEP = []
+
+async def begin():
+    grpc.aio.init_grpc_aio()
+
+def test_it():
+    asyncio.run(begin())
+"""
+
+POLLER_AND_SOCKET = POLLER + "    KEEP.append(socket.socket())\n"
+
 
 def run(tmp_path: Path, code: str) -> str:
     (tmp_path / "test_sample.py").write_text(code)
@@ -84,8 +98,14 @@ def run(tmp_path: Path, code: str) -> str:
 
 @pytest.mark.parametrize(
     ("code", "named"),
-    [(THREAD, "thread lost"), (SOCKET, "socket:"), (FILE, "test_sample.py"), (CHILD, "child process")],
-    ids=["thread", "socket", "file", "child"],
+    [
+        (THREAD, "thread lost"),
+        (SOCKET, "socket:"),
+        (POLLER_AND_SOCKET, "socket:"),
+        (FILE, "test_sample.py"),
+        (CHILD, "child process"),
+    ],
+    ids=["thread", "socket", "socket-beside-a-poller", "file", "child"],
 )
 def test_a_leak_fails_the_test(tmp_path: Path, code: str, named: str) -> None:
     output = run(tmp_path, code)
@@ -93,5 +113,6 @@ def test_a_leak_fails_the_test(tmp_path: Path, code: str, named: str) -> None:
     assert named in output
 
 
-def test_a_tidy_test_passes(tmp_path: Path) -> None:
-    assert "1 passed" in run(tmp_path, TIDY)
+@pytest.mark.parametrize("code", [TIDY, POLLER], ids=["tidy", "a-poller-of-grpc"])
+def test_a_tidy_test_passes(tmp_path: Path, code: str) -> None:
+    assert "1 passed in" in run(tmp_path, code)
