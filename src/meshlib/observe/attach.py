@@ -28,6 +28,11 @@ def attach(mesh: Mesh, settings: Observe) -> None:
         )
     if settings.metrics:
         _count(mesh)
+    if settings.otel_metrics is not False:
+        from meshlib.observe.otel_metrics import OtelMetrics
+
+        given = None if settings.otel_metrics is True else settings.otel_metrics
+        OtelMetrics(mesh.stats, mesh.clock.time, given)
     if settings.access_log or (settings.listener_access_log and _may_ask_for_logs(mesh)):
         from meshlib.observe.access_log.setup import subscribe
 
@@ -50,9 +55,7 @@ def _count(mesh: Mesh) -> None:
     from meshlib.observe.metrics import MetricsObserver
     from meshlib.observe.workload import own_workload
 
-    bootstrap = getattr(mesh.engine.source, "bootstrap", None)
-    own = own_workload(None if bootstrap is None else bootstrap.node, os.environ)
-    mesh.engine.observe(MetricsObserver(mesh.engine, mesh.stats, own))
+    mesh.engine.observe(MetricsObserver(mesh.engine, mesh.stats, own_workload(mesh.node, os.environ)))
 
 
 def _may_ask_for_logs(mesh: Mesh) -> bool:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from meshlib.observe.access_log.settings import AccessLog
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from meshlib.observe.access_log.settings import AccessLog
 
 __all__ = ["Observe"]
 
@@ -23,6 +25,7 @@ class Observe:
     configuration asks for (`access_log` of the HttpConnectionManager) are written.
 
     metrics: calls are counted as Istio's proxies count them, and by route, beside what the engine counts as Envoy does.
+    otel_metrics: all that is counted is also exported by OpenTelemetry's global meter provider, or by this one.
 
     recent_calls: how many of the last calls are remembered, with why each went where it went; 0: none. admin: what
     `Mesh.admin()` shows is served on this `host:port` of the loopback interface, True: on a port that is free, and to
@@ -31,6 +34,7 @@ class Observe:
 
     tracing: bool | TracerProvider = True
     metrics: bool = True
+    otel_metrics: bool | MeterProvider = False
     access_log: Sequence[AccessLog | str] = ()
     listener_access_log: bool = True
     recent_calls: int = 256
