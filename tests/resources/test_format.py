@@ -66,6 +66,7 @@ def test_operators(text: str, segments: tuple[str | Operator, ...]) -> None:
         *("%GRPC_STATUS(X)%", "%GRPC_STATUS:3%", "%PATH(X)%", "%PATH(WQ:X)%", "%QUERY_PARAMS(:ORIG)%"),
         *("%COMMON_DURATION(a)%", "%COMMON_DURATION(a:b:s)%", "%COMMON_DURATION(a:b:us):3%"),
         *("%START_TIME(%n)%", "%EMIT_TIME(%_3n)%", "%START_TIME(\n)%", "%QUERY_PARAM(a\nb)%"),
+        *("%REQ(a:b)%", "%RESP(:)%", "%TRAILER(a)b)%"),
         *("%METADATA%", "%METADATA(X:a)%", "%CLUSTER_METADATA(a):3%", "%REQUESTED_SERVER_NAME(X)%"),
     ],
 )

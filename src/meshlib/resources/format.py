@@ -58,7 +58,7 @@ class Format:
 
 
 _OPERATOR = re.compile(r"%([A-Z0-9_]+)(?:\((.*?)\))?(?::([0-9]+))?%")
-_HEADER_NAME = re.compile(r"[!-~]*")
+_HEADER_NAME = re.compile(r"(?::?[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 _HEADERS = frozenset({"REQUEST_HEADER", "RESPONSE_HEADER", "RESPONSE_TRAILER", "REQ_WITHOUT_QUERY"})
 _MAX_LENGTH = 2**64 - 1
 
