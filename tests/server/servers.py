@@ -13,6 +13,7 @@ import grpc
 
 from meshlib.runtime.clock import Clock
 from meshlib.server.grpc import AsyncMeshInterceptor, MeshInterceptor
+from meshlib.server.inbound import Inbound
 
 __all__ = [
     "ARITIES",
@@ -90,9 +91,9 @@ def handlers_of(unary: Any, stream: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def blocking_server(handlers: dict[str, Any], clock: Clock) -> Iterator[str]:
+def blocking_server(handlers: dict[str, Any], clock: Clock, inbound: Inbound | None = None) -> Iterator[str]:
     with ThreadPoolExecutor(1) as executor:  # one thread: what a call leaves in it, the next one would find
-        server = grpc.server(executor, interceptors=[MeshInterceptor(clock=clock)])
+        server = grpc.server(executor, interceptors=[MeshInterceptor(inbound, clock=clock)])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -107,14 +108,17 @@ async def _nothing() -> None: ...
 
 @contextlib.contextmanager
 def asyncio_server(
-    handlers: dict[str, Any], clock: Clock, ending: Callable[[], Awaitable[None]] = _nothing
+    handlers: dict[str, Any],
+    clock: Clock,
+    inbound: Inbound | None = None,
+    ending: Callable[[], Awaitable[None]] = _nothing,
 ) -> Iterator[str]:
     """ending: awaited on the server's loop when it has stopped."""
     with ThreadPoolExecutor(1) as executor:
         started, ports, ends = threading.Event(), list[int](), list[Callable[[], object]]()
 
         async def run() -> None:
-            server = grpc.aio.server(executor, interceptors=[AsyncMeshInterceptor(clock=clock)])
+            server = grpc.aio.server(executor, interceptors=[AsyncMeshInterceptor(inbound, clock=clock)])
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
             ports.append(server.add_insecure_port("127.0.0.1:0"))
             await server.start()
@@ -143,9 +147,10 @@ SERVERS = {
 }
 
 
-def call(channel: grpc.Channel, arity: str, timeout: float | None) -> None:
+def call(channel: grpc.Channel, arity: str, timeout: float | None, metadata: Any = None) -> None:
     """Make one call of this arity and take all of its responses."""
     method = getattr(channel, arity)(f"/{SERVICE}/{arity}")
-    outcome = method(iter([b""]) if arity.startswith("stream") else b"", timeout=timeout)
+    request: Any = iter([b""]) if arity.startswith("stream") else b""
+    outcome = method(request, timeout=timeout, metadata=metadata)
     if arity.endswith("stream"):
         assert list(outcome) == [b"", b""]

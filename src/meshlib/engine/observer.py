@@ -59,12 +59,16 @@ class CallObserver:
 class InboundCall:
     """A request that a server of this process answers. Facts of its arrival first; the rest is known in `over`.
 
-    scheme, authority, path (with the query), headers (lower-case names, without pseudo headers): as they arrived. protocol: as in
-    `HTTP/1.1`. remote: the other end of the connection, `ip:port`. peer, own: the principals of an mTLS connection, None without.
-    secure: the connection is TLS. started, ended: monotonic seconds; epoch: seconds since 1970, of the start. operation: the
-    framework's route, or `/package.Service/Method`, empty where nothing says. listener, manager: of the configuration that it was
-    judged by, None without. status: 0 when none was sent. details: Envoy's response code details. error: what the application
-    raised. bytes: of the bodies. context: whatever an observer keeps, by observer. undo: what is to be called when the
+    scheme, authority, path (with the query), headers (lower-case names, without pseudo headers): as they arrived, with the
+    x-request-id that counts. protocol: as in `HTTP/1.1`. remote: the other end of the connection, `ip:port`. client: the caller's
+    IP address, which is that of x-forwarded-for where the Listener believes it. forced: the caller asked for a trace
+    (x-envoy-force-trace). peer, own: the principals of an mTLS connection, None without. secure: the connection is TLS. started,
+    ended: monotonic seconds; epoch: seconds since 1970, of the start. operation: the framework's route, or
+    `/package.Service/Method`, empty where nothing says. listener, manager: of the configuration that it was judged by, None
+    without.
+
+    status: 0 when none was sent. details: Envoy's response code details. error: what the application raised. bytes: of the
+    bodies, 0 where nobody tells. context: whatever an observer keeps, by observer. undo: what is to be called when the
     application's code has ended, in the context of `inbound_begun`: an observer that sets a context variable there adds what
     resets it. Not called where that context ends with the request.
     """
@@ -84,6 +88,8 @@ class InboundCall:
     operation: str = ""
     listener: str = ""
     manager: HttpConnectionManager | None = None
+    client: str = ""
+    forced: bool = False
     ended: float = 0.0
     status: int = 0
     grpc_status: str | None = None

@@ -26,7 +26,15 @@ from meshlib.routing.request import Headers
 from meshlib.server import xfcc
 from meshlib.server.tls import UNKNOWN, Connection
 
-__all__ = ["UNESCAPED", "Arrival", "connection_view", "inbound_request", "is_grpc", "unknown_of"]
+__all__ = [
+    "UNESCAPED",
+    "Arrival",
+    "connection_view",
+    "inbound_request",
+    "is_grpc",
+    "told_address",
+    "unknown_of",
+]
 
 UNESCAPED = "/:@!$&'()*+,;=~-._"
 """What is taken to have stood in a path as it is, besides letters and digits, where a server tells only the decoded path."""
@@ -103,7 +111,7 @@ def inbound_request(
     if shown is not None:
         headers = [*headers, (xfcc.HEADER, shown)]
     caller = _caller(arrival)
-    told = None if http is None else _told(http, arrival)
+    told = None if http is None else told_address(http, arrival)
     if told is None and DIRECT_IP in unknown:
         unknown |= {REMOTE_IP}
     return InboundRequest(
@@ -159,7 +167,7 @@ def _caller(arrival: Arrival) -> Caller:
     )
 
 
-def _told(http: DownstreamHttp, arrival: Arrival) -> IpAddress | None:
+def told_address(http: DownstreamHttp, arrival: Arrival) -> IpAddress | None:
     """The caller's address by Envoy's rules for x-forwarded-for (use_remote_address, xff_num_trusted_hops).
 
     None: the direct one counts.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
+from meshlib.engine.headers import REQUEST_ID
 from meshlib.engine.observer import tell
 from meshlib.errors import ConfigError, ConfigTimeout, LocalReply
 from meshlib.policy.rbac import Verdict
@@ -272,15 +273,21 @@ class Inbound:
         if mesh is None:
             context.request_id = request_id(context.request_id, None, envoy=False, random=self._random)
             return Visit(admission, context, None, clock, ())
-        engine = mesh.engine
+        engine, chain = mesh.engine, admission.chain
+        if chain is not None and chain.downstream.use_remote_address:
+            context.forced = False  # at the edge of the mesh nobody is believed
         context.request_id = request_id(
-            context.request_id, admission.chain, envoy=engine.envoy_headers, random=engine.random
+            context.request_id, chain, envoy=engine.envoy_headers, random=engine.random
         )
         observers = engine.observers
         if not observers.inbound:
             return Visit(admission, context, None, clock, ())
         name = "" if self._listener is None else self._listener.name
         record = recorded(arrival, admission, protocol, operation, name, clock, now)
+        record.forced = context.forced
+        if context.request_id is not None and record.first(REQUEST_ID) != context.request_id:
+            kept = (pair for pair in record.headers if pair[0] != REQUEST_ID)
+            record.headers = [*kept, (REQUEST_ID, context.request_id)]
         tell(observers.inbound_begun, record)
         return Visit(admission, context, record, clock, observers.inbound_over)
 

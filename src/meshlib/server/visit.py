@@ -24,13 +24,13 @@ from meshlib.engine.observer import InboundCall, tell
 from meshlib.policy.timeouts import parse_grpc_timeout
 from meshlib.routing.numbers import parse_unsigned
 from meshlib.routing.request import Headers
+from meshlib.server.arrival import Arrival, told_address
 from meshlib.server.callers import principal_of
 from meshlib.server.peer import CURRENT, InboundPeer
 
 if TYPE_CHECKING:
     from meshlib.resources.inbound import FilterChain
     from meshlib.runtime.clock import Clock
-    from meshlib.server.arrival import Arrival
     from meshlib.server.inbound import Admission
 
 __all__ = ["DISCONNECTED", "VIA_UPSTREAM", "Visit", "content_length", "inherited", "recorded", "request_id"]
@@ -177,6 +177,8 @@ def recorded(
     """The record of a request that has just arrived."""
     connection = arrival.connection
     own = connection.own_uris
+    chain = admission.chain
+    told = None if chain is None else told_address(chain.downstream, arrival)
     return InboundCall(
         method=arrival.method,
         scheme=arrival.scheme,
@@ -192,7 +194,8 @@ def recorded(
         secure=connection.tls or arrival.scheme in ("https", "wss"),
         operation=operation,
         listener=listener,
-        manager=None if admission.chain is None else admission.chain.http,
+        manager=None if chain is None else chain.http,
+        client=arrival.remote or "" if told is None else str(told),
     )
 
 

@@ -25,12 +25,18 @@ class Watch:
         self._visit = visit
         self._environ = environ
         self._start_response = start_response
+        if visit.record is not None:
+            visit.record.bytes_received = content_length(visit.record.headers)
 
     def start_response(self, status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
         record = self._visit.record
         if record is not None:
             record.status = int(status[:3])
             record.response_headers = [(name.lower(), value) for name, value in headers]
+            rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
+            record.operation = getattr(
+                rule, "rule", ""
+            )  # Flask's route, which it forgets when it has answered
         write = self._start_response(status, headers, *error)
 
         def counted(data: bytes) -> Any:
@@ -45,17 +51,14 @@ class Watch:
             record.bytes_sent += size
 
     def failed(self, error: BaseException) -> None:
-        self._tell_arrival()
         self._visit.failed(error)
 
     def over(self) -> None:
         """Everything has been sent."""
-        self._tell_arrival()
         self._visit.over()
 
     def closed(self) -> None:
         """By the server, before everything was sent, if not all that was promised is there."""
-        self._tell_arrival()
         record = self._visit.record
         if record is None or record.method == "HEAD":
             self._visit.over()
@@ -72,14 +75,6 @@ class Watch:
         if record is not None and not record.bytes_sent:
             record.bytes_sent = content_length(record.response_headers)
         self.over()
-
-    def _tell_arrival(self) -> None:
-        """What the framework has made of the request."""
-        record = self._visit.record
-        if record is not None:
-            rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)  # Flask's route
-            record.operation = record.operation or getattr(rule, "rule", "")
-            record.bytes_received = content_length(record.headers)
 
 
 def body_of(
