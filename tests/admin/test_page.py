@@ -1,0 +1,348 @@
+"""The page in a real Chromium: what it shows of a running Mesh, by mouse, by keyboard, and to a screen reader.
+
+Chromium is the machine's own (Debian's package `chromium`); MESHLIB_CHROMIUM names another one. Without it the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import meshlib
+from meshlib import proto
+from meshlib.admin.admin import Serving
+from meshlib.controlplane import ControlPlane, ResourceStore
+from meshlib.httpx import MeshTransport
+from meshlib.testing import Reply, Request, Upstream, messages, service
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("MESHLIB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.shared_workers,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
+]
+
+WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+VIEWS = ("services", "graph", "endpoints", "routes", "calls", "configuration", "certificates")
+TAG = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield made
+        made.close()
+
+
+def configuration(address: str, *names: str, endpoints: int = 1) -> list[dict[str, Any]]:
+    """Services of these names; what `bad` has is refused."""
+    documents = []
+    for number, name in enumerate(names):
+        others = [f"127.{1 + number // 200}.{number % 200}.{each + 1}:9" for each in range(endpoints - 1)]
+        document = service(name, address, *others)
+        for resource in document["resources"]:
+            if resource["@type"] == proto.CLUSTER:
+                resource["outlier_detection"] = {
+                    "consecutive_5xx": 3,
+                    "base_ejection_time": "300s",
+                    "max_ejection_percent": 100,
+                    "enforcing_success_rate": 0,
+                }
+                if name == "bad":
+                    resource["lb_policy"] = "CLUSTER_PROVIDED"
+            if resource["@type"] == proto.ROUTE:
+                (route,) = resource["virtual_hosts"][0]["routes"]
+                route["route"]["retry_policy"] = {"retry_on": "5xx", "num_retries": 1}
+            if resource["@type"] == proto.ENDPOINT:
+                for endpoint in resource["endpoints"][0]["lb_endpoints"][1:]:
+                    endpoint["health_status"] = "UNHEALTHY"
+        documents.append(document)
+    return documents
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    def answer(request: Request) -> Reply:
+        return Reply(status=503 if "fail" in request.target else 200)
+
+    with Upstream(answer) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def control_plane(upstream: Upstream) -> Iterator[ControlPlane]:
+    documents = configuration(upstream.address, "reviews", "ratings", "bad", endpoints=2)
+    with ControlPlane(ResourceStore(messages(*documents))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shown(control_plane: ControlPlane) -> Iterator[Serving]:
+    """The admin of a Mesh that has made some calls: good ones, a retried one, and failing ones that eject an endpoint."""
+    with (
+        meshlib.Mesh(bootstrap=control_plane.bootstrap("front")) as mesh,
+        httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client,
+        mesh.admin().serve("127.0.0.1:0") as serving,
+    ):
+        for _ in range(5):
+            assert client.get("http://reviews/books").status_code == 200
+        assert client.get(f"http://reviews/{TAG}").status_code == 200
+        assert client.get("http://ratings/fail?token=not-to-be-seen").status_code == 503
+        assert client.get("http://ratings/fail").status_code == 503
+        assert client.get("http://bad/").status_code == 503
+        yield serving
+
+
+@pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
+def page(request: pytest.FixtureRequest, browser: Any, shown: Serving) -> Iterator[Any]:
+    yield from opened(browser, shown, request.param)
+
+
+@pytest.fixture
+def wide(browser: Any, shown: Serving) -> Iterator[Any]:
+    yield from opened(browser, shown, WIDE)
+
+
+def opened(browser: Any, serving: Serving, size: dict[str, int]) -> Iterator[Any]:
+    """The page. Whatever its scripts complain about fails the test, a breach of its own content policy too."""
+    context = browser.new_context(viewport=size, reduced_motion="reduce")
+    complaints: list[str] = []
+    made = context.new_page()
+    made.on("pageerror", lambda error: complaints.append(str(error)))
+    made.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    made.goto(serving.url)
+    made.wait_for_selector("tbody tr")
+    yield made
+    context.close()
+    assert complaints == []
+
+
+def open_view(page: Any, view: str) -> None:
+    page.click(f"nav a[href='#/{view}']")
+    page.wait_for_selector(f"nav a[href='#/{view}'][aria-current=page]")
+
+
+def row(page: Any, caption: str, heading: str) -> dict[str, str]:
+    """The cells of a row of a table, by column."""
+    found = page.locator(
+        f"table:has(caption:text-is('{caption}')) tbody tr", has=page.locator("th", has_text=heading)
+    ).first
+    cells = found.locator("td").all()
+    return {cell.get_attribute("data-label"): cell.inner_text().strip() for cell in cells}
+
+
+def test_services_and_their_golden_signals(page: Any) -> None:
+    assert page.inner_text("#health").startswith("ready, connected")
+    assert page.locator("table:has(caption:text-is('Services')) tbody tr").count() == 3
+    assert "does not exist" in row(page, "Services", "bad")["Endpoints"]
+    reviews, ratings = row(page, "Services", "reviews"), row(page, "Services", "ratings")
+    assert reviews["Errors"].endswith("0 %")
+    assert "100 %" in ratings["Errors"]
+    assert "1 of 2" in reviews["Endpoints"]
+    assert "1 ejected" in ratings["Endpoints"]
+    assert reviews["Security"].endswith("plaintext")
+
+
+def test_ejections_say_why_and_until_when(page: Any) -> None:
+    ejected = row(page, "Ejected endpoints", "127.0.0.1")
+    assert "consecutive_5xx" in ejected["Why"]
+    assert " min" in ejected["Back"]
+    assert page.inner_text("nav a[href='#/services'] .pill") == "1"
+
+
+def test_the_graph(page: Any) -> None:
+    open_view(page, "graph")
+    picture = page.locator("svg.graph")
+    assert "calls reviews" in picture.get_attribute("aria-label")
+    assert "plaintext" in picture.get_attribute("aria-label")
+    assert set(picture.locator(".name").all_text_contents()) >= {"reviews", "ratings"}
+    assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 3
+
+
+def test_a_node_of_the_graph_leads_to_its_endpoints_by_keyboard(wide: Any) -> None:
+    open_view(wide, "graph")
+    wide.focus("[data-key='node-ratings']")
+    wide.keyboard.press("Enter")
+    wide.wait_for_selector("h2:text-is('Endpoints of ratings')")
+
+
+def test_endpoints(page: Any) -> None:
+    open_view(page, "endpoints")
+    page.select_option("[data-key=cluster]", "ratings")
+    page.wait_for_selector("h2:text-is('Endpoints of ratings')")
+    assert "ejected" in row(page, "Endpoints of ratings", "127.0.0.1:")["Health"]
+    assert "unhealthy" in row(page, "Endpoints of ratings", "127.1.1.1:9")["Health"]
+
+
+def test_routes(page: Any) -> None:
+    open_view(page, "routes")
+    assert "reviews" in row(page, "Routes", "/*")["Goes to"] + row(page, "Routes", "/*")["Route"]
+
+
+def test_a_call_and_its_decision(page: Any) -> None:
+    open_view(page, "calls")
+    page.click("a:text-is('GET ratings/fail')")
+    page.wait_for_selector("h2:text-is('Why it went there')")
+    said = page.inner_text(".split")
+    assert "ratings of ratings" in said
+    assert "5xx; 2 attempts" in said
+    assert page.locator(".attempts li").count() == 2
+    assert "retried" in page.locator(".attempts li").first.inner_text()
+    page.click("a:text-is('Close')")
+    page.wait_for_selector(".split", state="detached")
+
+
+def test_what_peers_send_is_text_and_secrets_are_not_there(page: Any) -> None:
+    page.on("dialog", lambda dialog: pytest.fail("a script of a peer ran"))
+    open_view(page, "calls")
+    assert "%3Cimg" in page.content() or TAG.replace("<", "&lt;").replace(">", "&gt;") in page.content()
+    assert page.locator("main img").count() == 0
+    assert "not-to-be-seen" not in page.content()
+    assert "token=[redacted]" in page.content()
+
+
+def test_refused_configuration(page: Any) -> None:
+    assert page.inner_text("nav a[href='#/configuration'] .pill") == "1"
+    open_view(page, "configuration")
+    refused = row(page, "Refused resources", "cds bad")
+    assert "lb_policy" in refused["Why"]
+    assert "nothing" in refused["In force"]
+
+
+def test_every_view_fits(page: Any) -> None:
+    """No view is wider than the screen, and none hides its heading."""
+    for view in VIEWS:
+        open_view(page, view)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, view
+        assert page.locator("main h2").first.is_visible()
+
+
+def test_the_filter(page: Any) -> None:
+    page.fill("#filter", "rat")
+    page.wait_for_selector("h2:text-is('1 service')")
+    page.fill("#filter", "nowhere")
+    page.wait_for_selector("text=No service fits the filter.")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("h2:text-is('3 services')")
+
+
+def test_a_table_is_ordered_by_a_column(wide: Any) -> None:
+    def names() -> list[str]:
+        return list(wide.locator("table:has(caption:text-is('Services')) tbody th").all_inner_texts())
+
+    wide.click("th button:text-is('Service')")
+    wide.wait_for_selector("th[aria-sort=ascending]")
+    assert names() == ["bad", "ratings", "reviews"]
+    wide.click("th button:has-text('Service')")
+    wide.wait_for_selector("th[aria-sort=descending]")
+    assert names() == ["reviews", "ratings", "bad"]
+
+
+def test_keyboard_alone(wide: Any) -> None:
+    wide.keyboard.press("Tab")
+    assert wide.evaluate("document.activeElement.textContent") == "Skip to the content"
+    wide.keyboard.press("/")
+    assert wide.evaluate("document.activeElement.id") == "filter"
+    wide.focus("nav a[href='#/calls']")
+    wide.keyboard.press("Enter")
+    wide.wait_for_selector("nav a[href='#/calls'][aria-current=page]")
+    assert wide.evaluate("document.activeElement.id") == "view"
+    assert wide.inner_text("#told").startswith("Calls of")
+
+
+def test_the_page_stays_alive_and_can_be_held(wide: Any, shown: Serving) -> None:
+    before = wide.inner_text("#process")
+    wide.wait_for_function("text => document.getElementById('process').textContent !== text", arg=before)
+    wide.click("#live")
+    assert wide.get_attribute("#live", "aria-pressed") == "false"
+
+
+def test_names_for_everything_that_acts(page: Any) -> None:
+    """Each control and each table has a name, each heading cell a scope, each view one heading of the first level."""
+    for view in VIEWS:
+        open_view(page, view)
+        nameless = page.evaluate(
+            """() => [...document.querySelectorAll('a, button, input, select, [role=link], table, [role=region]')]
+                .filter((each) => !(each.getAttribute('aria-label') || each.textContent.trim()
+                    || each.labels?.length || each.querySelector?.('title, caption')))
+                .map((each) => each.outerHTML)"""
+        )
+        assert nameless == []
+        assert page.locator("th:not([scope])").count() == 0
+        assert page.locator("h1").count() == 1
+
+
+CONTRAST = """() => {
+  const light = (text) => {
+    const parts = text.match(/[0-9.]+/g).map((each) => each / 255);
+    const [r, g, b] = parts.map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (each) => {
+    for (let at = each; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (!/, 0\\)$|transparent/.test(colour)) return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const poor = [];
+  for (const each of document.querySelectorAll('main *, header *, nav *')) {
+    if (each.closest('svg') || ![...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim())) continue;
+    const [one, other] = [light(getComputedStyle(each).color), light(ground(each))];
+    const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    if (ratio < 4.5) poor.push(`${each.tagName} ${each.className} ${each.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_on_its_ground(wide: Any, scheme: str) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 to 1."""
+    wide.emulate_media(color_scheme=scheme)
+    for view in VIEWS:
+        open_view(wide, view)
+        assert wide.evaluate(CONTRAST) == [], view
+
+
+def test_two_hundred_services(browser: Any, upstream: Upstream) -> None:
+    names = [f"service-{number:03d}" for number in range(200)]
+    stop = threading.Event()
+    with (
+        meshlib.Mesh(config=configuration(upstream.address, *names, endpoints=25)) as mesh,
+        httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client,
+        mesh.admin().serve("127.0.0.1:0") as serving,
+    ):
+        for name in names:
+            client.get(f"http://{name}/")
+        for page in opened(browser, serving, WIDE):
+            assert page.locator("table:has(caption:text-is('Services')) tbody tr").count() == 200
+            open_view(page, "graph")
+            assert page.locator("svg.graph .edge").count() == 24
+            assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 300
+            open_view(page, "endpoints")
+            assert page.locator("tbody tr").count() == 25
+        stop.set()
+
+
+def test_a_process_that_has_gone(browser: Any, control_plane: ControlPlane) -> None:
+    context = browser.new_context(viewport=WIDE)
+    page = context.new_page()
+    with meshlib.Mesh(bootstrap=control_plane.bootstrap("short")) as mesh:
+        mesh.wait_ready("reviews:80")
+        with mesh.admin().serve("127.0.0.1:0") as serving:
+            page.goto(serving.url)
+            page.wait_for_selector("tbody tr")
+        page.wait_for_selector("#health.bad:text-is('the process does not answer')")
+        assert page.locator("tbody tr").count() > 0, "what was known stays"
+    context.close()
