@@ -12,7 +12,7 @@ help:
 	@echo "make conformance  the same cases through a real Envoy and through meshlib"
 	@echo "make bench        the benchmark: one interleaved run, ratios to httpx, aiohttp and Envoy"
 	@echo "make soak         certificates and roots rotate under load for ten minutes; no call may fail"
-	@echo "make peers        build SPIRE where Go is, and test against it (about ten minutes the first time)"
+	@echo "make peers        build SPIRE where Go is, take Prometheus from Debian, test against both (ten minutes the first time)"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make clean        remove environments and caches"
 

@@ -1,10 +1,11 @@
-"""Build the peers that the optional interoperability tests talk to, SPIRE's server and agent, from the Go module proxy.
+"""Get the peers that the optional interoperability tests talk to: SPIRE's server and agent, and Prometheus.
 
     python3 -m scripts.peers
 
-Needs Go; without it this says so and does nothing, and the tests that need the peers are skipped. The source is a pinned version
-whose checksum is checked here; what it needs in turn is checked against its own go.sum. About ten minutes on one processor, once;
-what is built stays in .cache/peers. MESHLIB_PEERS names another folder with the programs.
+SPIRE is built from the Go module proxy, which needs Go. The source is a pinned version whose checksum is checked here; what it
+needs in turn is checked against its own go.sum. About ten minutes on one processor, once. Prometheus is taken out of Debian's
+package, which needs apt; it is not installed. What can't be had is named, and the tests that need it are skipped. What is there
+stays in .cache/peers. MESHLIB_PEERS names another folder with the programs.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ HOME = ROOT / ".cache" / "peers"
 MODULE, VERSION = "github.com/spiffe/spire", "v1.13.3"
 SUM = "h1:wDTK8tj8ShO5izjue/OFanVaehmjUxSxHtSWxBY+FJQ="
 PROGRAMS = ("spire-server", "spire-agent")
+PROMETHEUS = "prometheus"
 
 
 class BuildFailed(Exception):
-    """A command of Go's failed; the message is its last words."""
+    """A command failed; the message is its last words."""
 
 
 def folder() -> Path:
@@ -35,6 +37,26 @@ def folder() -> Path:
 def missing() -> list[str]:
     """The programs that are not there."""
     return [name for name in PROGRAMS if not (folder() / name).exists()]
+
+
+def prometheus() -> str | None:
+    """The program: that of the machine, or ours. None when there is none."""
+    own = folder() / PROMETHEUS
+    return shutil.which(PROMETHEUS) or (str(own) if own.exists() else None)
+
+
+def fetch_prometheus() -> None:
+    """Take the programs out of Debian's package. Raises BuildFailed."""
+    place = HOME / "debian"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    place.chmod(0o755)  # apt downloads as a user of its own where it can
+    _run(["apt-get", "download", "--quiet", PROMETHEUS], place)
+    package = next(place.glob("*.deb"))
+    _run(["dpkg-deb", "--extract", str(package), "root"], place)
+    for name in (PROMETHEUS, "promtool"):
+        shutil.copy(place / "root" / "usr" / "bin" / name, folder() / name)
+    shutil.rmtree(place)
 
 
 def build(go: str) -> None:
@@ -64,17 +86,19 @@ def _run(command: list[str], where: Path) -> str:
 
 
 def main() -> int:
-    """0 when the programs are there, or Go is not; 1 when the build fails."""
-    if not missing():
-        return 0
-    go = shutil.which("go")
-    if go is None:
-        print(f"no Go here: {', '.join(missing())} can't be built, the tests against SPIRE are skipped")
-        return 0
+    """0 when the programs are there, or what it takes to get them is not; 1 when that fails."""
     for needed in (HOME, folder()):
         needed.mkdir(parents=True, exist_ok=True)
+    go = shutil.which("go")
     try:
-        build(go)
+        if missing() and go is None:
+            print(f"no Go here: {', '.join(missing())} can't be built, the tests against SPIRE are skipped")
+        elif missing() and go is not None:
+            build(go)
+        if prometheus() is None and shutil.which("apt-get") is None:
+            print("no apt here: the test against Prometheus is skipped unless it is installed")
+        elif prometheus() is None:
+            fetch_prometheus()
     except BuildFailed as error:
         print(error, file=sys.stderr)
         return 1
