@@ -138,14 +138,14 @@ def grpc_receiver() -> Iterator[Receiver]:
     """OTLP over gRPC."""
     receiver = Receiver()
 
-    class Servicer(TraceServiceServicer):  # type: ignore[misc]
+    class Servicer(TraceServiceServicer):
         def Export(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the service's
             receiver.take(request)
             return ExportTraceServiceResponse()
 
     with futures.ThreadPoolExecutor(2) as workers:
         server = grpc.server(workers)
-        add_TraceServiceServicer_to_server(Servicer(), server)
+        add_TraceServiceServicer_to_server(Servicer(), server)  # type: ignore[no-untyped-call]
         receiver.endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:

@@ -17,6 +17,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 import meshlib
+from meshlib.grpc import aio_channel
+from meshlib.grpc import channel as mesh_channel
+from meshlib.httpx import AsyncMeshTransport, MeshTransport
 from meshlib.testing import Reply, Upstream, service
 from tests.observe.tracing.receiver import Receiver, grpc_receiver, http_receiver
 
@@ -66,7 +69,7 @@ front: checkout INTERNAL
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_httpx_with_a_retry(receiver: Receiver, provider: TracerProvider, asynchronous: bool) -> None:
     async def fetch(mesh: meshlib.Mesh) -> httpx.Response:
-        async with httpx.AsyncClient(transport=meshlib.httpx.AsyncMeshTransport(mesh)) as client:
+        async with httpx.AsyncClient(transport=AsyncMeshTransport(mesh)) as client:
             return await client.get("http://reviews/x?a=1")
 
     with Upstream([Reply(status=503), Reply(body=b"hello")]) as upstream:
@@ -75,7 +78,7 @@ def test_httpx_with_a_retry(receiver: Receiver, provider: TracerProvider, asynch
                 if asynchronous:
                     response = asyncio.run(fetch(mesh))
                 else:
-                    with httpx.Client(transport=meshlib.httpx.MeshTransport(mesh)) as client:
+                    with httpx.Client(transport=MeshTransport(mesh)) as client:
                         response = client.get("http://reviews/x?a=1")
         requests = upstream.requests
     assert response.text == "hello"
@@ -107,7 +110,7 @@ def test_a_body_and_a_stream(provider: TracerProvider, receiver: Receiver, body:
     with Upstream([Reply(body=b"x" * 70_000)]) as upstream:
         with (
             meshlib.Mesh(config(upstream.address), observe=meshlib.Observe(tracing=provider)) as mesh,
-            httpx.Client(transport=meshlib.httpx.MeshTransport(mesh)) as client,
+            httpx.Client(transport=MeshTransport(mesh)) as client,
             client.stream("POST", "http://reviews/", content=body or pieces()) as response,
         ):
             assert sum(map(len, response.iter_bytes())) == 70_000
@@ -160,7 +163,7 @@ def test_grpc_with_a_retry(
     method = "/s.Echo/Stream" if how.endswith("stream") else "/s.Echo/Unary"
 
     async def calling(mesh: meshlib.Mesh) -> list[bytes]:
-        async with meshlib.grpc.aio_channel("reviews:80", mesh=mesh) as channel:
+        async with aio_channel("reviews:80", mesh=mesh) as channel:
             if how == "aio":
                 return [await channel.unary_unary(method)(b"hello")]
             return [message async for message in channel.stream_stream(method)(iter([b"hello"]))]
@@ -170,7 +173,7 @@ def test_grpc_with_a_retry(
             if how.startswith("aio"):
                 messages = asyncio.run(calling(mesh))
             else:
-                with meshlib.grpc.channel("reviews:80", mesh=mesh) as channel:
+                with mesh_channel("reviews:80", mesh=mesh) as channel:
                     if how == "stream":
                         messages = list(channel.stream_stream(method)(iter([b"hello"])))
                     elif how == "future":
@@ -196,7 +199,7 @@ def test_the_current_span_of_the_application_is_left_alone(
     with Upstream() as upstream:
         with (
             meshlib.Mesh(config(upstream.address), observe=meshlib.Observe(tracing=provider)) as mesh,
-            httpx.Client(transport=meshlib.httpx.MeshTransport(mesh)) as client,
+            httpx.Client(transport=MeshTransport(mesh)) as client,
             inside(provider) as span,
         ):
             client.get("http://reviews/")
@@ -207,7 +210,7 @@ def test_tracing_can_be_off(provider: TracerProvider, receiver: Receiver) -> Non
     with Upstream() as upstream:
         with (
             meshlib.Mesh(config(upstream.address), observe=meshlib.Observe(tracing=False)) as mesh,
-            httpx.Client(transport=meshlib.httpx.MeshTransport(mesh)) as client,
+            httpx.Client(transport=MeshTransport(mesh)) as client,
             inside(provider),
         ):
             client.get("http://reviews/")
