@@ -312,3 +312,21 @@ def test_shadow_rules_refuse_nothing() -> None:
         "http.in.rbac.dry.shadow_denied": 1,
         "http.in.rbac.dry.policy.s.shadow_denied": 1,
     }
+
+
+def test_families_and_labels_are_those_of_envoys_tag_extraction() -> None:
+    """As a real Envoy 1.40 shows them at /stats/prometheus."""
+    registry = Registry()
+    config = Rbac(rules=rules(RbacAction.ALLOW, p=ANY), rules_stat_prefix="mine", track_per_rule_stats=True)
+    for prefix in ("http.in", "net."):
+        RbacFilter(config, RbacStats(registry, prefix, config)).check(request())
+    found = {metric.name: (metric.family, dict(metric.labels)) for metric in registry}
+    http = {"envoy_rbac_http_prefix": "mine", "envoy_http_conn_manager_prefix": "in"}
+    assert found["http.in.rbac.mine.allowed"] == ("http.rbac.allowed", http)
+    assert found["http.in.rbac.mine.policy.p.allowed"] == (
+        "http.rbac.policy.allowed",
+        {"envoy_rbac_policy_name": "p", **http},
+    )
+    assert found["http.in.rbac.shadow_denied"][1] == {"envoy_http_conn_manager_prefix": "in"}
+    assert found["net.rbac.mine.allowed"] == ("rbac.mine.allowed", {"envoy_rbac_prefix": "net"})
+    assert found["net.rbac.mine.policy.p.allowed"][0] == "rbac.mine.policy.p.allowed"
