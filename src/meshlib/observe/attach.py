@@ -63,5 +63,7 @@ def _may_ask_for_logs(mesh: Mesh) -> bool:
     snapshot = mesh.snapshot
     if not snapshot.complete:
         return True
+    if any(listener.http.access_log for listener in snapshot.listeners.values()):
+        return True
     chains = (chain for listener in snapshot.inbound.values() for chain in listener.chains)
-    return any(each.http.access_log for each in (*snapshot.listeners.values(), *chains))
+    return any(chain.http.access_log for chain in chains)
