@@ -11,16 +11,18 @@ are replaced. Serve it where only those may connect who may see the configuratio
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from meshlib import proto
 from meshlib.admin.redaction import redact
-from meshlib.mesh import Mesh
 from meshlib.snapshot import ResourceState, ResourceStatus
 from meshlib.xds.messages import describe_node
+
+if TYPE_CHECKING:
+    from meshlib.mesh import Mesh
 
 __all__ = ["SERVICE", "RequestError", "add_csds", "client_status"]
 
