@@ -64,7 +64,7 @@ def test_timeout(caller: Call) -> None:
 
 def test_per_try_timeout(caller: Call) -> None:
     with Upstream([Hang(), Reply(body=b"second")]) as upstream, meshlib.Mesh(retrying(upstream)) as mesh:
-        response = caller(mesh).get_with("http://reviews/", per_try_timeout=0.05)
+        response = caller(mesh).get_with("http://reviews/", per_try_timeout=0.5)
     assert response.text == "second"
     first, second = response.extensions["meshlib"].attempts
     assert (first.status, second.status) == (None, 200)

@@ -139,7 +139,7 @@ def test_another_grpcio(server: Backend, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_routes_timeout_is_kept_here_and_a_callers_deadline_is_sent(server: Backend) -> None:
     server.unary("hang", lambda request, context: server.gate.wait() and b"")
-    document = config(server.address, route={"timeout": "0.2s"})
+    document = config(server.address, route={"timeout": "1s"})
     with mesh_for(document) as mesh, meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
         assert channel.unary_unary("/test.Echo/echo")(b"x") == b"x"
         assert channel.unary_unary("/test.Echo/echo")(b"x", timeout=30) == b"x"

@@ -246,7 +246,7 @@ def test_route_timeout_of_a_stream(server: Backend) -> None:
         server.gate.wait(20)
 
     server.unary_stream("slow", slow)
-    with mesh_for(config(server.address, route={"timeout": "0.3s"})) as mesh:
+    with mesh_for(config(server.address, route={"timeout": "1s"})) as mesh:
         with channel("echo:80", mesh=mesh) as chan:
             stream = chan.unary_stream("/test.Echo/slow")(b"")
             assert next(stream) == b"one"
@@ -265,11 +265,11 @@ def test_headers_end_the_time_of_an_attempt_though_nobody_reads(server: Backend)
         yield b"late"
 
     server.unary_stream("slow", slow)
-    route = {"retry_policy": {"retry_on": "5xx", "per_try_timeout": "0.2s"}, "timeout": "10s"}
+    route = {"retry_policy": {"retry_on": "5xx", "per_try_timeout": "1s"}, "timeout": "20s"}
     with mesh_for(config(server.address, route=route)) as mesh, channel("echo:80", mesh=mesh) as chan:
         stream = chan.unary_stream("/test.Echo/slow")(b"")
         assert sent.wait(10)
-        assert not threading.Event().wait(0.4)  # beyond the attempt's timeout
+        assert not threading.Event().wait(1.2)  # beyond the attempt's timeout
         server.gate.set()
         assert list(stream) == [b"late"]
     assert server.methods() == ["slow"]

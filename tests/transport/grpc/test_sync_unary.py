@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import socket
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ from grpc_status import rpc_status
 
 import meshlib
 from meshlib.grpc import channel
+from tests.ports import reserved
 from tests.transport.grpc.support import Backend, backend, config, mesh_for
 
 
@@ -122,11 +122,12 @@ def test_direct_response_is_a_status_but_no_error_of_the_mesh() -> None:
 
 
 def test_retry_goes_to_another_endpoint(server: Backend) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        dead = f"127.0.0.1:{closed.getsockname()[1]}"
     route = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 3}}
-    with mesh_for(config(dead, server.address, route=route)) as mesh, channel("echo:80", mesh=mesh) as chan:
+    with (
+        reserved() as dead,
+        mesh_for(config(f"127.0.0.1:{dead}", server.address, route=route)) as mesh,
+        channel("echo:80", mesh=mesh) as chan,
+    ):
         echo = chan.unary_unary("/test.Echo/echo")
         calls = [echo.with_call(b"x")[1] for _ in range(4)]
     failures = [tuple(attempt.failure for attempt in call.meshlib.attempts) for call in calls]
@@ -211,7 +212,7 @@ def test_per_try_timeout_is_retried(server: Backend) -> None:
         return request
 
     server.unary("slow", slow)
-    route = {"retry_policy": {"retry_on": "5xx", "per_try_timeout": "0.2s"}}
+    route = {"retry_policy": {"retry_on": "5xx", "per_try_timeout": "1s"}}
     with mesh_for(config(server.address, route=route)) as mesh, channel("echo:80", mesh=mesh) as chan:
         _, call = chan.unary_unary("/test.Echo/slow").with_call(b"")
     assert [attempt.failure for attempt in call.meshlib.attempts] == ["upstream per try timeout", None]

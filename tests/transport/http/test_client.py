@@ -427,7 +427,7 @@ def test_httpx_timeouts_go_on_applying(driver: Driver) -> None:
         driver.open(mesh)
         for _ in range(2):
             with pytest.raises(driver.lib.ReadTimeout) as caught:
-                driver.get("/", timeout=0.05)
+                driver.get("/", timeout=driver.lib.Timeout(10.0, read=0.05))
             assert isinstance(caught.value, meshlib.MeshError)
         assert mesh.permits() == (0, 0, 0, 0)
         done.set()

@@ -363,7 +363,7 @@ def test_a_hedge_that_cannot_connect_is_given_up(driver: Driver, first: int) -> 
 
     with serve(script) as server, blackhole() as nowhere:
         ports = (server.port, nowhere) if first == 0 else (nowhere, server.port)
-        mesh = hedged(*ports, connect_timeout=0.1)
+        mesh = hedged(*ports, connect_timeout=0.5)
         stats = mesh.engine.store.cluster("backend").stats
         driver.open(mesh, timeout=None)
         failed = lambda: stats.upstream_cx_connect_timeout.value > 0  # noqa: E731

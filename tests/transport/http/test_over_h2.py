@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+import meshlib
 import meshlib.httpx
 from meshlib import errors
 from meshlib.resources.cluster import HttpProtocol
@@ -105,9 +106,9 @@ def test_an_early_answer(driver: Driver) -> None:
 
 def test_timeouts(driver: Driver) -> None:
     with serve(H2Server()) as server:
-        mesh = mesh_for([server.port], protocol=H2, timeout=0.05)
+        mesh = mesh_for([server.port], protocol=H2)
         driver.open(mesh)
-        with pytest.raises(errors.DeadlineExceeded):
+        with meshlib.call(timeout=0.05), pytest.raises(errors.DeadlineExceeded):
             driver.get("/silent")
         assert mesh.permits()[1:] == (0, 0, 0)
         assert driver.get("/").text == "hello"

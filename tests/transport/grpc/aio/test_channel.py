@@ -166,7 +166,7 @@ def test_an_endpoint_that_accepts_and_never_speaks() -> None:
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as mute:
             address = f"127.0.0.1:{mute.getsockname()[1]}"
-            cluster = {"connect_timeout": "0.2s"}
+            cluster = {"connect_timeout": "1s"}
             retry = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 1}}
             async with backend() as server:
                 async with channel_to(address, cluster=cluster) as (channel, mesh):

@@ -265,7 +265,7 @@ def test_a_timeout_after_the_first_message_cuts_the_stream() -> None:
     async def main() -> None:
         async with (
             backend() as server,
-            channel_to(server.address, route={"timeout": "0.2s"}) as (channel, mesh),
+            channel_to(server.address, route={"timeout": "1s"}) as (channel, mesh),
         ):
             call = channel.unary_stream(name_of("hang_stream"))(b"first")
             assert await call.read() == b"first"

@@ -190,7 +190,7 @@ class TestBothWays:
         async def main() -> None:
             async with (
                 backend() as server,
-                channel_to(server.address, route={"timeout": "0.1s"}) as (channel, _),
+                channel_to(server.address, route={"timeout": "1s"}) as (channel, _),
             ):
                 await channel.unary_unary(name_of("echo"))(b"")
                 codes: list[grpc.StatusCode] = []
@@ -215,7 +215,7 @@ class TestBothWays:
 
     def test_per_try_timeout(self) -> None:
         async def main() -> None:
-            policy = {"retry_on": "reset", "num_retries": 1, "per_try_timeout": "0.1s"}
+            policy = {"retry_on": "reset", "num_retries": 1, "per_try_timeout": "1s"}
             async with (
                 backend() as server,
                 channel_to(server.address, route={"retry_policy": policy}) as (channel, mesh),
