@@ -26,7 +26,7 @@ import httpx2
 
 from meshlib import errors
 from meshlib.transport.http.async_exchange import AsyncExchange
-from meshlib.transport.http.exchange import Answer, ImpatienceError, Phase, SecureSchemeError
+from meshlib.transport.http.exchange import Answer, ImpatienceError, Leave, Phase, SecureSchemeError
 from meshlib.transport.http.failure import BodyLengthError, InvalidRequest
 from meshlib.transport.http.shell import AsyncShell, LocalReplies, MeshLike, SyncShell, impatience
 from meshlib.transport.http.sync_exchange import SyncExchange
@@ -245,6 +245,16 @@ def _response(answer: Answer, stream: httpx2.SyncByteStream | httpx2.AsyncByteSt
     )
 
 
+def _leaving(request: httpx2.Request, leave: Leave) -> httpx2.Request:
+    """The request as it goes out without the mesh; the application's own stays as it is."""
+    if not leave.headers:
+        return request
+    headers = [*request.headers.raw, *leave.headers]
+    return httpx2.Request(
+        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+    )
+
+
 def _extensions(answer: Answer) -> dict[str, object]:
     extensions: dict[str, object] = {"http_version": answer.version, "meshlib": answer.info}
     if answer.reason is not None:
@@ -319,8 +329,8 @@ class MeshTransport(httpx2.BaseTransport):
             answer = self._shell.send(request, body, source)
         except _TRANSLATED as error:
             raise _translate(error, request) from None
-        if answer is None:
-            return self._without_mesh().handle_request(request)
+        if isinstance(answer, Leave):
+            return self._without_mesh().handle_request(_leaving(request, answer))
         if answer.content is not None:
             return _whole(answer, answer.content)
         return _response(answer, _SyncStream(answer.stream, request))
@@ -356,8 +366,8 @@ class AsyncMeshTransport(httpx2.AsyncBaseTransport):
             answer = await self._shell.send(request, body, source)
         except _TRANSLATED as error:
             raise _translate(error, request) from None
-        if answer is None:
-            return await self._without_mesh().handle_async_request(request)
+        if isinstance(answer, Leave):
+            return await self._without_mesh().handle_async_request(_leaving(request, answer))
         if answer.content is not None:
             return _whole(answer, answer.content)
         return _response(answer, _AsyncStream(answer.stream, request))

@@ -216,3 +216,61 @@ def test_tracing_can_be_off(provider: TracerProvider, receiver: Receiver) -> Non
             client.get("http://reviews/")
         (request,) = upstream.requests
     assert request.header("traceparent") is None
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_host_that_httpx_reaches_without_the_mesh(
+    provider: TracerProvider, receiver: Receiver, asynchronous: bool
+) -> None:
+    async def fetch(mesh: meshlib.Mesh, url: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=AsyncMeshTransport(mesh)) as client:
+            return await client.post(url, content=b"body")
+
+    two = [config("127.0.0.1:9"), service("other", "127.0.0.1:9")]
+    with Upstream() as upstream, inside(provider) as span:
+        observe = meshlib.Observe(tracing=provider)
+        with meshlib.Mesh(two, unknown_hosts="passthrough", observe=observe) as mesh:
+            url = f"http://{upstream.address}/"
+            if asynchronous:
+                response = asyncio.run(fetch(mesh, url))
+            else:
+                with httpx.Client(transport=MeshTransport(mesh)) as client:
+                    response = client.post(url, content=b"body")
+        (request,) = upstream.requests
+    context = span.get_span_context()
+    sent = [value for name, value in request.headers if name == "traceparent"]
+    assert [value[3:52] for value in sent] == [f"{context.trace_id:032x}-{context.span_id:016x}"]
+    assert request.body == b"body"
+    assert "traceparent" not in response.request.headers
+    provider.force_flush()
+    assert [each.name for each in receiver.spans] == ["checkout"]
+
+
+@pytest.mark.parametrize("how", ["blocking", "with_call", "future", "aio"])
+def test_a_target_that_grpc_reaches_without_the_mesh(
+    provider: TracerProvider, receiver: Receiver, echo: tuple[Echo, str], how: str
+) -> None:
+    handler, address = echo
+    handler.seen.append({})  # so that it does not refuse
+
+    async def calling(mesh: meshlib.Mesh) -> None:
+        async with aio_channel(address, mesh=mesh) as channel:
+            await channel.unary_unary("/s.Echo/Unary")(b"hello", metadata=(("own", "x"),))
+
+    two = [config("127.0.0.1:9", http2=True), service("other", "127.0.0.1:9")]
+    observe = meshlib.Observe(tracing=provider)
+    with inside(provider) as span, meshlib.Mesh(two, unknown_hosts="passthrough", observe=observe) as mesh:
+        if how == "aio":
+            asyncio.run(calling(mesh))
+        else:
+            with mesh_channel(address, mesh=mesh) as channel:
+                method = channel.unary_unary("/s.Echo/Unary")
+                if how == "future":
+                    method.future(b"hello", metadata=(("own", "x"),)).result()
+                elif how == "with_call":
+                    method.with_call(b"hello", metadata=(("own", "x"),))
+                else:
+                    method(b"hello", metadata=(("own", "x"),))
+    context = span.get_span_context()
+    assert handler.seen[-1]["own"] == "x"
+    assert handler.seen[-1]["traceparent"][3:52] == f"{context.trace_id:032x}-{context.span_id:016x}"

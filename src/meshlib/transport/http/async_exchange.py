@@ -32,6 +32,7 @@ from meshlib.transport.http.exchange import (
     ImpatienceError,
     Instead,
     LazyHeaders,
+    Leave,
     Phase,
     Stage,
     decode_headers,
@@ -44,7 +45,7 @@ __all__ = ["AsyncExchange"]
 class AsyncExchange(AsyncAttempts):
     """Runs one call. `run` gives the answer; afterwards the answer's stream calls `read` and `close`."""
 
-    async def run(self, instead: Instead) -> Answer | None:
+    async def run(self, instead: Instead) -> Answer | Leave:
         """Until there is an answer. Raises ImpatienceError, and what the application's body raises.
 
         instead: what to give, or to raise, for a MeshError.
@@ -64,7 +65,7 @@ class AsyncExchange(AsyncAttempts):
         except BaseException as error:
             self._abandon(error)
             if isinstance(error, MeshError):
-                return instead(error, self.call.info)
+                return instead(error, self.call.info) or Leave(self.call.headers_to_add)
             raise
 
     async def _wait(self) -> Event:

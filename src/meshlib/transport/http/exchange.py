@@ -49,6 +49,7 @@ __all__ = [
     "ImpatienceError",
     "Instead",
     "LazyHeaders",
+    "Leave",
     "OriginalRequest",
     "Patience",
     "Phase",
@@ -277,6 +278,15 @@ def encode_fields(headers: Iterable[tuple[str, str]]) -> list[bytes]:
 
 Instead = Callable[[MeshError, CallInfo], "Answer | None"]
 """What the application gets instead of an answer: None when it is to go without the mesh. Raises the error, or another."""
+
+
+class Leave:
+    """Send the request without the mesh, with these headers besides its own (trace context): no Listener knows the host."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self, headers: Iterable[tuple[str, str]]) -> None:
+        self.headers = encode_headers(headers)
 
 
 def give_up(call: Call, now: float) -> None:

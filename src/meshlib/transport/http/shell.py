@@ -15,7 +15,14 @@ from meshlib.engine.engine import Engine
 from meshlib.errors import CircuitFull, DeadlineExceeded, MeshError, UnknownHost
 from meshlib.transport.http.async_exchange import AsyncExchange
 from meshlib.transport.http.body import SyncUpload
-from meshlib.transport.http.exchange import Answer, ImpatienceError, OriginalRequest, Phase, SecureSchemeError
+from meshlib.transport.http.exchange import (
+    Answer,
+    ImpatienceError,
+    Leave,
+    OriginalRequest,
+    Phase,
+    SecureSchemeError,
+)
 from meshlib.transport.http.message import content_length
 from meshlib.transport.http.pools import PoolSet, pools_of
 from meshlib.transport.http.sync_exchange import SyncExchange
@@ -142,9 +149,11 @@ class Shell:
 
 
 class SyncShell(Shell):
-    """For blocking clients. None as an answer: the mesh does not know the host, send the request without it."""
+    """For blocking clients."""
 
-    def send(self, request: HostRequest, body: bytes | None, source: Iterable[bytes] | None) -> Answer | None:
+    def send(
+        self, request: HostRequest, body: bytes | None, source: Iterable[bytes] | None
+    ) -> Answer | Leave:
         engine, pools = self._open()
         original = _original(request, body, passthrough=self._passthrough)
         upload = None
@@ -163,7 +172,7 @@ class AsyncShell(Shell):
 
     def send(
         self, request: HostRequest, body: bytes | None, source: AsyncIterable[bytes] | None
-    ) -> Awaitable[Answer | None]:
+    ) -> Awaitable[Answer | Leave]:
         _need_asyncio()
         engine, pools = self._open()
         original = _original(request, body, passthrough=self._passthrough)

@@ -32,6 +32,7 @@ from meshlib.transport.http.exchange import (
     ImpatienceError,
     Instead,
     LazyHeaders,
+    Leave,
     Phase,
     Stage,
     decode_headers,
@@ -47,7 +48,7 @@ __all__ = ["SyncExchange"]
 class SyncExchange(SeveralAttempts):
     """Runs one call. `run` gives the answer; afterwards the answer's stream calls `read` and `close`."""
 
-    def run(self, instead: Instead) -> Answer | None:
+    def run(self, instead: Instead) -> Answer | Leave:
         """Until there is an answer. Raises ImpatienceError, and what the application's body raises.
 
         instead: what to give, or to raise, for a MeshError.
@@ -67,7 +68,7 @@ class SyncExchange(SeveralAttempts):
         except BaseException as error:
             self._abandon(error)
             if isinstance(error, MeshError):
-                return instead(error, self.call.info)
+                return instead(error, self.call.info) or Leave(self.call.headers_to_add)
             raise
         self._answer = None
         if self._accepted is None:
