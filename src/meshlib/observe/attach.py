@@ -17,15 +17,16 @@ def attach(mesh: Mesh, settings: Observe) -> None:
     """Subscribe the observers that these settings ask for. Once for each Mesh."""
     engine = mesh.engine
     if settings.tracing is not False:
+        from meshlib.observe.server_tracing import ServerTracingObserver
         from meshlib.observe.tracing import TracingObserver
 
+        provider = None if settings.tracing is True else settings.tracing
         engine.observe(
             TracingObserver(
-                provider=None if settings.tracing is True else settings.tracing,
-                trusted=engine.trust_request_headers,
-                packs=engine.envoy_headers,
+                provider=provider, trusted=engine.trust_request_headers, packs=engine.envoy_headers
             )
         )
+        engine.observe(ServerTracingObserver(provider=provider))
     if settings.metrics:
         _count(mesh)
     if settings.otel_metrics is not False:
