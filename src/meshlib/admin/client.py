@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from meshlib.errors import ConfigError, MeshError
 from meshlib.runtime.clock import SystemClock
 
-__all__ = ["AdminError", "Answer", "Asker", "by_socket", "by_url"]
+__all__ = ["AdminError", "Answer", "Asker", "Lines", "by_socket", "by_url"]
 
 LARGEST = 256 * 1024 * 1024
 """Bytes; a longer answer is refused."""
@@ -76,15 +77,15 @@ class Asker:
             found = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, found, bytes(body))
         except (OSError, http.client.HTTPException) as error:
-            raise self._failed(path, error) from error
+            raise self.failed(path, error) from error
         finally:
             connection.close()
 
-    def lines(self, path: str, *, timeout: float = 5.0) -> Iterator[bytes]:
+    def lines(self, path: str, *, timeout: float = 5.0) -> Lines:
         """`GET path` of an answer that goes on and on, line by line, until its end. timeout: seconds until it begins.
 
         Raises:
-            AdminError: the answer is not 200, or breaks off.
+            AdminError: the answer is not 200.
         """
         connection = self._connect(timeout)
         try:
@@ -93,12 +94,13 @@ class Asker:
                 text = response.read(2000).decode("utf-8", "replace").strip()
                 raise AdminError(f"{self.name}: {response.status} for {path}: {text}")
             sock.settimeout(None)
-            while line := response.readline():
-                yield line
         except (OSError, http.client.HTTPException) as error:
-            raise self._failed(path, error) from error
-        finally:
             connection.close()
+            raise self.failed(path, error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return Lines(self, path, response, sock)
 
     def _begin(
         self, connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str]
@@ -107,9 +109,37 @@ class Asker:
         sock: socket.socket = connection.sock  # from here on the response's own
         return connection.getresponse(), sock
 
-    def _failed(self, path: str, error: Exception) -> AdminError:
+    def failed(self, path: str, error: Exception) -> AdminError:
+        """What is raised when there is no answer, or no more of it."""
         reason = str(error) or type(error).__name__
         return AdminError(f"{self.name}: no answer to {path}: {reason}")
+
+
+class Lines:
+    """The lines of an answer that goes on. Iterate once, on one thread; `close` from any."""
+
+    def __init__(
+        self, asker: Asker, path: str, response: http.client.HTTPResponse, sock: socket.socket
+    ) -> None:
+        self._asker = asker
+        self._path = path
+        self._response = response
+        self._socket = sock
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Raises: AdminError: the answer breaks off."""
+        try:
+            while line := self._response.readline():
+                yield line
+        except (OSError, http.client.HTTPException) as error:
+            raise self._asker.failed(self._path, error) from error
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        """The iteration ends. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _read(response: http.client.HTTPResponse, sock: socket.socket, due: float) -> bytes:

@@ -6,20 +6,21 @@ import datetime as dt
 import json
 import queue
 import threading
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from meshlib.admin.client import AdminError
+from meshlib.admin.client import AdminError, Lines
 from meshlib.cli.config import fail
 from meshlib.cli.output import clean
 from meshlib.cli.running import PROCESS, Target, some, targets
 
 __all__ = ["tap"]
 
-Line = tuple[str, dict[str, Any] | None, str | None]
-"""The process, and a call or why there will be no more."""
+Arrival = tuple[str, dict[str, Any] | None, str | None]
+"""The process, and a call; or None, and why there will be no more where something went wrong."""
 
 
 @click.command()
@@ -59,48 +60,73 @@ def tap(
         "header": header,
     }
     path = "/tap?" + urlencode({name: value for name, value in given.items() if value is not None})
-    lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+    followed: list[Lines] = []
+    problems: list[str] = []
     with targets(process) as found:
-        followed = some(found)
-        for target in followed:
-            threading.Thread(target=_follow, args=(target, path, lines), daemon=True).start()
         try:
-            left = _print(lines, len(followed), count, as_json=as_json, several=len(followed) > 1)
+            for target in some(found):
+                _follow(target, path, arrived, followed, problems)
+            several = len(followed) > 1
+            for name, call in _calls(arrived, len(followed), count, problems):
+                line = (
+                    json.dumps({"process": name, **call}) if as_json else _text(call, name if several else "")
+                )
+                click.echo(line)
         except KeyboardInterrupt:
-            return
-    if left:
-        fail(left)
+            problems.clear()
+        finally:
+            for lines in followed:
+                lines.close()
+    if problems:
+        fail(problems)
 
 
-def _follow(target: Target, path: str, lines: queue.SimpleQueue[Line]) -> None:
-    why = "has ended"
+def _follow(
+    target: Target,
+    path: str,
+    arrived: queue.SimpleQueue[Arrival],
+    followed: list[Lines],
+    problems: list[str],
+) -> None:
+    """Have the calls of one process arrive, by a thread of its own."""
     try:
-        for text in target.asker.lines(path):
+        lines = target.asker.lines(path)
+    except AdminError as error:
+        problems.append(f"meshlib: {clean(str(error))}")
+        return
+    followed.append(lines)
+    threading.Thread(target=_read, args=(target.name, lines, arrived), daemon=True).start()
+
+
+def _read(name: str, lines: Lines, arrived: queue.SimpleQueue[Arrival]) -> None:
+    why: str | None = None
+    try:
+        for text in lines:
             if text.strip():
-                lines.put((target.name, json.loads(text), None))
+                arrived.put((name, json.loads(text), None))
     except (AdminError, ValueError) as error:
         why = str(error)
-    lines.put((target.name, None, why))
+    arrived.put((name, None, why))
 
 
-def _print(
-    lines: queue.SimpleQueue[Line], alive: int, count: int | None, *, as_json: bool, several: bool
-) -> list[str]:
-    """Until there are enough, or nobody is left; then why."""
-    reasons: list[str] = []
+def _calls(
+    arrived: queue.SimpleQueue[Arrival], alive: int, count: int | None, problems: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Until there were enough, or nobody is left."""
     while alive and (count is None or count > 0):
-        name, call, why = lines.get()
+        name, call, why = arrived.get()
         if call is None:
             alive -= 1
-            reasons.append(f"meshlib: {name}: {clean(why or '')}")
-            continue
-        if "left_out" in call:
-            click.echo(f"meshlib: {name}: {call['left_out']} calls were too many to follow", err=True)
-            continue
-        click.echo(json.dumps({"process": name, **call}) if as_json else _text(call, name if several else ""))
-        if count is not None:
-            count -= 1
-    return reasons if count else []
+            if why is None:
+                click.echo(f"meshlib: process {name} has ended", err=True)
+            else:
+                problems.append(f"meshlib: {clean(why)}")
+        elif "left_out" in call:
+            click.echo(f"meshlib: {call['left_out']} calls of {name} were too many to follow", err=True)
+        else:
+            yield name, call
+            count = None if count is None else count - 1
 
 
 def _text(call: dict[str, Any], name: str) -> str:
