@@ -28,8 +28,8 @@ class Attempt:
     alive (hedging). followed: another attempt was arranged for it then. over_at: when its verdict was known, None until then;
     status, failure: the verdict. streamed: `upstream_rq_total` has it.
 
-    headers_to_add: what an observer wants this attempt to carry. notes: what observers keep, by observer, None until one does. told: they have heard
-    of its end.
+    headers_to_add: what an observer wants this attempt to carry. notes: what observers keep, by observer, None until one does.
+    told: they have heard of its end.
     """
 
     holding: Holding

@@ -175,6 +175,14 @@ class ObservedCall(TimedLoop):
         endpoint = self.upstream
         return endpoint is not None and endpoint.way.security is not None
 
+    @property
+    def peer(self) -> str | None:
+        """Who answers there by the configuration of its TLS: a SPIFFE id; None where that names no single one."""
+        endpoint = self.upstream
+        security = None if endpoint is None else endpoint.way.security
+        principals: tuple[str, str] = getattr(security, "principals", ("", ""))
+        return principals[1] or None
+
     def account(
         self, sent: int, received: int, *, messages: tuple[int, int] = (0, 0), trailers: Pairs | None = None
     ) -> None:

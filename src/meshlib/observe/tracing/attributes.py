@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from meshlib.engine.call import Call
     from meshlib.routing.compiled import CompiledRoute
     from meshlib.routing.request import RequestView
+    from meshlib.snapshot import Snapshot
 
 __all__ = [
     "GRPC_CODES",
     "SCHEMA",
+    "asked",
     "attempt_attributes",
     "attempt_ended",
     "call_attributes",
@@ -117,10 +119,15 @@ def _what(request: RequestView, path: str, authority: str, *, rpc: bool) -> Attr
     return attributes
 
 
-def call_attributes(call: Call, *, rpc: bool) -> Attributes:
-    """Known when the call is routed: samplers see these."""
+def asked(call: Call, *, rpc: bool) -> Attributes:
+    """What the spans of the call and of its attempts have in common."""
     request = call.request
-    attributes = _what(request, request.path, request.authority, rpc=rpc)
+    return _what(request, request.path, request.authority, rpc=rpc)
+
+
+def call_attributes(call: Call, common: Attributes) -> Attributes:
+    """Known when the call is routed: samplers see these. common: what was `asked`."""
+    attributes = common.copy()
     route = call.route
     if route is not None:
         attributes["meshlib.virtual_host"] = route.virtual_host.name
@@ -130,14 +137,16 @@ def call_attributes(call: Call, *, rpc: bool) -> Attributes:
     return attributes
 
 
-def attempt_attributes(call: Call, attempt: Attempt, *, rpc: bool) -> Attributes:
-    """Known when its endpoint has been picked."""
-    request, endpoint = call.request, attempt.endpoint
-    attributes = _what(request, request.path, request.authority, rpc=rpc)
+def attempt_attributes(call: Call, attempt: Attempt, common: Attributes, *, rpc: bool) -> Attributes:
+    """Known when its endpoint has been picked. common: what was `asked`."""
+    endpoint = attempt.endpoint
+    attributes = common.copy()
     attributes["network.peer.address"] = endpoint.address
     if endpoint.port:
         attributes["network.peer.port"] = endpoint.port
     attributes["upstream_cluster"] = attempt.cluster.cluster.name
+    if endpoint.way.security is not None:
+        attributes["meshlib.tls"] = True
     if attempt.number > 1:
         _resent(attributes, call, attempt, rpc=rpc)
     return attributes
@@ -209,6 +218,23 @@ def _outcome(call: Call, attributes: Attributes, *, rpc: bool) -> Status | None:
     return Status(StatusCode.ERROR, str(error))
 
 
+_known: tuple[Snapshot | None, Attributes] = (None, {})
+
+
+def _versions(snapshot: Snapshot) -> Attributes:
+    """Those of the configuration that decided: worked out once for each."""
+    global _known
+    last, attributes = _known
+    if last is not snapshot:
+        attributes = {
+            f"meshlib.config.{kind.short}.version": version
+            for kind, version in snapshot.versions.items()
+            if version
+        }
+        _known = (snapshot, attributes)
+    return attributes
+
+
 def call_ended(call: Call, attributes: Attributes, *, rpc: bool) -> Status | None:
     """Adds what is known of its end, with Envoy's tags. The status of its span, None to leave it unset."""
     attributes["component"] = "proxy"
@@ -224,11 +250,8 @@ def call_ended(call: Call, attributes: Attributes, *, rpc: bool) -> Status | Non
         attributes["upstream_cluster"] = attributes["upstream_cluster.name"] = call.plan.cluster
     attributes["meshlib.attempts"] = call.attempt_count
     attributes["meshlib.details"] = call.details
-    program = call.program
-    if program is not None:
-        for kind, version in program.snapshot.versions.items():
-            if version:
-                attributes[f"meshlib.config.{kind.short}.version"] = version
+    if call.program is not None:
+        attributes.update(_versions(call.program.snapshot))
     identity = call.request.first("x-request-id")
     if identity is not None:
         attributes["guid:x-request-id"] = identity

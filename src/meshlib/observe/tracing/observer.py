@@ -26,6 +26,7 @@ from meshlib.engine.context import INBOUND
 from meshlib.engine.observer import CallObserver
 from meshlib.observe.tracing.attributes import (
     SCHEMA,
+    asked,
     attempt_attributes,
     attempt_ended,
     call_attributes,
@@ -54,11 +55,15 @@ _FORCED = contexts.create_key("meshlib-forced")
 
 
 class _Trace:
-    """What is kept of a call that is recorded. context: that of the application. carried: it sends a context by itself."""
+    """What is kept of a call that is recorded. common: attributes of all its spans. context: that of the application. carried: it
+    sends a context by itself."""
 
-    __slots__ = ("carried", "context", "span", "within")
+    __slots__ = ("carried", "common", "context", "span", "within")
 
-    def __init__(self, span: Recording, within: Spans, context: Context, carried: bool) -> None:
+    def __init__(
+        self, span: Recording, within: Spans, common: dict[str, Any], context: Context, carried: bool
+    ) -> None:
+        self.common = common
         self.span = span
         self.within = within
         self.context = context
@@ -123,9 +128,10 @@ class TracingObserver(CallObserver):
         wanted_here = spans is not None and not call.passthrough and not spans.drops(above)
         if wanted_here and (above is not None or self._configured(call, context)):
             assert spans is not None
-            span = self._start(spans, call, context)
+            common = asked(call, rpc=call.is_rpc)
+            span = self._start(spans, call, context, common)
             if span is not None:
-                notes[self] = _Trace(span, spans, context, carried)
+                notes[self] = _Trace(span, spans, common, context, carried)
                 return
         if carried:
             return
@@ -149,10 +155,9 @@ class TracingObserver(CallObserver):
             call.request.replace("x-request-id", packed(identity, reason))
         return reason is not Reason.NONE
 
-    def _start(self, spans: Spans, call: Call, context: Context) -> Recording | None:
-        rpc = call.is_rpc
-        attributes = call_attributes(call, rpc=rpc)
-        name = name_of(call.request, call.route, rpc=rpc)
+    def _start(self, spans: Spans, call: Call, context: Context, common: dict[str, Any]) -> Recording | None:
+        attributes = call_attributes(call, common)
+        name = name_of(call.request, call.route, rpc=call.is_rpc)
         return spans.root(name, SpanKind.INTERNAL, context, round(call.epoch * 1e9), attributes)
 
     def over(self, call: Call, now: float) -> None:
@@ -163,8 +168,10 @@ class TracingObserver(CallObserver):
             span, spans = kept.span, kept.within
         else:  # it ended before it was routed
             recorder = self._recorder()
-            begun = None if recorder is None else self._start(recorder, call, kept)
-            if begun is None or recorder is None:
+            if recorder is None:
+                return
+            begun = self._start(recorder, call, kept, asked(call, rpc=call.is_rpc))
+            if begun is None:
                 return
             span, spans = begun, recorder
         attributes = span.attributes
@@ -184,7 +191,7 @@ class TracingObserver(CallObserver):
         if type(kept) is not _Trace:
             return
         rpc, above = call.is_rpc, kept.span
-        attributes = attempt_attributes(call, attempt, rpc=rpc)
+        attributes = attempt_attributes(call, attempt, kept.common, rpc=rpc)
         name = name_of(call.request, None, rpc=rpc)
         span = kept.within.child(name, SpanKind.CLIENT, above, _moment(above, call, now), attributes)
         if span is not None:
