@@ -311,6 +311,28 @@ def test_each_end_of_an_asgi_response(sends: list[Message], receives: list[Messa
     assert list(record.response_headers) == ([("x-a", "b")] if sends else [])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("", "", "/users/{number}"),
+        ("/root", "/root", "/users/{number}"),
+        ("/root", "/root/api", "/api/users/{number}"),
+        ("", "/t/blue", "/t/{tenant}/users/{number}"),
+        ("/root", "/other", "/users/{number}"),
+    ],
+)
+def test_the_route_of_what_is_mounted(before: str, after: str, expected: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["route"] = type("Route", (), {"path": "/users/{number:int}", "path_format": "/users/{number}"})
+        scope["root_path"], scope["path_params"] = after, {"tenant": "blue", "number": 7}
+        await send(START)
+        await send(part())
+
+    with watched() as (mesh, recorder):
+        run(asgi.MeshMiddleware(app, Inbound(mesh)), scope(root_path=before))
+        assert recorder.only.operation == expected
+
+
 def test_what_is_received_and_the_status_of_grpc() -> None:
     pieces: list[Message] = [
         {"type": "http.request", "body": b"123", "more_body": True},

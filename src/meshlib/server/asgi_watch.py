@@ -31,6 +31,7 @@ class Watch:
         self._visit = visit
         self._record = visit.record or _unread()
         self._scope = scope
+        self._root = str(scope.get("root_path", ""))
         self._receive = receive
         self._send = send
         self._trailers = False
@@ -80,7 +81,14 @@ class Watch:
             route = self._scope.get("route")
             path = getattr(route, "path_format", None) or getattr(route, "path", None)
             if isinstance(path, str):
-                record.operation = path
+                record.operation = self._mounted_at() + path
+
+    def _mounted_at(self) -> str:
+        """Where the application has mounted the part that the route is in, with the names of its parameters."""
+        here = str(self._scope.get("root_path", ""))
+        below = here[len(self._root) :] if here.startswith(self._root) else ""
+        names = {str(value): f"{{{name}}}" for name, value in self._scope.get("path_params", {}).items()}
+        return "/".join(names.get(part, part) for part in below.split("/"))
 
     # --- messages ----------------------------------------------------------------------------------------------------
 

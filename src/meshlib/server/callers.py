@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import cast
 
 from meshlib.resources.inbound import DownstreamHttp
+from meshlib.runtime.logs import Once, about
 from meshlib.server import xfcc
 from meshlib.server.arrival import Arrival
 from meshlib.server.peer import NOBODY, InboundPeer
@@ -58,6 +59,7 @@ class Forwarding:
         self, trusted: xfcc.TrustedPeers, mode: xfcc.Mode | None, details: tuple[xfcc.Detail, ...]
     ) -> None:
         self._trusted = trusted
+        self._wrong = Once()
         self._mode = mode
         self._details = details
 
@@ -74,7 +76,10 @@ class Forwarding:
             try:
                 peer = replace(peer, forwarded=xfcc.parse(seen))
             except xfcc.XfccError as error:
-                logger.warning("a trusted peer sent a wrong %s: %s", xfcc.HEADER, error)
+                if self._wrong(spiffe_id):
+                    logger.warning(
+                        "a trusted peer sent a wrong %s: %s", xfcc.HEADER, error, extra=about(peer=spiffe_id)
+                    )
                 seen = None
         mode, details = self._mode, self._details
         if http is not None:

@@ -22,6 +22,7 @@ import grpc
 from meshlib.errors import IdentityError, LocalReply
 from meshlib.policy.rbac_request import CERTIFICATE, header_property
 from meshlib.routing.request import Headers
+from meshlib.runtime.logs import Once
 from meshlib.server.arrival import Arrival
 from meshlib.server.front import origin_of
 from meshlib.server.inbound import Admission, Inbound
@@ -253,6 +254,7 @@ class _Shown:
         self.security = security
         self._epoch = security.epoch
         self.first = self._configuration()
+        self._lacking = Once()
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """None: nothing has."""
@@ -262,7 +264,8 @@ class _Shown:
                 return None
             configuration = self._configuration()
         except IdentityError as error:  # what callers are shown then is over, and they refuse it
-            logger.error("a gRPC server has no certificate to show: %s", error)
+            if self._lacking(str(error)):
+                logger.error("a gRPC server has no certificate to show: %s", error)
             return None
         threading.Event().wait(PAUSE)
         self._epoch = epoch
