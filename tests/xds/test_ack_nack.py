@@ -67,7 +67,7 @@ def test_a_decoder_that_stumbles_rejects_the_resource(caplog: pytest.LogCaptureF
     harness = clusters("one")
     with caplog.at_level(logging.ERROR):
         (nack,) = harness.respond(CLUSTER, harness.ads.pack_fatal(CLUSTER, "one"))
-    assert nack.error == "Cluster 'one': meshlib can't decode it: RuntimeError('a bug')"
+    assert nack.error == "Cluster 'one': meshlib can't decode it: RuntimeError: a bug"
     assert "a bug" in caplog.text
 
 
@@ -188,6 +188,17 @@ def test_unsupported_fields_are_said_once_and_counted(caplog: pytest.LogCaptureF
     ]
     assert harness.count("xds.cds.unsupported") == 3
     assert harness.snapshot.unsupported[CLUSTER, "two"] == ("endpoints[7].proxy",)
+
+
+def test_a_refusal_is_said_once_however_often_it_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    harness = clusters("one")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            harness.respond(CLUSTER, harness.ads.pack_bad(CLUSTER, "one"), version="2")
+        harness.respond(CLUSTER, harness.ads.pack_bad(CLUSTER, "one"), version="3")
+    assert [vars(record)["meshlib"]["version"] for record in caplog.records] == ["2", "3"]
+    assert vars(caplog.records[0])["meshlib"]["name"] == "one"
+    assert harness.count("xds.cds.update_rejected") == 4
 
 
 def test_a_long_rejection_is_cut() -> None:

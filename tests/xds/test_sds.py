@@ -209,6 +209,27 @@ def test_a_broken_stream_is_opened_again_after_a_back_off() -> None:
     assert harness.take() == []
 
 
+def test_a_server_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    harness = Harness(REF)
+    for number in range(3):
+        harness.streams[number].end()
+        harness.worker.advance(200.0)
+    assert len([record for record in caplog.records if "no connection" in record.message]) == 1
+    harness.respond(packed(), stream=3)
+    harness.streams[3].end()
+    harness.worker.run()
+    assert len([record for record in caplog.records if "no connection" in record.message]) == 2
+    assert vars(caplog.records[0])["meshlib"] == {"secret": "cert"}
+
+
+def test_a_bad_version_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    harness = Harness(REF)
+    for version in ("1", "2", "3"):
+        harness.respond(packed(tls_certificate={}), version=version)
+    assert len([record for record in caplog.records if "rejected" in record.message]) == 1
+    assert harness.count("sds.cert.update_rejected") == 3
+
+
 def test_what_nobody_wants_is_closed() -> None:
     harness = Harness(REF, ROOTS)
     harness.sync([ROOTS])

@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from meshlib.runtime.logs import failed
+
 __all__ = ["PATIENCE", "ForkAware", "come_first", "register"]
 
 PATIENCE = 1.0
@@ -93,5 +95,5 @@ def _each(steps: Iterable[Callable[[], None]]) -> None:
     for step in steps:
         try:
             step()
-        except Exception:
-            logger.exception("preparing for fork failed")
+        except Exception:  # noqa: BLE001 - the fork happens anyway
+            failed(logger, "preparing for fork failed")

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from meshlib.errors import ConfigError
 from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.logs import failed
 
 __all__ = ["Executor", "Schedule", "Slicer", "Timer", "Worker", "refuse_gevent"]
 
@@ -170,9 +171,8 @@ class Worker:
             try:
                 with self._running:
                     task()
-            except Exception:
-                if not sys.is_finalizing():
-                    logger.exception("a background task of meshlib failed")
+            except Exception:  # noqa: BLE001 - it ends this task only
+                failed(logger, "a background task of meshlib failed")
 
     def _next(self, wait: float) -> Task | Timer | None:
         try:

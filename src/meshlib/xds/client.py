@@ -28,6 +28,7 @@ from meshlib.resources.secret import Secret
 from meshlib.resources.tls import SecretRef
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.logs import Once, about, failed
 from meshlib.runtime.threads import Executor, Slicer, Timer, Worker, refuse_gevent
 from meshlib.snapshot import Graph, Kind, Ref, ResourceStatus, Snapshot
 from meshlib.stats import Registry
@@ -103,6 +104,7 @@ class AdsClient:
         self._make_executor = executor or (lambda: Worker("meshlib-xds", self._clock))
         self._decode = decode
         self._reporter = Reporter(self._registry)
+        self._malformed = Once()
         for path in bootstrap.unsupported:
             logger.warning("bootstrap: %s is not supported and has no effect", path)
         self._wait = wait or reconnect_wait((random or _random.Random()).random)
@@ -295,13 +297,15 @@ class AdsClient:
         if self._answered:
             self._backoff.reset()
         if self.last_error is None or self._answered:
-            logger.warning(
-                "no connection to the control plane %s: %s", self.bootstrap.server.server_uri, reason
-            )
+            uri = self.bootstrap.server.server_uri
+            logger.warning("no connection to the control plane %s: %s", uri, reason, extra=self._about())
         self._disconnect()
         self.last_error = ControlPlaneError(f"control plane {self.bootstrap.server.server_uri}: {reason}")
         due = self._clock.monotonic() + self._backoff.next()
         self._executor.call_at(due, self._connect)
+
+    def _about(self, **what: str) -> dict[str, object]:
+        return about(server=self.bootstrap.server.server_uri, **what)
 
     def _disconnect(self) -> None:
         self._answered = False
@@ -318,7 +322,8 @@ class AdsClient:
         except ControlPlaneError as error:
             self.last_error = error
             self._registry.counter("xds.malformed_responses").value += 1
-            logger.warning("%s", error)
+            if self._malformed(str(error)):
+                logger.warning("%s", error, extra=self._about())
         finally:
             stream.processed()
 
@@ -354,7 +359,8 @@ class AdsClient:
         if not self._answered:
             self._answered = True
             if self.last_error is not None:
-                logger.info("connected to the control plane %s again", self.bootstrap.server.server_uri)
+                uri = self.bootstrap.server.server_uri
+                logger.info("connected to the control plane %s again", uri, extra=self._about())
             self.last_error = None
             self.journal.connected(self._clock.time())
             self._registry.gauge("control_plane.connected_state").value = 1
@@ -395,7 +401,11 @@ class AdsClient:
 
     def _absent(self, ref: Ref) -> None:
         self._graph.does_not_exist(*ref, self._clock.monotonic())
-        logger.warning("the control plane has given no %s %r", ref[0].value.rpartition(".")[2], ref[1])
+        kind, name = ref
+        noun = kind.value.rpartition(".")[2]
+        logger.warning(
+            "the control plane has given no %s %r", noun, name, extra=self._about(type=kind.value, name=name)
+        )
         self._sync()
 
     def _resolved(self, cluster: str, assignment: ClusterLoadAssignment) -> None:
@@ -415,8 +425,8 @@ class AdsClient:
         self.snapshot = snapshot
         try:
             self._on_snapshot(snapshot)
-        except Exception:
-            logger.exception("taking over a snapshot failed")
+        except Exception:  # noqa: BLE001 - calls go on with the one before
+            failed(logger, "taking over a snapshot failed")
         self._dns.sync(self._graph.dns_clusters())
         self._sds.sync(self._graph.external_secrets())
         if snapshot.clusters is not before.clusters:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from meshlib import proto
 from meshlib.errors import ResourceError
+from meshlib.runtime.logs import failed
 from meshlib.snapshot import Accepted, Kind
 from meshlib.snapshot.snapshot import name_of
 from meshlib.xds.messages import Packed
@@ -120,10 +121,12 @@ class ResponseDecoder:
             return self._decode(kind.value, data, self._pause)
         except ResourceError as error:
             return error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - and it is said
             # Our own fault, but a resource must never stop the client: it is rejected as any other bad one.
-            logger.exception("decoding a %s failed", _noun(kind))
-            return ResourceError("", f"meshlib can't decode it: {error!r}", type_url=kind.value)
+            failed(logger, "decoding a %s failed", _noun(kind))
+            # Not its repr, which may show what was decoded: a key.
+            reason = f"meshlib can't decode it: {type(error).__name__}: {error}"
+            return ResourceError("", reason, type_url=kind.value)
 
 
 def _name(result: Accepted | ResourceError) -> str:

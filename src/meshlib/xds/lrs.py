@@ -13,6 +13,7 @@ from functools import partial
 
 from meshlib.errors import ConfigError, ControlPlaneError
 from meshlib.runtime.clock import Clock
+from meshlib.runtime.logs import Once
 from meshlib.runtime.threads import Executor, Timer
 from meshlib.stats import Registry
 from meshlib.xds.backoff import Backoff
@@ -55,6 +56,7 @@ class LrsDriver:
         self._connection = Connection(self._open)
         self._wanted = False
         self._warned = False
+        self._malformed = Once()
         self._timer: Timer | None = None
 
     def sync(self, wanted: bool) -> None:
@@ -121,7 +123,8 @@ class LrsDriver:
                     self._begin_interval()
         except ControlPlaneError as error:
             self._errors.value += 1
-            logger.warning("%s", error)
+            if self._malformed(str(error)):
+                logger.warning("%s", error)
         finally:
             stream.processed()
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from meshlib.errors import ResourceError
+from meshlib.runtime.logs import Once, about
 from meshlib.snapshot import Accepted, Kind
 from meshlib.stats import Registry
 
@@ -23,14 +24,24 @@ class Reporter:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._seen: set[tuple[Kind, str]] = set()
+        self._seen = Once(KEPT)
+        self._refused = Once(KEPT)
 
     def results(self, kind: Kind, results: Mapping[str, Accepted | ResourceError], version: str) -> None:
         """A response, or the files. Counters: `xds.<lds|rds|cds|eds>.update_success`, `.update_rejected`, `.unsupported`."""
         bad = {name: item for name, item in results.items() if isinstance(item, ResourceError)}
         self._count(kind, "update_rejected" if bad else "update_success", 1)
         for name, error in bad.items():
-            logger.warning("%s %r, version %r, rejected: %s", _noun(kind), name, version, error)
+            # A control plane may send it again and again.
+            if self._refused((kind, name, version, str(error))):
+                logger.warning(
+                    "%s %r, version %r, rejected: %s",
+                    _noun(kind),
+                    name,
+                    version,
+                    error,
+                    extra=about(type=kind.value, name=name, version=version, path=error.path),
+                )
         for name, item in results.items():
             if isinstance(item, ResourceError):
                 continue
@@ -38,27 +49,36 @@ class Reporter:
                 self._unsupported(kind, name, item.unsupported)
             for warning in item.warnings:
                 if self._is_new(kind, warning):
-                    logger.warning("%s %r: %s", _noun(kind), name, warning)
+                    logger.warning(
+                        "%s %r: %s", _noun(kind), name, warning, extra=about(type=kind.value, name=name)
+                    )
 
     def left_out(self, name: str, first: str, count: int) -> None:
         """Endpoints of an assignment that can't be used. Counter: `xds.eds.left_out`."""
         self._count(Kind.ENDPOINT, "left_out", count)
         logger.warning(
-            "%s %r: %d endpoints are left out, such as %s", _noun(Kind.ENDPOINT), name, count, first
+            "%s %r: %d endpoints are left out, such as %s",
+            _noun(Kind.ENDPOINT),
+            name,
+            count,
+            first,
+            extra=about(type=Kind.ENDPOINT.value, name=name),
         )
 
     def _unsupported(self, kind: Kind, name: str, paths: tuple[str, ...]) -> None:
         self._count(kind, "unsupported", len(paths))
         for path in paths:
             if self._is_new(kind, path):
-                logger.warning("%s %r: %s is not supported and has no effect", _noun(kind), name, path)
+                logger.warning(
+                    "%s %r: %s is not supported and has no effect",
+                    _noun(kind),
+                    name,
+                    path,
+                    extra=about(type=kind.value, name=name, path=path),
+                )
 
     def _is_new(self, kind: Kind, text: str) -> bool:
-        key = (kind, _INDEX.sub("", text))
-        if key in self._seen or len(self._seen) >= KEPT:
-            return False
-        self._seen.add(key)
-        return True
+        return self._seen((kind, _INDEX.sub("", text)))
 
     def _count(self, kind: Kind, what: str, number: int) -> None:
         self._registry.scope("xds").scope(kind.short).counter(what).value += number

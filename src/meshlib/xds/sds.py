@@ -23,6 +23,7 @@ from meshlib.errors import ConfigError, ControlPlaneError, ResourceError
 from meshlib.resources.secret import Secret
 from meshlib.resources.tls import PathSource, SecretRef, ServerSource
 from meshlib.runtime.clock import Clock
+from meshlib.runtime.logs import Once, about
 from meshlib.runtime.threads import Executor, Timer
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.stats import Registry
@@ -122,6 +123,7 @@ class _Watch:
         self._context = context
         self._answered = False
         self._closed = False
+        self._refused = Once()
         self._timeout: Timer | None = None
 
     def _begin(self) -> None:
@@ -134,21 +136,26 @@ class _Watch:
         if self._timeout is not None:
             self._timeout.cancel()
 
+    def _warn(self, message: str, *arguments: object) -> None:
+        logger.warning(message, *arguments, extra=about(secret=self._ref.name))
+
     def _late(self) -> None:
         if not self._answered and not self._closed:
             self._answered = True
             self._count("init_fetch_timeout")
-            logger.warning("secret %r has not come in %g s", self._ref.name, self._ref.initial_fetch_timeout)
+            self._warn("secret %r has not come in %g s", self._ref.name, self._ref.initial_fetch_timeout)
             self._context.publish(self._ref, None)
 
     def _take(self, secret: Secret) -> None:
         self._answered = True
+        self._refused.clear()
         self._count("update_success")
         self._context.publish(self._ref, secret)
 
     def _refuse(self, error: ResourceError) -> None:
         self._count("update_rejected")
-        logger.warning("secret %r rejected: %s", self._ref.name, error)
+        if self._refused(str(error)):
+            self._warn("secret %r rejected: %s", self._ref.name, error)
         first, self._answered = not self._answered, True
         if first:
             self._context.publish(self._ref, None)
@@ -226,6 +233,7 @@ class _Subscription(_Watch):
         self._connection = Connection(self._open)
         self._data: bytes | None = None
         self._heard = False
+        self._missed = False
 
     def start(self) -> None:
         self._begin()
@@ -284,7 +292,9 @@ class _Subscription(_Watch):
         if self._heard:
             self._backoff.reset()
         self._count("update_failure")
-        logger.warning("no connection to the SDS server of secret %r: %s", self._ref.name, reason)
+        if not self._missed:
+            self._missed = True
+            self._warn("no connection to the SDS server of secret %r: %s", self._ref.name, reason)
         self._subscriptions.disconnected()
         due = self._context.clock.monotonic() + self._backoff.next()
         self._context.executor.call_at(due, self._connect)
@@ -295,12 +305,14 @@ class _Subscription(_Watch):
                 self._respond(messages.parse(data))
         except ControlPlaneError as error:
             self._count("update_failure")
-            logger.warning("secret %r: %s", self._ref.name, error)
+            if self._refused(str(error)):
+                self._warn("secret %r: %s", self._ref.name, error)
         finally:
             stream.processed()
 
     def _respond(self, response: messages.Response) -> None:
         self._heard = True
+        self._missed = False
         names = (self._ref.name,)
         if response.type_url != _URL:
             reason = f"type {response.type_url!r} was not asked for"

@@ -17,6 +17,7 @@ import grpc.aio
 
 from meshlib.engine.call import CallInfo
 from meshlib.routing.request import RequestView
+from meshlib.runtime.logs import failed
 from meshlib.transport.grpc.aio_driver import Driver
 from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_lean import LeanCall
@@ -33,7 +34,7 @@ STYLE = "The iterator and read/write APIs may not be mixed on a single RPC."
 FINISHED = "RPC already finished."
 HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 
-logger = logging.getLogger("meshlib.grpc")
+logger = logging.getLogger("meshlib.transport")
 
 Deserializer = Callable[[bytes], Any]
 
@@ -44,8 +45,8 @@ def deserialized(message: bytes, deserializer: Deserializer | None) -> Any:
         return message
     try:
         return deserializer(message)
-    except Exception:
-        logger.exception("Exception deserializing message!")
+    except Exception:  # noqa: BLE001 - the application's
+        failed(logger, "a message of a gRPC call can't be deserialized")
         return None
 
 

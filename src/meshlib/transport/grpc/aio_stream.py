@@ -27,7 +27,7 @@ from meshlib.transport.grpc.aio_outbox import LOST, Outbox, Sending
 from meshlib.transport.grpc.aio_outcome import outcome_of
 from meshlib.transport.grpc.metadata import LazyHeaders
 
-logger = logging.getLogger("meshlib.grpc")
+logger = logging.getLogger("meshlib.transport")
 
 __all__ = ["EOF", "StreamAttempt", "StreamDriver"]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from meshlib.engine.call import CallInfo
+from meshlib.runtime.logs import failed
 from meshlib.transport.grpc.metadata import Metadata
 from meshlib.transport.grpc.sync_flight import Flight
 from meshlib.transport.grpc.timers import timers
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MeshRpc", "MeshStream"]
 
-logger = logging.getLogger("meshlib.transport.grpc")
+logger = logging.getLogger("meshlib.transport")
 
 
 class MeshRpc(grpc.Call, grpc.Future):  # type: ignore[misc]
@@ -192,8 +193,7 @@ def _guarded(callback: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         try:
             callback()
-        except Exception:
-            if not sys.is_finalizing():
-                logger.exception("a callback of a gRPC call failed")
+        except Exception:  # noqa: BLE001 - the application's, on a thread of ours
+            failed(logger, "a callback of a gRPC call failed")
 
     return run

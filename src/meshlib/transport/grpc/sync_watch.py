@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import grpc
 from meshlib.engine.actions import Start
 from meshlib.engine.engine import Engine
 from meshlib.resources.route import Priority
+from meshlib.runtime.logs import failed
 from meshlib.state import Admission, Waiter
 from meshlib.transport.grpc.connectivity import state_of
 from meshlib.transport.grpc.endpoint import InnerChannel
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch"]
 
-logger = logging.getLogger("meshlib.transport.grpc")
+logger = logging.getLogger("meshlib.transport")
 
 Callback = Callable[[grpc.ChannelConnectivity], None]
 States = grpc.ChannelConnectivity
@@ -103,9 +103,8 @@ class Watch:
             last[:] = [state]
             try:
                 callback(state)
-            except Exception:
-                if not sys.is_finalizing():
-                    logger.exception("a subscriber of a channel failed")
+            except Exception:  # noqa: BLE001 - the application's, on a thread of ours
+                failed(logger, "a subscriber of a channel failed")
 
     def _state(self, connect: bool) -> grpc.ChannelConnectivity:
         channel = self._channel

@@ -9,13 +9,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from meshlib.runtime import fork
 from meshlib.runtime.clock import SystemClock
+from meshlib.runtime.logs import failed
 
 __all__ = ["Alarm", "Timers", "timers"]
 
@@ -25,7 +25,7 @@ LINGER = 1.0
 MANY = 256
 """From so many timers on, dead ones are looked for in the middle of the heap too."""
 
-logger = logging.getLogger("meshlib.transport.grpc")
+logger = logging.getLogger("meshlib.transport")
 
 Task = Callable[[], None]
 
@@ -103,9 +103,8 @@ class Timers:
             try:
                 with self._running:
                     task()
-            except Exception:
-                if not sys.is_finalizing():
-                    logger.exception("a timer of a gRPC call failed")
+            except Exception:  # noqa: BLE001 - it ends this timer only
+                failed(logger, "a timer of a gRPC call failed")
 
     def _next(self, me: threading.Thread) -> Task | None:
         """The next task, waited for; None when the thread is to end."""

@@ -17,7 +17,6 @@ import os
 import select
 import selectors
 import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import Any, Protocol
 
 from meshlib.runtime import fork
 from meshlib.runtime.clock import SystemClock
+from meshlib.runtime.logs import failed
 from meshlib.transport.grpc.timers import Alarm
 
 __all__ = ["BUFFER", "GONE", "IN", "OUT", "Loop", "opening_loop", "pumping_loop"]
@@ -42,7 +42,7 @@ BUFFER = 256 * 1024
 IN, OUT, GONE = 1, 4, 8 | 16
 """As epoll numbers them: may be read, may be written, broken or closed by the other side."""
 
-logger = logging.getLogger("meshlib.transport.grpc")
+logger = logging.getLogger("meshlib.transport")
 
 Handler = Callable[[int], None]
 Broken = Callable[[Exception], None]
@@ -199,9 +199,8 @@ class Loop:
                         continue
                     try:
                         handler(mask)
-                    except Exception as error:
-                        if not sys.is_finalizing():
-                            logger.exception("a TLS connection of a gRPC channel broke")
+                    except Exception as error:  # noqa: BLE001 - it ends this connection only
+                        failed(logger, "a TLS connection of a gRPC channel broke")
                         self._tell(fd, error)
                 if self._woken:
                     self._do_tasks()
@@ -260,9 +259,8 @@ class Loop:
     def _do(self, task: Task) -> None:
         try:
             task()
-        except Exception:
-            if not sys.is_finalizing():
-                logger.exception("a task of %s failed", self.name)
+        except Exception:  # noqa: BLE001 - it ends this task only
+            failed(logger, "a task of %s failed", self.name)
 
     def _tell(self, fd: int, error: Exception) -> None:
         broken = self._broken.get(fd)
