@@ -71,7 +71,7 @@ def _status(cluster: ClusterProgram, added: bool) -> dict[str, Any]:
 
 def _host(host: Host) -> dict[str, Any]:
     health: dict[str, Any] = {"eds_health_status": _EDS_HEALTH[host.health]}
-    if host.ejected_for is not None:
+    if host.ejection is not None:
         health["failed_outlier_check"] = True
     found: dict[str, Any] = {
         "address": _address(host.address),

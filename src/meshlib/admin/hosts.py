@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from meshlib.engine.program import ClusterProgram
 from meshlib.resources.endpoint import Health, Locality
 from meshlib.resources.tls import select_tls
 from meshlib.state import EndpointState
 
-__all__ = ["Host", "hosts_of", "mtls_of"]
+__all__ = ["Ejection", "Host", "ejection_of", "hosts_of", "mtls_of"]
+
+
+class Ejection(NamedTuple):
+    """reason: of outlier detection, in Envoy's words. at, until: monotonic seconds; until is when the endpoint may be taken back
+    at the earliest, which the first call after that does. times: how often in a row, which makes it longer.
+    """
+
+    reason: str
+    at: float
+    until: float
+    times: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """address: `ip:port`. health: as configured. ejected_for: why outlier detection has ejected it, None when it has not;
-    ejected_at, back_at: monotonic seconds, of the ejection and of when it may be taken back at the earliest. active: requests
-    under way; connections: open ones; waiting: calls that wait for one of them. failures: 5xx in a row. tls: a connection to it
-    is made with TLS.
+    """address: `ip:port`. health: as configured. ejection: None when outlier detection has not ejected it. active: requests under
+    way; connections: open ones; waiting: calls that wait for one of them. failures: 5xx in a row. tls: a connection to it is made
+    with TLS.
     """
 
     address: str
@@ -27,10 +38,7 @@ class Host:
     locality: Locality
     weight: int
     health: Health
-    ejected_for: str | None = None
-    ejected_at: float = 0.0
-    back_at: float = 0.0
-    ejections: int = 0
+    ejection: Ejection | None = None
     active: int = 0
     connections: int = 0
     waiting: int = 0
@@ -41,7 +49,7 @@ class Host:
     def health_flags(self) -> str:
         """As Envoy's /clusters has them."""
         flags = ""
-        if self.ejected_for is not None:
+        if self.ejection is not None:
             flags += "/failed_outlier_check"
         if self.health is not Health.HEALTHY:
             flags += _FLAGS[self.health]
@@ -50,7 +58,7 @@ class Host:
     @property
     def usable(self) -> bool:
         """It gets traffic, but in panic."""
-        return self.ejected_for is None and self.health in (Health.HEALTHY, Health.DEGRADED)
+        return self.ejection is None and self.health in (Health.HEALTHY, Health.DEGRADED)
 
 
 _FLAGS = {
@@ -88,31 +96,25 @@ def hosts_of(cluster: ClusterProgram, start: int = 0, limit: int | None = None) 
 
 
 def _living(host: Host, state: EndpointState, cluster: ClusterProgram) -> Host:
-    detection = cluster.cluster.outlier_detection
-    ejected = state.ejected and detection is not None
-    length = 0.0
-    if detection is not None:
-        longest = max(detection.max_ejection_time, detection.base_ejection_time)
-        length = (
-            min(detection.base_ejection_time * state.ejection_multiplier, longest) + state.ejection_jitter
-        )
-    return Host(
-        address=host.address,
-        hostname=host.hostname,
-        priority=host.priority,
-        locality=host.locality,
-        weight=host.weight,
-        health=host.health,
-        ejected_for="consecutive_5xx" if ejected else None,
-        ejected_at=state.ejected_at,
-        back_at=state.ejected_at + length,
-        ejections=state.ejection_multiplier,
+    ejection = ejection_of(state, cluster)
+    return replace(
+        host,
+        ejection=ejection,
         active=state.active,
         connections=state.connections,
         waiting=len(state.waiters),
         failures=state.consecutive_5xx,
-        tls=host.tls,
     )
+
+
+def ejection_of(state: EndpointState, cluster: ClusterProgram) -> Ejection | None:
+    """None: it is not ejected."""
+    detection = cluster.cluster.outlier_detection
+    if detection is None or not state.ejected:
+        return None
+    longest = max(detection.max_ejection_time, detection.base_ejection_time)
+    length = min(detection.base_ejection_time * state.ejection_multiplier, longest) + state.ejection_jitter
+    return Ejection("consecutive_5xx", state.ejected_at, state.ejected_at + length, state.ejection_multiplier)
 
 
 def mtls_of(cluster: ClusterProgram) -> tuple[bool, bool]:

@@ -17,7 +17,9 @@
     routes              listener, route_config, virtual_host, domains, route, match, action, cluster, split ([{cluster, weight,
                         share}]), timeout, retry, and the golden signals as above; at most `MOST_ROUTES`
     routes_total        how many there are
-    calls               the newest first, at most `MOST_CALLS`: `meshlib.admin.calls.call_json`
+    calls               the newest first, at most `MOST_CALLS` of all and as many of those that failed, were tried again or took
+                        long: `meshlib.admin.calls.call_json`
+    requests            that this process has served, likewise: `meshlib.admin.calls.request_json`
     certificates        kind (own or ca), name, trust_domain, issuer, serial, not_before, not_after, expires_in (seconds)
     problems            refused resources: type, name, version, reason, at; in force: whether an older version is
     unsupported         fields that were reported and not applied: type, name, path; at most 200
@@ -33,11 +35,11 @@ import platform
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from meshlib.admin.calls import call_json
+from meshlib.admin.calls import call_json, request_json
 from meshlib.admin.certs import certificates
 from meshlib.admin.golden import RouteKey, View
 from meshlib.admin.graph import by_cluster, graph_of, service_of
-from meshlib.admin.hosts import Host, hosts_of, mtls_of
+from meshlib.admin.hosts import Ejection, Host, ejection_of, hosts_of, mtls_of
 from meshlib.engine.program import ClusterProgram
 from meshlib.engine.readiness import first_missing
 from meshlib.resources.matching import FractionalPercent
@@ -84,7 +86,7 @@ def model(mesh: Mesh, process: dict[str, Any], view: View) -> dict[str, Any]:
     """The object, but for `now`. process: who this is; the rest of its facts are added."""
     statuses = mesh.status()
     ready, why_not = readiness(mesh)
-    recent = mesh.recent
+    recent, served = mesh.recent, mesh.served
     lags = [metric for _, metric in mesh.stats.natives("meshlib_event_loop_lag_seconds")]
     lag = max((metric.value for metric in lags if isinstance(metric, Reading)), default=0.0)
     return {
@@ -103,9 +105,10 @@ def model(mesh: Mesh, process: dict[str, Any], view: View) -> dict[str, Any]:
         "ejections": ejections(mesh),
         **_routes(mesh, view),
         "calls": [
-            call_json(number, facts, mesh.clock)
-            for number, facts in (() if recent is None else recent.newest(MOST_CALLS))
+            call_json(number, facts, mesh.clock, trace)
+            for number, facts, trace in (() if recent is None else recent.newest(MOST_CALLS))
         ],
+        "requests": [request_json(each) for each in (() if served is None else served.newest(MOST_CALLS))],
         "certificates": certificates(mesh),
         "problems": _problems(statuses),
         "unsupported": _unsupported(mesh),
@@ -274,39 +277,30 @@ def _endpoint(mesh: Mesh, host: Host) -> dict[str, Any]:
         "waiting": host.waiting,
         "failures": host.failures,
         "tls": host.tls,
-        "ejection": None if host.ejected_for is None else _ejection(mesh, host),
+        "ejection": None if host.ejection is None else _ejection(mesh, host.ejection, host.failures),
     }
 
 
 def ejections(mesh: Mesh) -> list[dict[str, Any]]:
     """The latest first."""
-    found = [
-        {"cluster": name, "endpoint": host.address, **_ejection(mesh, host)}
-        for name, cluster in mesh.engine.program.clusters.items()
-        for host in _ejected_hosts(cluster)
-    ]
+    found = []
+    for name, cluster in mesh.engine.program.clusters.items():
+        for state in _ejected(cluster):
+            ejection = ejection_of(state, cluster)
+            if ejection is not None:
+                shown = _ejection(mesh, ejection, state.consecutive_5xx)
+                found.append({"cluster": name, "endpoint": state.key, **shown})
     return sorted(found, key=lambda entry: -entry["at"])
 
 
-def _ejected_hosts(cluster: ClusterProgram) -> Iterator[Host]:
-    keys = {state.key for state in _ejected(cluster)}
-    if keys:
-        for host in hosts_of(cluster):
-            if host.address in keys:
-                keys.discard(host.address)
-                yield host
-                if not keys:
-                    return
-
-
-def _ejection(mesh: Mesh, host: Host) -> dict[str, Any]:
+def _ejection(mesh: Mesh, ejection: Ejection, failures: int) -> dict[str, Any]:
     offset = mesh.clock.time() - mesh.clock.monotonic()
     return {
-        "reason": host.ejected_for,
-        "at": round(host.ejected_at + offset, 3),
-        "until": round(host.back_at + offset, 3),
-        "times": host.ejections,
-        "failures": host.failures,
+        "reason": ejection.reason,
+        "at": round(ejection.at + offset, 3),
+        "until": round(ejection.until + offset, 3),
+        "times": ejection.times,
+        "failures": failures,
     }
 
 
