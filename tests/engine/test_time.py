@@ -286,8 +286,8 @@ class TestHedging:
         call.fail(attempt=1)
         assert mesh.stat("upstream_rq_retry") == 1
         call.fail()
-        assert mesh.stat("upstream_rq_retry") == 2
         call.tick()
+        assert mesh.stat("upstream_rq_retry") == 2
         call.answer(200)
         assert call.status == 200
         assert mesh.held() == {}

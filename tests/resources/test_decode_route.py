@@ -346,6 +346,11 @@ def test_a_virtual_host_with_everything() -> None:
                     "include_is_timeout_retry_header": True,
                     "per_request_buffer_limit_bytes": 7,
                     "retry_policy": {"retry_on": "reset"},
+                    "virtual_clusters": [
+                        {"name": "reads", "headers": [{"name": ":method", "exact_match": "GET"}]},
+                        {"name": "all"},
+                    ],
+                    "routes": [{"match": {"prefix": "/"}, "stat_prefix": "s", "route": {"cluster": "c"}}],
                 }
             ],
             "ignore_port_in_host_matching": True,
@@ -359,6 +364,8 @@ def test_a_virtual_host_with_everything() -> None:
     assert host.include_is_timeout_retry_header
     assert host.per_request_buffer_limit_bytes == 7
     assert host.retry_policy == RetryPolicy(retry_on=frozenset({"reset"}))
+    assert [(each.name, len(each.headers)) for each in host.virtual_clusters] == [("reads", 1), ("all", 0)]
+    assert host.routes[0].stat_prefix == "s"
 
 
 def test_a_disabled_filter() -> None:
@@ -556,6 +563,7 @@ def hosts(*domains: list[str], **fields: Any) -> dict[str, Any]:
         (hosts(["a\nb"]), "virtual_hosts[0].domains[0]"),
         (hosts(["a"], require_tls=7), "virtual_hosts[0].require_tls"),
         (hosts(["a"], matcher={}), "virtual_hosts[0].matcher"),
+        (hosts(["a"], virtual_clusters=[{"name": ""}]), "virtual_hosts[0].virtual_clusters[0].name"),
         ({"vhds": {"config_source": {"ads": {}}}}, "vhds"),
     ],
 )

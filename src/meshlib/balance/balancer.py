@@ -213,7 +213,8 @@ class LoadBalancer:
                 if percent:
                     shares.append((percent, self._choose_in(priority, kind, panic=loads.panic[priority])))
         if not shares:
-            return _none
+            panics = self._assignment is not None and self._cluster.locality.healthy_panic_threshold > 0
+            return self._counted(_none) if panics else _none
         if len(shares) == 1:
             return shares[0][1]
         return self._by_share(shares)

@@ -76,7 +76,9 @@ class OutlierDetector:
             endpoint.consecutive_5xx = 0
             if endpoint.ejected or endpoint.departed:
                 return False
-            self._state.stats.ejections_detected_consecutive_5xx.value += 1
+            stats = self._state.stats
+            stats.ejections_detected_consecutive_5xx.value += 1
+            stats.ejections_consecutive_5xx.value += 1
             return self._eject(endpoint, now)
 
     def sweep(self, now: float) -> bool:
@@ -122,6 +124,7 @@ class OutlierDetector:
         if not allowed and not (config.always_eject_one_host and ejected == 0):
             stats.ejections_overflow.value += 1
             return False
+        stats.ejections_total.value += 1
         if self._random.random() * 100 >= config.enforcing_consecutive_5xx:
             return False
         endpoint.ejected = True

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshlib.engine.program import ClusterProgram
 from meshlib.errors import AttemptRecord
-from meshlib.state import EndpointState, Permits, Waiter
+from meshlib.state import EndpointState, Permits, RequestStats, Waiter
 
 __all__ = ["Attempt", "Holding"]
 
@@ -26,7 +26,7 @@ class Attempt:
 
     retry_permit: it is a retry and holds the cluster's permit for it. timed_out: its per-try timeout passed and it was left
     alive (hedging). followed: another attempt was arranged for it then. over_at: when its verdict was known, None until then;
-    status, failure: the verdict. streamed: `upstream_rq_total` has it.
+    status, failure: the verdict. streamed: `upstream_rq_total` has it. counted_by: what counts it beside its cluster.
 
     headers_to_add: what an observer wants this attempt to carry. notes: what observers keep, by observer, None until one does.
     told: they have heard of its end.
@@ -41,6 +41,7 @@ class Attempt:
     timed_out = False
     followed = False
     streamed = False
+    counted_by: tuple[RequestStats, ...] = ()
     over_at: float | None = None
     status: int | None = None
     failure: str | None = None
@@ -72,6 +73,8 @@ class Attempt:
         if not self.streamed:
             self.streamed = True
             self.cluster.state.stats.upstream_rq_total.value += 1
+            for stats in self.counted_by:
+                stats.upstream_rq_total.value += 1
 
     def count_reset(self) -> None:
         """It is given up on this side, and `give_back` follows."""

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from meshlib.policy.failure import FailureKind
     from meshlib.policy.timeouts import Timeouts
     from meshlib.routing.compiled import CompiledRoute, ForwardPlan
-    from meshlib.state import ClusterStats, ResponseCodes
+    from meshlib.state import ClusterStats, RequestStats, ResponseCodes
 
 __all__ = ["NOTHING", "Actions", "CallBase", "Stage"]
 
@@ -91,6 +91,7 @@ class CallBase:
     _idle_timeout = 0.0
     _active_at = 0.0
     _requested_at = 0.0
+    _counted_by: tuple[RequestStats, ...] = ()
     wait_for_ready = False
     attempt_count = 0
     route: CompiledRoute | None = None
@@ -387,14 +388,32 @@ class CallBase:
 
     # --- counting ----------------------------------------------------------------------------------------------------
 
-    def _codes(self, stats: ClusterStats) -> ResponseCodes:
-        """Where the responses of this call are counted."""
-        return stats.internal if self._engine.trust_request_headers else stats.external
+    def _count_status(self, stats: ClusterStats, status: int) -> None:
+        """A response, or the answer that stands for one, of an attempt at this cluster."""
+        codes: ResponseCodes = stats.internal if self._engine.trust_request_headers else stats.external
+        codes.count(status)
+        for counted in self._counted_by:
+            counted.codes.count(status)
 
     def _charge(self, attempt: Attempt, status: int) -> None:
         """The attempt came to nothing: its cluster is charged with the answer that stands for that."""
         if self.accepted is None:
-            self._codes(attempt.cluster.state.stats).count(status)
+            self._count_status(attempt.cluster.state.stats, status)
+
+    def _count_abandoned(self, attempt: Attempt) -> None:
+        """The request's body is too long to be kept for what would have needed it again."""
+        plan = self.plan
+        if plan is not None and (plan.retry is not None or plan.mirrors or self._options is not None):
+            attempt.cluster.state.stats.more("retry_or_shadow_abandoned")
+
+    def _retry_succeeded(self, attempt: Attempt) -> None:
+        attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
+        self._count_requests("upstream_rq_retry_success")
+
+    def _count_requests(self, leaf: str) -> None:
+        """One more of a counter of the route and the virtual cluster."""
+        for stats in self._counted_by:
+            stats.more(leaf)
 
     def _responded(self, status: int) -> None:
         """The application gets a response with this HTTP status."""

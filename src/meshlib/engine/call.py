@@ -31,9 +31,12 @@ from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
 from meshlib.policy.timeouts import effective
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.routing.path import NormalPath, PathAction, redirect_to
+from meshlib.routing.virtual_clusters import virtual_cluster_of
 
 if TYPE_CHECKING:
     from meshlib.observe.decision import Decision
+    from meshlib.routing.compiled import ForwardPlan
+    from meshlib.state import RequestStats
 
 __all__ = ["HANDLERS", "Call", "CallInfo"]
 
@@ -281,6 +284,8 @@ class Call(ObservedCall):
             self._count_http("rq_direct_response")
             return self._answer(reply, now)
         self._stage = Stage.FORWARDING
+        if plan.counted:
+            self._counted_by = self._who_counts(plan)
         if self._timeouts is None:
             self._pin(now)
         if self._stream_deadline is not None and self._stream_deadline <= now:
@@ -289,6 +294,17 @@ class Call(ObservedCall):
         if self._complete:
             self._start_deadline(now)
         return self._start_attempt(now)
+
+    def _who_counts(self, plan: ForwardPlan) -> tuple[RequestStats, ...]:
+        """Beside the cluster: the virtual cluster of the request and its route, where the configuration names them."""
+        host, route = plan.virtual_host, plan.route
+        requests = self._engine.store.requests
+        found = []
+        if host.virtual_clusters:
+            found.append(requests(host.name, "vcluster", virtual_cluster_of(host)(self.request)))
+        if route.stat_prefix:
+            found.append(requests(host.name, "route", route.stat_prefix))
+        return tuple(found)
 
     def _pin(self, now: float) -> None:
         """Fix what the route says about headers and time. The stream's own timers run from here, also while a filter waits."""
@@ -340,6 +356,13 @@ class Call(ObservedCall):
             return NOTHING
         self._complete = True
         self._active_at = now
+        if (
+            self._attempts
+            and self.accepted is None
+            and self._replayable is not None
+            and not self._replayable()
+        ):
+            self._count_abandoned(self._attempts[-1])
         if self._stage in (Stage.FORWARDING, Stage.STREAMING):
             self._start_deadline(now)
             for attempt in self._attempts:

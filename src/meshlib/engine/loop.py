@@ -118,6 +118,8 @@ class AttemptLoop(RetryingCall):
         permits = state.default if plan.priority is Priority.DEFAULT else state.high
         attempt = Attempt(len(self._attempts) + 1, endpoint, cluster, permits, now)
         self._attempts.append(attempt)
+        if plan.counted:
+            attempt.counted_by = self._counted_by
         if self._retrier is not None:
             self._retrier.hand_over(attempt)
         extra: Sequence[tuple[str, str]] = ()
@@ -175,7 +177,7 @@ class AttemptLoop(RetryingCall):
         """Nothing can be picked."""
         stats = cluster.state.stats
         stats.more("upstream_cx_none_healthy")
-        self._codes(stats).count(503)
+        self._count_status(stats, 503)
         return self._end(Endings.NO_HEALTHY_UPSTREAM, now)
 
     def _expected_timeout(self, now: float) -> int | None:
@@ -267,6 +269,7 @@ class AttemptLoop(RetryingCall):
         """A limit refused the attempt. Never retried, and not the endpoint's fault."""
         attempt.record(now, failure="overflow")
         attempt.give_back()
+        self._count_end_of_retries(attempt)
         self._charge(attempt, 503)
         self._tell_attempt(attempt, now)
         if self._others_alive(attempt):
@@ -315,6 +318,8 @@ class AttemptLoop(RetryingCall):
         ):
             retrier = self._retries()
             if retrier is not None and retrier.state.wants_response(status, event.headers):
+                if not (event.end and self._complete):
+                    attempt.count_reset()
                 if event.end and is_grpc(self.request):  # a status alone; of HTTP, `end` may include a body
                     self._end_stream(attempt)
                 again = self._try_again(retrier, attempt, now, event.headers)
@@ -322,14 +327,11 @@ class AttemptLoop(RetryingCall):
                     attempt.record(now, status=status)
                     if again:
                         attempt.cluster.state.stats.retried.count(status)
-                    if not (event.end and self._complete):
-                        attempt.count_reset()
                     attempt.give_back()
                     self._tell_attempt(attempt, now)
                     return (act.CancelAttempt(attempt.number),)
                 return self._accept(attempt, event, now)
-        if retrier is not None and retrier.armed and not attempt.followed:
-            attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
+        self._count_end_of_retries(attempt)
         return self._accept(attempt, event, now)
 
     def _succeeded(self, event: ev.Succeeded, now: float) -> Actions:
@@ -363,10 +365,16 @@ class AttemptLoop(RetryingCall):
         attempt.status = event.status
         self.accepted = 1
         self.details = "via_upstream"
-        attempt.cluster.state.stats.external.count(event.status)
+        stats = attempt.cluster.state.stats
+        if not attempt.streamed:
+            attempt.streamed = True
+            stats.upstream_rq_total.value += 1
+        stats.external.count(event.status)
         listener = self._listener
         assert listener is not None
-        listener.stats.responded(event.status)
+        http = listener.stats
+        http.downstream_rq_completed.value += 1
+        http.downstream_rq_2xx.value += 1
         if self._observers is not None:
             self._head = event
         self._finish(attempt, now)
@@ -386,7 +394,7 @@ class AttemptLoop(RetryingCall):
             attempt.return_retry_permit()
         self.accepted = attempt.number
         self.details = "via_upstream"
-        self._codes(attempt.cluster.state.stats).count(event.status)
+        self._count_status(attempt.cluster.state.stats, event.status)
         self._responded(event.status)
         if self._breaker is not None:
             self._breaker.record(event.status < 500, now)
@@ -436,7 +444,9 @@ class AttemptLoop(RetryingCall):
         stats = attempt.cluster.state.stats
         if self._complete:
             since = self._requested_at or self._started
-            stats.time(now - since, internal=self._engine.trust_request_headers)
+            stats.time((now - since) * 1000, self._engine.trust_request_headers)
+            for counted in self._counted_by:
+                counted.upstream_rq_time.record((now - since) * 1000)
         else:
             attempt.count_reset()
         attempt.give_back()

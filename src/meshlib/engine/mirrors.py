@@ -75,7 +75,7 @@ class Mirrors:
             return
         stats = copy.cluster.state.stats
         if failure is None:
-            stats.time(now - copy.started, internal=True)
+            stats.time((now - copy.started) * 1000, internal=True)
         else:
             count_failure(stats, failure, multiplexed=copy.endpoint.way.multiplexed)
         copy.give_back()

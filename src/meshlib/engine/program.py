@@ -17,7 +17,7 @@ from meshlib.balance.membership import changed_priorities
 from meshlib.balance.outlier import OutlierDetector
 from meshlib.engine.filters import Link, build_chain
 from meshlib.engine.steps import FilterScope
-from meshlib.resources.cluster import Cluster
+from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener, RouterConfig
 from meshlib.resources.route import RouteConfiguration
@@ -194,6 +194,10 @@ class Compiler:
         if known is not None and same and known.assignment is assignment and known.awaited is awaited:
             return known
         state = self._store.cluster(cluster.name)
+        arrived = assignment is not None and (known is None or known.assignment is not assignment)
+        if arrived and cluster.discovery is DiscoveryType.EDS:
+            state.stats.more("update_attempt")
+            state.stats.more("update_success")
         outlier = known.outlier if known is not None else None
         if cluster.outlier_detection is None:
             if outlier is not None:

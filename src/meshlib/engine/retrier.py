@@ -12,7 +12,7 @@ from meshlib.policy.retry import RetryState, push_back
 from meshlib.policy.schedule import Schedule
 from meshlib.routing.plan import ForwardPlan
 from meshlib.routing.request import RequestView
-from meshlib.state import ClusterState, Permits
+from meshlib.state import ClusterState, Permits, RequestStats
 
 if TYPE_CHECKING:
     from meshlib.engine.engine import Engine
@@ -51,6 +51,7 @@ class Retrier:
     """
 
     __slots__ = (
+        "_counted_by",
         "_engine",
         "_held",
         "_replayable",
@@ -63,9 +64,16 @@ class Retrier:
     )
 
     def __init__(
-        self, engine: Engine, state: RetryState, replayable: Callable[[], bool] | None, started: float
+        self,
+        engine: Engine,
+        state: RetryState,
+        replayable: Callable[[], bool] | None,
+        started: float,
+        counted_by: tuple[RequestStats, ...] = (),
     ) -> None:
+        """counted_by: what counts the call beside its cluster."""
         self._engine = engine
+        self._counted_by = counted_by
         self._started = started
         self._replayable = replayable
         self._held: tuple[ClusterState, Permits] | None = None
@@ -97,6 +105,7 @@ class Retrier:
         if self.state.remaining == 0:
             self.flag = "URX"
             state.stats.upstream_rq_retry_limit_exceeded.value += 1
+            self._count("upstream_rq_retry_limit_exceeded")
             return False
         if self._replayable is not None and not self._replayable():
             return False
@@ -111,19 +120,30 @@ class Retrier:
         if wait is None:
             self.flag = "URX"
             state.stats.upstream_rq_retry_limit_exceeded.value += 1
+            self._count("upstream_rq_retry_limit_exceeded")
             return False
         if not state.take_retry(attempt.permits):
             self.flag = "UO"
             state.stats.upstream_rq_retry_overflow.value += 1
+            self._count("upstream_rq_retry_overflow")
             return False
         self._held = (state, attempt.permits)
-        state.stats.upstream_rq_retry.value += 1
-        limited = self.state.rate_limited
-        state.stats.more(f"upstream_rq_retry_backoff_{'ratelimited' if limited else 'exponential'}")
         self.at = now + wait
         self.armed = True
         self.after_timeout = after_timeout
         return True
+
+    def begin(self) -> None:
+        """The wait is over, and the next attempt begins. It is counted now: one whose call ends meanwhile never was a retry."""
+        assert self._held is not None
+        stats = self._held[0].stats
+        stats.upstream_rq_retry.value += 1
+        stats.more(f"upstream_rq_retry_backoff_{'ratelimited' if self.state.rate_limited else 'exponential'}")
+        self._count("upstream_rq_retry")
+
+    def _count(self, leaf: str) -> None:
+        for stats in self._counted_by:
+            stats.more(leaf)
 
     def hand_over(self, attempt: Attempt) -> None:
         """The next attempt starts: it holds the permit from now on."""

@@ -33,7 +33,7 @@ class RetryingCall(CallBase):
                 kind=self._retry_rules or RetryState,
             )
             if state is not None:
-                self._retrier = Retrier(engine, state, self._replayable, self._started)
+                self._retrier = Retrier(engine, state, self._replayable, self._started, self._counted_by)
         return self._retrier
 
     def _try_again(
@@ -83,11 +83,16 @@ class RetryingCall(CallBase):
         again = retrier is not None and self._try_again(retrier, attempt, now, after_timeout=after_timeout)
         attempt.give_back()
         if not again:
-            if retrier is None and self._retrier is not None and self._retrier.armed and not attempt.followed:
-                attempt.cluster.state.stats.upstream_rq_retry_success.value += 1
+            if retrier is None:
+                self._count_end_of_retries(attempt)
             if charged:
                 self._charge(attempt, charged)
         return again or self._others_alive(attempt)
+
+    def _count_end_of_retries(self, attempt: Attempt) -> None:
+        """The attempt ended in a way that is not tried again: for Envoy the retry before it, if there was one, has succeeded."""
+        if self._retrier is not None and self._retrier.armed and not attempt.followed:
+            self._retry_succeeded(attempt)
 
     def _end_stream(self, attempt: Attempt) -> None:
         """Its stream is over before it is decided what follows: to a retry budget it is not active any more (see `_lost`)."""

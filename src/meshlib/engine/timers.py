@@ -40,6 +40,7 @@ class TimedLoop(AttemptLoop):
             if attempt.stream_until is not None and attempt.stream_until <= due:
                 return self._stream_too_long(attempt, now)
         if self._retrier is not None and self._retrier.at is not None and self._retrier.at <= due:
+            self._retrier.begin()
             return self._start_attempt(now)
         if self._stream_deadline is not None and self._stream_deadline <= due:
             self._count_http("downstream_rq_max_duration_reached")
@@ -49,6 +50,7 @@ class TimedLoop(AttemptLoop):
             for attempt in self._attempts:
                 if attempt.over_at is None or attempt.number == self.accepted:
                     attempt.cluster.state.stats.upstream_rq_timeout.value += 1
+                    self._count_requests("upstream_rq_timeout")
                 if attempt.over_at is None:
                     self._charge(attempt, ending.status)
                     if not attempt.timed_out:

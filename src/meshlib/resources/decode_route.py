@@ -17,6 +17,7 @@ from meshlib.resources.route import (
     RouteConfiguration,
     RouteMatch,
     TlsRequirement,
+    VirtualCluster,
     VirtualHost,
 )
 
@@ -71,7 +72,15 @@ def _virtual_host(reader: Reader, seen: dict[str, str], body_limit: int) -> Virt
         require_tls=reader.enum("require_tls", _TLS_REQUIREMENTS),
         per_request_buffer_limit_bytes=next((limit for limit in limits if limit is not None), None),
         typed_per_filter_config=decode_overrides(reader),
+        virtual_clusters=tuple(_virtual_cluster(entry) for entry in reader.each("virtual_clusters")),
     )
+
+
+def _virtual_cluster(reader: Reader) -> VirtualCluster:
+    name = reader.text("name")
+    if not name:
+        raise reader.fail("name", "must not be empty")
+    return VirtualCluster(name=name, headers=tuple(header_match(entry) for entry in reader.each("headers")))
 
 
 def _route(reader: Reader, body_limit: int) -> Route:

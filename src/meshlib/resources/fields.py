@@ -30,8 +30,8 @@ IGNORED: dict[str, frozenset[str]] = {
     _CORE + "ConfigSource": _names("resource_api_version initial_fetch_timeout"),
     _ENDPOINT + "LocalityLbEndpoints": _names("metadata"),
     _ROUTE + "RouteConfiguration": _names("metadata validate_clusters"),
-    _ROUTE + "VirtualHost": _names("metadata virtual_clusters"),
-    _ROUTE + "Route": _names("metadata decorator stat_prefix"),
+    _ROUTE + "VirtualHost": _names("metadata"),
+    _ROUTE + "Route": _names("metadata"),
     # The total is the sum of the weights; Envoy ignores this field too.
     _ROUTE + "WeightedCluster": _names("total_weight"),
     # How the listening socket is opened and named: a client has none.

@@ -345,6 +345,14 @@ class TlsRequirement(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualCluster:
+    """config.route.v3.VirtualCluster: requests that are counted together, those which match all `headers`. name: never empty."""
+
+    name: str
+    headers: tuple[HeaderMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualHost:
     """config.route.v3.VirtualHost. domains are as written; matching is case-insensitive."""
 
@@ -361,6 +369,7 @@ class VirtualHost:
     require_tls: TlsRequirement = TlsRequirement.NONE
     per_request_buffer_limit_bytes: int | None = None
     typed_per_filter_config: FilterConfigs = field(default_factory=lambda: NO_FILTER_CONFIGS)
+    virtual_clusters: tuple[VirtualCluster, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,13 +65,14 @@ class ForwardPlan:
     """Where the request goes and what is done to it on the way. Immutable once made, but for what the engine keeps here.
 
     cluster: may be empty or unknown, which the engine answers with not_found_code and NC. weighted: the chosen entry. retry:
-    the policy in force (the route's, else the virtual host's); looks_at_success: it may retry a response below 500,
-    looks_at_ok: even a gRPC one with status OK; hedges: whether its per-try timeout starts another attempt beside the one that
-    is late. timeout and max_stream_duration: seconds, 0 and None are none; timeouts: the same with the per-try timeout, ready
-    for use where nothing overrides them. plain: nothing is done to the request, the application's own headers may be sent;
-    response_plain: nothing is done to the response; edits: an attempt's headers differ from the application's, on the way there
-    or back. reads_grpc_timeout: the timeouts depend on the request's grpc-timeout. hash_of: the route's hash policy, None when
-    it has none. mirrors: its request_mirror_policies. grpc_plan: the engine's, of calls that follow the gRFCs.
+    the policy in force (the route's, else the virtual host's); counted: by its route or by a virtual cluster, too;
+    looks_at_success: a response below 500 may be retried or is counted so, looks_at_ok: even a gRPC one with status OK;
+    hedges: whether its per-try timeout starts another attempt beside the one that is late. timeout and max_stream_duration:
+    seconds, 0 and None are none; timeouts: the same with the per-try timeout, ready for use where nothing overrides them.
+    plain: nothing is done to the request, the application's own headers may be sent; response_plain: nothing is done to the
+    response; edits: an attempt's headers differ from the application's, on the way there or back. reads_grpc_timeout: the
+    timeouts depend on the request's grpc-timeout. hash_of: the route's hash policy, None when it has none. mirrors: its
+    request_mirror_policies. grpc_plan: the engine's, of calls that follow the gRFCs.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class ForwardPlan:
         "auto_host_rewrite",
         "cluster",
         "config",
+        "counted",
         "edits",
         "grpc_plan",
         "grpc_timeout_offset",
@@ -132,8 +134,9 @@ class ForwardPlan:
         self.mirrors = action.mirrors
         self.not_found_code = action.cluster_not_found_response_code
         self.retry: RetryPolicy | None = action.retry_policy or virtual_host.retry_policy
-        self.looks_at_success = self.retry is not None and self.retry.looks_at_success
-        self.looks_at_ok = self.retry is not None and self.retry.looks_at_ok
+        self.counted = bool(route.stat_prefix or virtual_host.virtual_clusters)
+        self.looks_at_success = self.counted or (self.retry is not None and self.retry.looks_at_success)
+        self.looks_at_ok = self.counted or (self.retry is not None and self.retry.looks_at_ok)
         hedging = action.hedge_policy or virtual_host.hedge_policy
         self.hedges = hedging is not None and hedging.hedge_on_per_try_timeout
         self.max_stream_duration: MaxStreamDuration | None = action.max_stream_duration

@@ -8,6 +8,7 @@ from meshlib.state.endpoint import EndpointState
 from meshlib.state.faults import ActiveFault, ActiveFaults
 from meshlib.state.http_stats import HttpStats
 from meshlib.state.permits import Permits
+from meshlib.state.request_stats import RequestStats
 from meshlib.state.responses import ResponseCodes
 from meshlib.state.store import StateStore
 from meshlib.state.waiter import Waiter
@@ -23,6 +24,7 @@ __all__ = [
     "Handshake",
     "HttpStats",
     "Permits",
+    "RequestStats",
     "ResponseCodes",
     "Secure",
     "Security",

@@ -197,6 +197,7 @@ class ClusterState:
             if permits.retries >= permits.retry_limit:
                 return False
             permits.retries += 1
+            permits.has_retried = True
         return True
 
     def return_retry(self, permits: Permits) -> None:
@@ -236,6 +237,7 @@ class ClusterState:
         if permits.connections >= permits.max_connections and endpoint.connections > 0:
             return False
         permits.connections += 1
+        permits.has_connected = True
         if not permits.inherited:
             endpoint.connections += 1
         return True

@@ -28,10 +28,12 @@ class ClusterStats:
         "_retried",
         "_scope",
         "ejections_active",
+        "ejections_consecutive_5xx",
         "ejections_detected_consecutive_5xx",
         "ejections_enforced_consecutive_5xx",
         "ejections_enforced_total",
         "ejections_overflow",
+        "ejections_total",
         "external",
         "lb_healthy_panic",
         "membership_change",
@@ -79,6 +81,8 @@ class ClusterStats:
         self.ejections_enforced_total = outlier.counter("ejections_enforced_total")
         self.ejections_enforced_consecutive_5xx = outlier.counter("ejections_enforced_consecutive_5xx")
         self.ejections_detected_consecutive_5xx = outlier.counter("ejections_detected_consecutive_5xx")
+        self.ejections_consecutive_5xx = outlier.counter("ejections_consecutive_5xx")
+        self.ejections_total = outlier.counter("ejections_total")
         self.ejections_overflow = outlier.counter("ejections_overflow")
         self.ejections_active = outlier.gauge("ejections_active")
         self.upstream_rq_time = scope.histogram("upstream_rq_time")
@@ -101,21 +105,22 @@ class ClusterStats:
             self._retried = ResponseCodes(self._scope.scope("retry"))
         return self._retried
 
-    def time(self, seconds: float, *, internal: bool) -> None:
-        """The time from the end of the request to the end of its response."""
+    def time(self, milliseconds: float, internal: bool) -> None:
+        """From the end of the request to the end of its response."""
+        split = self._external_time
         if internal:
-            split = self._internal_time
-            if split is None:
-                split = self._internal_time = self._scope.scope("internal").histogram("upstream_rq_time")
-        else:
-            split = self._external_time
+            split = self._time_of_internal()
         every = self.upstream_rq_time
-        milliseconds = seconds * 1000
         bucket = bisect_left(every.bounds, milliseconds)
         every.buckets[bucket] += 1
         every.total += milliseconds
         split.buckets[bucket] += 1
         split.total += milliseconds
+
+    def _time_of_internal(self) -> Histogram:
+        if self._internal_time is None:
+            self._internal_time = self._scope.scope("internal").histogram("upstream_rq_time")
+        return self._internal_time
 
     def connection_begun(self, *, multiplexed: bool) -> None:
         """A connection is about to be opened. multiplexed: HTTP/2."""

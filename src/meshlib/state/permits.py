@@ -14,11 +14,14 @@ __all__ = ["Permits", "publish_limits"]
 class Permits:
     """The counts of one priority and their limits. Counts change only under the lock of the ClusterState.
 
-    inherited: they are the parent's, in a forked child; what its calls return here counts for nothing.
+    has_connected, has_retried: there has been one. inherited: they are the parent's, in a forked child; what its calls return
+    here counts for nothing.
     """
 
     __slots__ = (
         "connections",
+        "has_connected",
+        "has_retried",
         "inherited",
         "max_connections",
         "max_pending",
@@ -34,6 +37,8 @@ class Permits:
         self.pending = 0
         self.requests = 0
         self.retries = 0
+        self.has_connected = False
+        self.has_retried = False
         self.inherited = False
         self.limit(Thresholds())
 
@@ -59,35 +64,38 @@ def allowed_retries(budget: RetryBudget, active: int) -> int:
 
 
 _RESOURCES = (
-    ("cx", "cx", "connections", "max_connections"),
-    ("rq_pending", "pending", "pending", "max_pending_requests"),
-    ("rq", "rq", "requests", "max_requests"),
-    ("rq_retry", "retries", "retries", "max_retries"),
+    ("cx", "cx", "connections", "max_connections", "has_connected"),
+    ("rq_pending", "pending", "pending", "max_pending_requests", ""),
+    ("rq", "rq", "requests", "max_requests", ""),
+    ("rq_retry", "retries", "retries", "max_retries", "has_retried"),
 )
-"""What Envoy calls each in `<name>_open` and `remaining_<name>`, the count, the limit."""
+"""What Envoy calls each in `<name>_open` and `remaining_<name>`, the count, the limit, and whether there has been one at all,
+where there may be one in spite of the limit."""
 
 
 def publish_limits(scope: Scope, thresholds: Thresholds, permits: Callable[[], Permits]) -> None:
     """The gauges of one priority in its scope: `cx_open` and so on; with track_remaining `remaining_cx` and so on.
 
-    permits: gives those of now. As in Envoy, a limit of 0 does not count as reached before anything was held, and a retry budget
-    leaves `remaining_retries` at 0 and `rq_retry_open` to max_retries.
+    permits: gives those of now. As in Envoy, a limit of 0 does not count as reached before there was one in spite of it, and a
+    retry budget leaves `remaining_retries` at 0 and `rq_retry_open` to max_retries.
     """
-    for opened, remaining, count, limit in _RESOURCES:
+    for opened, remaining, count, limit, ever in _RESOURCES:
         held, most = attrgetter(count), getattr(thresholds, limit)
-        scope.reading(f"{opened}_open", _is_open(permits, held, most))
+        budgeted = limit == "max_retries" and thresholds.retry_budget is not None
+        scope.reading(f"{opened}_open", _is_open(permits, held, most, attrgetter(ever) if ever else held))
         name = f"remaining_{remaining}"
         if thresholds.track_remaining:
-            budgeted = limit == "max_retries" and thresholds.retry_budget is not None
             scope.reading(name, _remaining(permits, held, 0 if budgeted else most))
         else:
             scope.forget(name)
 
 
-def _is_open(permits: Callable[[], Permits], held: Callable[[Permits], int], most: int) -> Callable[[], int]:
+def _is_open(
+    permits: Callable[[], Permits], held: Callable[[Permits], int], most: int, ever: Callable[[Permits], int]
+) -> Callable[[], int]:
     def read() -> int:
-        now = held(permits())
-        return int(now >= most and now > 0)
+        now = permits()
+        return int(held(now) >= most and bool(most or ever(now)))
 
     return read
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from meshlib.state.cluster import ClusterState
 from meshlib.state.faults import ActiveFaults
 from meshlib.state.http_stats import HttpStats
+from meshlib.state.request_stats import RequestStats
 from meshlib.stats import Registry, Scope
 
 __all__ = ["StateStore"]
@@ -22,6 +23,7 @@ class StateStore:
         self._clusters: dict[str, ClusterState] = {}
         self._faults: dict[str, ActiveFaults] = {}
         self._http: dict[str, HttpStats] = {}
+        self._requests: dict[tuple[str, str, str], RequestStats] = {}
 
     def cluster(self, name: str) -> ClusterState:
         state = self._clusters.get(name)
@@ -42,6 +44,17 @@ class StateStore:
             if stats is None:
                 scope = self.registry.scope("http", ("envoy_http_conn_manager_prefix", stat_prefix))
                 stats = self._http[stat_prefix] = HttpStats(scope)
+        return stats
+
+    def requests(self, virtual_host: str, kind: str, name: str) -> RequestStats:
+        """The counters of a virtual cluster (kind `vcluster`), or of a route's stat_prefix (kind `route`)."""
+        key = (virtual_host, kind, name)
+        stats = self._requests.get(key)
+        if stats is None:
+            with self._lock:
+                label = "envoy_virtual_cluster" if kind == "vcluster" else "envoy_route"
+                host = self.registry.scope("vhost", ("envoy_virtual_host", virtual_host))
+                stats = self._requests.setdefault(key, RequestStats(host.scope(kind, (label, name))))
         return stats
 
     def active_faults(self, scope: Scope) -> ActiveFaults:
