@@ -23,6 +23,7 @@ from benchmarks import (
     grpc_run,
     grpc_world,
     mtls,
+    observe,
     plan,
     push,
     report,
@@ -234,6 +235,10 @@ def main() -> int:
         result["push"] = rows
         result["ratios"] |= ratios
         print(f"\n{report.table(rows)}")
+    if "observe" in arguments.sections and not arguments.baselines:
+        with _stopwatch("observe"):
+            result["observe"] = observe.run(how.rounds, random.Random(arguments.seed))
+        print(f"\n{report.table(result['observe'])}")
     if "import" in arguments.sections and not arguments.baselines:
         with _stopwatch("import"):
             rows = footprint.import_times(how.imports)

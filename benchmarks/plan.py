@@ -29,6 +29,7 @@ SECTIONS = {
         "grpc_stream_vs_grpcio",
         "grpc_rps64_vs_grpcio",
     ),
+    "observe": (),
     "import": ("import_ms",),
     "memory": (),
 }

@@ -118,7 +118,7 @@ class MetricsObserver(CallObserver, InboundObserver):
             status = attempt.status or 0
         elif attempts:
             attempt = attempts[-1]
-        rpc = call.is_rpc
+        rpc = call.request.channel_id is not None
         grpc_status = None
         if rpc:
             grpc_status = call.grpc_status
@@ -144,10 +144,16 @@ class MetricsObserver(CallObserver, InboundObserver):
         line.duration.total += milliseconds
         line.route_durations[at] += 1
         line.route_duration.total += milliseconds
-        line.sent[bisect_left(ENVOY_BOUNDS, sent) if sent else 0] += 1
-        line.bytes_sent.total += sent
-        line.received[bisect_left(ENVOY_BOUNDS, received) if received else 0] += 1
-        line.bytes_received.total += received
+        if sent:
+            line.sent[bisect_left(ENVOY_BOUNDS, sent)] += 1
+            line.bytes_sent.total += sent
+        else:
+            line.sent[0] += 1
+        if received:
+            line.received[bisect_left(ENVOY_BOUNDS, received)] += 1
+            line.bytes_received.total += received
+        else:
+            line.received[0] += 1
         if rpc:
             line.series.count_messages(call.messages_sent, call.messages_received)
         if now >= self._lag.due:
