@@ -311,7 +311,7 @@ class Inbound:
                 refused = chain.rules.check_connection(connection_view(arrival, unknown))
             normal, answer = chain.enter(arrival.path, arrival.headers)
             if answer is not None and refused is None:
-                logger.debug("answered %s %s: %s", arrival.method, arrival.path, PATH_NORMALIZATION_FAILED)
+                logger.debug("answered %s %s: %s", arrival.method, _no_query(arrival), PATH_NORMALIZATION_FAILED)
                 return Admission(peer, answer, PATH_NORMALIZATION_FAILED, None, None, took)
             if chain.normalise is not None:
                 path = normal
@@ -325,7 +325,7 @@ class Inbound:
             return Admission(peer, None, "", shown, path, took)
         if refused.unknown:
             self._misses.tell(refused.unknown)
-        logger.debug("refused %s %s: %s", arrival.method, arrival.path, refused.details)
+        logger.debug("refused %s %s: %s", arrival.method, _no_query(arrival), refused.details)
         return Admission(peer, _plain(403, BODY), refused.details, shown, None, took)
 
     def method(self, sent: str) -> str:
@@ -360,3 +360,8 @@ def _split(address: str) -> tuple[str, int]:
 
 def _plain(status: int, body: str) -> LocalReply:
     return LocalReply(status, (("content-length", str(len(body))), ANSWER), body.encode())
+
+
+def _no_query(arrival: Arrival) -> str:
+    """The path for the log: a query may hold a secret."""
+    return arrival.path.partition("?")[0]
