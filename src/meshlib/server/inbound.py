@@ -311,7 +311,9 @@ class Inbound:
                 refused = chain.rules.check_connection(connection_view(arrival, unknown))
             normal, answer = chain.enter(arrival.path, arrival.headers)
             if answer is not None and refused is None:
-                logger.debug("answered %s %s: %s", arrival.method, _no_query(arrival), PATH_NORMALIZATION_FAILED)
+                logger.debug(
+                    "answered %s %s: %s", arrival.method, _no_query(arrival), PATH_NORMALIZATION_FAILED
+                )
                 return Admission(peer, answer, PATH_NORMALIZATION_FAILED, None, None, took)
             if chain.normalise is not None:
                 path = normal
