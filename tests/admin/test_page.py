@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -21,6 +21,9 @@ from meshlib.controlplane import ControlPlane, ResourceStore
 from meshlib.httpx import MeshTransport
 from meshlib.testing import Reply, Request, Upstream, messages, service
 
+if TYPE_CHECKING:
+    from playwright.sync_api import ViewportSize
+
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("MESHLIB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -31,7 +34,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
 ]
 
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+WIDE: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 VIEWS = ("services", "graph", "endpoints", "routes", "calls", "configuration", "certificates")
 TAG = "<img src=x onerror=alert(1)>"
 
@@ -113,7 +117,7 @@ def wide(browser: Any, shown: Serving) -> Iterator[Any]:
     yield from opened(browser, shown, WIDE)
 
 
-def opened(browser: Any, serving: Serving, size: dict[str, int]) -> Iterator[Any]:
+def opened(browser: Any, serving: Serving, size: ViewportSize) -> Iterator[Any]:
     """The page. Whatever its scripts complain about fails the test, a breach of its own content policy too."""
     context = browser.new_context(viewport=size, reduced_motion="reduce")
     complaints: list[str] = []
