@@ -105,6 +105,7 @@ JSON = st.recursive(
 def test_a_mask_only_takes_away(value: dict[str, Any], paths: list[list[str]]) -> None:
     kept = masked(value, paths)
     assert set(kept) <= {path[0] for path in paths if path} & set(value)
+    assert masked({"@type": "t", **value}, paths) == {"@type": "t", **kept}
     assert masked(value, [[name] for name in value]) == value
     assert masked(kept, paths) == kept
 

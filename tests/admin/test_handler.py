@@ -11,6 +11,7 @@ import pytest
 import meshlib
 from meshlib.admin.handler import PATHS
 from meshlib.admin.http import Request
+from meshlib.proto import CLUSTER, LISTENER
 from meshlib.testing import Upstream, serve
 from tests.admin.conftest import Get, configuration, parsed, text
 
@@ -66,15 +67,17 @@ def test_config_dump_with_endpoints_and_masks(get: Get) -> None:
     assert configs[1]["static_endpoint_configs"][0]["endpoint_config"]["cluster_name"] == "reviews"
     only = parsed(get("/config_dump?resource=static_clusters&mask=cluster.name"))["configs"]
     kind = "type.googleapis.com/envoy.admin.v3.ClustersConfigDump.StaticCluster"
-    assert only == [{"@type": kind, "cluster": {"name": "reviews"}}]
+    assert only == [{"@type": kind, "cluster": {"@type": CLUSTER, "name": "reviews"}}]
     assert parsed(get("/config_dump?resource=static_clusters&name_regex=^x"))["configs"] == []
     masked = parsed(get("/config_dump?mask=static_listeners.listener.name"))["configs"]
-    assert masked[1]["static_listeners"] == [{"listener": {"name": "reviews:80"}}]
+    assert masked[1]["static_listeners"] == [{"listener": {"@type": LISTENER, "name": "reviews:80"}}]
+    unknown = get("/config_dump?resource=nonsense")
+    assert (unknown.status, text(unknown)[:33]) == (404, "nonsense not found in config dump")
 
 
 @pytest.mark.parametrize(
     "query",
-    ["resource=nonsense", "name_regex=(", "name_regex=" + "(a" * 600, "resource=a&" + "&".join("b" * 70)],
+    ["name_regex=(", "name_regex=" + "(a" * 600, "resource=a&" + "&".join("b" * 70)],
 )
 def test_a_wrong_question_is_answered_so(get: Get, query: str) -> None:
     try:

@@ -13,7 +13,7 @@ from meshlib.resources.endpoint import Health
 if TYPE_CHECKING:
     from meshlib.mesh import Mesh
 
-__all__ = ["MOST_HOSTS", "clusters_json", "clusters_text"]
+__all__ = ["MOST_HOSTS", "address_json", "clusters_json", "clusters_text"]
 
 MOST_HOSTS = 10_000
 """Endpoints of one cluster that are shown; the text says how many are left out."""
@@ -74,10 +74,14 @@ def _host(host: Host) -> dict[str, Any]:
     if host.ejection is not None:
         health["failed_outlier_check"] = True
     found: dict[str, Any] = {
-        "address": _address(host.address),
+        "address": address_json(host.address),
         "stats": [
             {"name": name, "type": "GAUGE", "value": str(value)}
-            for name, value in (("cx_active", host.connections), ("rq_active", host.active))
+            for name, value in (
+                ("cx_active", host.connections),
+                ("rq_active", host.active),
+                ("rq_pending_active", host.waiting),
+            )
         ],
         "health_status": health,
         "weight": host.weight,
@@ -98,7 +102,8 @@ def _host(host: Host) -> dict[str, Any]:
     return found
 
 
-def _address(key: str) -> dict[str, Any]:
+def address_json(key: str) -> dict[str, Any]:
+    """config.core.v3.Address of `ip:port`, or of a Unix socket's path."""
     if key.startswith(("/", "@")):
         return {"pipe": {"path": key}}
     address, _, port = key.rpartition(":")
@@ -122,6 +127,7 @@ def _limits(name: str, priority: str, limits: Thresholds) -> Iterator[str]:
 def _facts(host: Host) -> Iterator[tuple[str, object]]:
     yield "cx_active", host.connections
     yield "rq_active", host.active
+    yield "rq_pending_active", host.waiting
     yield "hostname", host.hostname
     yield "health_flags", host.health_flags
     yield "weight", host.weight

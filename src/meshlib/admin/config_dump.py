@@ -100,7 +100,7 @@ def config_dump(
     entry). matches: what a resource's name must satisfy.
 
     Raises:
-        ValueError: there is no such resource field.
+        LookupError: there is no such resource field.
     """
     statuses = sorted(mesh.status(), key=lambda status: status.name)
     if matches is not None:
@@ -110,7 +110,7 @@ def config_dump(
         found = [shape for shape in _SHAPES if resource in (shape.static, shape.dynamic)]
         if not found:
             known = ", ".join(field for shape in _SHAPES for field in (shape.static, shape.dynamic))
-            raise ValueError(f"resource {resource!r} is not one of {known}")
+            raise LookupError(f"{resource} not found in config dump; there are {known}")
         dump = _one(mesh, found[0], statuses)
         static = resource == found[0].static
         item = _PREFIX + (found[0].static_item if static else found[0].dynamic_item)
@@ -119,7 +119,7 @@ def config_dump(
         configs = [_one(mesh, shape, statuses) for shape in shapes]
     if mask:
         paths = [path.split(".") for path in mask.split(",") if path]
-        configs = [{"@type": config["@type"], **masked(config, paths)} for config in configs]
+        configs = [masked(config, paths) for config in configs]
     return {"configs": configs}
 
 
@@ -194,8 +194,8 @@ def _decoded(status: ResourceStatus, data: bytes) -> dict[str, Any]:
 
 
 def masked(value: dict[str, Any], paths: list[list[str]]) -> dict[str, Any]:
-    """What the paths name, at any depth; a path through a list means each of its elements."""
-    kept: dict[str, Any] = {}
+    """What the paths name, at any depth; a path through a list means each of its elements. Types of extensions stay."""
+    kept: dict[str, Any] = {"@type": value["@type"]} if "@type" in value else {}
     for name, below in _by_first(paths):
         if name not in value:
             continue

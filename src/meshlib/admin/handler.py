@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib import resources
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -17,13 +15,14 @@ from meshlib.admin import model as models
 from meshlib.admin.calls import Tap, TapFilter, decision_json
 from meshlib.admin.certs import certs
 from meshlib.admin.client import AdminError
-from meshlib.admin.clusters import clusters_json, clusters_text
+from meshlib.admin.clusters import address_json, clusters_json, clusters_text
 from meshlib.admin.config_dump import config_dump
 from meshlib.admin.family import group
 from meshlib.admin.golden import Golden
 from meshlib.admin.graph import graph_of, merged
 from meshlib.admin.http import Reply, Request, json_reply, text_reply
 from meshlib.admin.processes import Process, ProcessDirectory
+from meshlib.admin.static_files import static_file
 from meshlib.admin.statistics import stats_json, stats_text
 from meshlib.errors import MeshClosed, MeshError
 from meshlib.observe.document import document
@@ -75,7 +74,7 @@ class Handler:
         known = PATHS.get(path)
         if known is None:
             if path.startswith("/static/"):
-                return _static(path.removeprefix("/static/"), request)
+                return static_file(path.removeprefix("/static/"), request)
             return text_reply(f"there is no {path}; / lists what there is\n", 404)
         if request.method != known.method and not (request.method == "HEAD" and known.method == "GET"):
             return text_reply(f"{path} wants {known.method}\n", 405, ("allow", known.method))
@@ -83,6 +82,8 @@ class Handler:
             if path.startswith("/mesh") and "process" in request.query:
                 return self._ask(request)
             return known.answer(self, request)
+        except LookupError as error:
+            return text_reply(f"{error.args[0]}\n", 404)
         except (ValueError, MeshError) as error:
             return text_reply(f"{error}\n", 400)
 
@@ -99,7 +100,7 @@ class Handler:
     # --- Envoy's -----------------------------------------------------------------------------------------------------
 
     def index(self, request: Request) -> Reply:
-        page = _static("index.html", request)
+        page = static_file("index.html", request)
         return self.help(request) if page.status == 404 else page
 
     def help(self, _request: Request) -> Reply:
@@ -165,7 +166,9 @@ class Handler:
         found = dict.fromkeys(snapshot.listeners, "")
         found |= {name: listener.address for name, listener in snapshot.inbound.items()}
         if request.query.get("format") == "json":
-            return json_reply({"listener_statuses": [{"name": name} for name in sorted(found)]}, indent=1)
+            return json_reply(
+                {"listener_statuses": [_listener(name, found[name]) for name in sorted(found)]}, indent=1
+            )
         return text_reply("".join(f"{name}::{found[name] or 'api_listener'}\n" for name in sorted(found)))
 
     def runtime(self, _request: Request) -> Reply:
@@ -360,33 +363,6 @@ PATHS: Mapping[str, _Path] = {
     "/healthcheck/ok": _Path(Handler.healthcheck_ok, "no longer", "POST"),
 }
 
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".json": "application/json",
-    ".woff2": "font/woff2",
-}
-
-
-def _static(name: str, request: Request) -> Reply:
-    """A file that came with the package. Names are those of files in one folder, nothing else."""
-    path = PurePosixPath(name)
-    kind = _TYPES.get(path.suffix)
-    if kind is None or len(path.parts) != 1 or name != path.name or name.startswith("."):
-        return text_reply("there is no such file\n", 404)
-    try:
-        body = resources.files("meshlib.admin").joinpath("static", name).read_bytes()
-    except OSError:
-        return text_reply("there is no such file\n", 404)
-    tag = f'"{__version__}-{len(body)}"'
-    headers = (("etag", tag), ("cache-control", "no-cache"))
-    if tag in request.headers.get("if-none-match", ""):
-        return Reply(status=304, content_type=kind, headers=headers)
-    return Reply(content_type=kind, body=body, headers=headers)
-
 
 def _pattern(text: str | None) -> Callable[[str], bool] | None:
     """Found anywhere in a name; in linear time, whatever the pattern. Raises ValueError."""
@@ -396,6 +372,10 @@ def _pattern(text: str | None) -> Callable[[str], bool] | None:
         return regex.compile(text, unanchored=True).search
     except regex.RegexError as error:
         raise ValueError(f"{text!r} is not a regular expression: {error.reason}") from None
+
+
+def _listener(name: str, address: str) -> dict[str, Any]:
+    return {"name": name, "local_address": address_json(address)} if address else {"name": name}
 
 
 def _header(line: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@
     graph               nodes, edges: `meshlib.admin.graph`
     ejections           cluster, endpoint, reason, at, until (seconds since 1970; until is the earliest), times, failures in a row
     routes              listener, route_config, virtual_host, domains, route, match, action, cluster, split ([{cluster, weight,
-                        share}]), timeout, retry, and the golden signals as above; at most `MOST_ROUTES`
+                        share}]), timeout, retry, and the golden signals as above; at most `routes.MOST_ROUTES`
     routes_total        how many there are
     calls               the newest first, at most `MOST_CALLS` of all and as many of those that failed, were tried again or took
                         long: `meshlib.admin.calls.call_json`
@@ -32,7 +32,7 @@ decision, `/mesh/processes.json` the processes of the directory, `/mesh/graph.js
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from meshlib.admin.calls import call_json, request_json
@@ -40,17 +40,9 @@ from meshlib.admin.certs import certificates
 from meshlib.admin.golden import RouteKey, View
 from meshlib.admin.graph import by_cluster, graph_of, service_of
 from meshlib.admin.hosts import Ejection, Host, ejection_of, hosts_of, mtls_of
+from meshlib.admin.routes import routes
 from meshlib.engine.program import ClusterProgram
 from meshlib.engine.readiness import first_missing
-from meshlib.resources.matching import FractionalPercent
-from meshlib.resources.route import (
-    DirectResponse,
-    PathKind,
-    Redirect,
-    Route,
-    RouteAction,
-    RouteConfiguration,
-)
 from meshlib.snapshot import Kind, ResourceState, ResourceStatus
 from meshlib.state import EndpointState, Permits
 from meshlib.stats import Reading
@@ -62,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_CALLS",
-    "MOST_ROUTES",
     "about_this_machine",
     "control_plane",
     "endpoints",
@@ -70,7 +61,6 @@ __all__ = [
     "readiness",
 ]
 
-MOST_ROUTES = 500
 MOST_CALLS = 100
 MOST_UNSUPPORTED = 200
 
@@ -103,7 +93,7 @@ def model(mesh: Mesh, process: dict[str, Any], view: View) -> dict[str, Any]:
         "services": services(mesh, view),
         "graph": graph_of(mesh, process["service"], view),
         "ejections": ejections(mesh),
-        **_routes(mesh, view),
+        **routes(mesh, view),
         "calls": [
             call_json(number, facts, mesh.clock, trace)
             for number, facts, trace in (() if recent is None else recent.newest(MOST_CALLS))
@@ -301,105 +291,6 @@ def _ejection(mesh: Mesh, ejection: Ejection, failures: int) -> dict[str, Any]:
         "until": round(ejection.until + offset, 3),
         "times": ejection.times,
         "failures": failures,
-    }
-
-
-# --- routes ----------------------------------------------------------------------------------------------------------
-
-
-def _routes(mesh: Mesh, view: View) -> dict[str, Any]:
-    found: list[dict[str, Any]] = []
-    total = 0
-    for listener, config in _configurations(mesh):
-        for host in config.virtual_hosts:
-            total += len(host.routes)
-            for index, route in enumerate(host.routes):
-                if len(found) >= MOST_ROUTES:
-                    break
-                name = route.name or str(index)
-                clusters = _targets(route)
-                keys = [RouteKey(cluster, config.name, host.name, name) for cluster in clusters]
-                found.append(
-                    {
-                        "listener": listener,
-                        "route_config": config.name,
-                        "virtual_host": host.name,
-                        "domains": list(host.domains),
-                        "route": name,
-                        "match": _match(route),
-                        **_action(route, host.retry_policy is not None),
-                        **view.signals(keys).to_dict(),
-                    }
-                )
-    return {"routes": found, "routes_total": total}
-
-
-def _configurations(mesh: Mesh) -> Iterator[tuple[str, RouteConfiguration]]:
-    for name, listener in mesh.engine.program.listeners.items():
-        if listener.config is not None:
-            yield name, listener.config
-
-
-def _targets(route: Route) -> list[str]:
-    action = route.action
-    if not isinstance(action, RouteAction):
-        return [""]
-    if action.weighted_clusters is not None:
-        return list(dict.fromkeys(entry.name or "" for entry in action.weighted_clusters.clusters))
-    return [action.cluster or ""]
-
-
-def _match(route: Route) -> str:
-    match = route.match
-    path = {
-        PathKind.PREFIX: f"{match.path.value}*",
-        PathKind.PATH: match.path.value,
-        PathKind.SAFE_REGEX: f"~ {match.path.value}",
-        PathKind.PATH_SEPARATED_PREFIX: f"{match.path.value}[/*]",
-    }[match.path.kind]
-    parts = [path]
-    parts += (f"header {each.name}" for each in match.headers)
-    parts += (f"query {each.name}" for each in match.query_parameters)
-    if match.runtime_fraction is not None:
-        parts.append(f"{_percent(match.runtime_fraction):g} %")
-    if match.grpc:
-        parts.append("gRPC")
-    return ", ".join(parts)
-
-
-def _percent(fraction: FractionalPercent) -> float:
-    return 100.0 * fraction.numerator / fraction.denominator
-
-
-def _action(route: Route, host_retries: bool) -> dict[str, Any]:
-    action = route.action
-    if isinstance(action, Redirect):
-        return {"action": "redirect", "cluster": None, "split": [], "timeout": None, "retry": None}
-    if isinstance(action, DirectResponse):
-        name = f"answer {action.status}"
-        return {"action": name, "cluster": None, "split": [], "timeout": None, "retry": None}
-    if not isinstance(action, RouteAction):
-        return {"action": "none", "cluster": None, "split": [], "timeout": None, "retry": None}
-    split: list[dict[str, Any]] = []
-    if action.weighted_clusters is not None:
-        weights = action.weighted_clusters.clusters
-        all_of_them = sum(entry.weight for entry in weights) or 1
-        split = [
-            {
-                "cluster": entry.name or f"(header {entry.cluster_header})",
-                "weight": entry.weight,
-                "share": round(entry.weight / all_of_them, 4),
-            }
-            for entry in weights
-        ]
-    policy = action.retry_policy
-    return {
-        "action": "cluster",
-        "cluster": action.cluster or (f"(header {action.cluster_header})" if action.cluster_header else None),
-        "split": split,
-        "timeout": action.timeout,
-        "retry": (",".join(sorted(policy.retry_on)) if policy is not None else None)
-        or ("(virtual host)" if host_retries and policy is None else None),
     }
 
 
