@@ -169,8 +169,8 @@ def test_no_route_and_no_listener() -> None:
     assert isinstance(diary.seen[0]["error"], NoRoute)
     diary.log.clear()
     unknown(mesh)
-    assert diary.log[0] == "begun"
-    assert diary.log[1].startswith("over 404 NR")
+    assert diary.log[:2] == ["begun", "routed None"]
+    assert diary.log[2].startswith("over 404 NR")
     assert isinstance(diary.seen[1]["error"], UnknownHost)
 
 
@@ -193,9 +193,9 @@ def test_a_closed_mesh() -> None:
     mesh, diary = observed()
     mesh.engine.close()
     mesh.call()
-    assert diary.log[0] == "begun"
-    assert diary.log[1].startswith("over ")
-    assert len(diary.log) == 2
+    assert diary.log[:2] == ["begun", "routed None"]
+    assert diary.log[2].startswith("over ")
+    assert len(diary.log) == 3
 
 
 def test_a_dropped_call_is_told_of_when_the_next_one_begins() -> None:
@@ -366,6 +366,8 @@ class Auditor(CallObserver):
 
     def over(self, call: Call, now: float) -> None:
         assert not self.alive.pop(id(call)), "an attempt has no end"
+        assert call.notes is not None
+        assert call.notes[self] == 1, "routed exactly once"
         assert call.duration is not None
         assert call.duration >= 0
         assert call.details
@@ -411,3 +413,22 @@ def test_a_call_in_a_block_of_options_is_no_exception() -> None:
     call: FakeCall = mesh.call(options=CallOptions(timeout=0.5))
     call.tick()
     assert diary.log[-1].startswith("over 504 UT")
+
+
+def test_an_observer_may_have_others_told_of_what_comes() -> None:
+    class Choosy(CallObserver):
+        def __init__(self, then: CallObserver) -> None:
+            self.then = then
+
+        def routed(self, call: Call, now: float) -> None:
+            told = call.told
+            assert told is not None
+            if call.request.path == "/watched":
+                call.also_tell(told.plus(self.then))
+
+    mesh, diary = FakeMesh(cluster()), Diary()
+    mesh.engine.observe(Choosy(diary))
+    mesh.call(request("/else")).answer(200)
+    assert diary.log == []
+    mesh.call(request("/watched")).answer(200)
+    assert diary.log == ["+1 10.0.0.1:80", "-1 200", "over 200 - via_upstream"]

@@ -108,6 +108,7 @@ class CallBase:
     _trailers: Sequence[tuple[str, str]] = ()
     _sent: act.Start | None = None
     _over_at: float | None = None
+    _routed = False
     program: Program | None = None
     error: BaseException | None = None
     failure: str | None = None
@@ -327,7 +328,29 @@ class CallBase:
             except Exception as error:  # noqa: BLE001 - nothing that watches a call may break it
                 report(hook, error)
 
-    def _tell_begun(self, attempt: Attempt, now: float) -> None:
+    def _tell_routed(self, now: float) -> None:
+        """It is known where the call goes, or that it is over before that. Tells once."""
+        observers = self._observers
+        if observers is not None and not self._routed:
+            self._routed = True
+            for hook in observers.routed:
+                try:
+                    hook(self, now)
+                except Exception as error:  # noqa: BLE001 - as in `_observe`
+                    report(hook, error)
+
+    def also_tell(self, observers: Observers) -> None:
+        """From an observer, in `begun` or `routed`: these are told of what comes, instead of those of before."""
+        if self._observers is not None:
+            self._observers = observers
+
+    @property
+    def told(self) -> Observers | None:
+        """Who is told of what comes."""
+        return self._observers
+
+    def _tell_begun(self, attempt: Attempt, now: float) -> tuple[tuple[str, str], ...]:
+        """An endpoint has been picked. The headers to send there besides the request's own."""
         observers = self._observers
         if observers is not None:
             for hook in observers.attempt_begun:
@@ -335,6 +358,8 @@ class CallBase:
                     hook(self, attempt, now)
                 except Exception as error:  # noqa: BLE001 - as in `_observe`
                     report(hook, error)
+        own = attempt.headers_to_add
+        return (*self.headers_to_add, *own) if own else self.headers_to_add
 
     def _tell_attempt(self, attempt: Attempt, now: float) -> None:
         """The attempt is over. Tells once."""
@@ -349,13 +374,16 @@ class CallBase:
 
     def _tell_over(self, now: float) -> None:
         """The call is over. Tells once."""
+        if not self._routed:
+            self._tell_routed(now)
         observers = self._observers
         if observers is None:
             return
         self._over_at = now
-        for attempt in self._attempts:
-            if not attempt.told:
-                self._tell_attempt(attempt, now)
+        if observers.attempt_over:
+            for attempt in self._attempts:
+                if not attempt.told:
+                    self._tell_attempt(attempt, now)
         self._observers = None
         for hook in observers.over:
             try:

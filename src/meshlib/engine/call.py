@@ -24,7 +24,6 @@ from meshlib.engine.base import NOTHING, Actions, Stage
 from meshlib.engine.headers import arriving
 from meshlib.engine.heads import Heads
 from meshlib.engine.observed import ObservedCall
-from meshlib.engine.observer import tell
 from meshlib.engine.replies import Endings
 from meshlib.engine.steps import GO_ON, Answer, Ask, FilterContext, GoOn, Step, WaitUntil
 from meshlib.errors import AttemptRecord, LocalReply, MeshClosed
@@ -185,7 +184,7 @@ class Call(ObservedCall):
             self.plan = route.forward(self.request, engine.random)
         if self._observers is not None:
             self.program = program
-            tell(self._observers.routed, self, now)
+            self._tell_routed(now)
         if not listener.filters:
             return self._act_on_route(now)
         self._stage = Stage.FILTERS
@@ -197,8 +196,7 @@ class Call(ObservedCall):
     def _leave(self, now: float) -> None:
         """The transport sends it without the mesh."""
         self.passthrough = True
-        if self._observers is not None:
-            tell(self._observers.routed, self, now)
+        self._tell_routed(now)
 
     def _normalise_path(self, normalise: Callable[[str], NormalPath], now: float) -> Actions | None:
         """Routing and upstream see the normal path; what ends the call instead, None when it goes on."""

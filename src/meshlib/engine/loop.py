@@ -124,8 +124,7 @@ class AttemptLoop(RetryingCall):
             self._retrier.hand_over(attempt)
         extra: Sequence[tuple[str, str]] = ()
         if self._observers is not None:
-            self._tell_begun(attempt, now)
-            extra = (*self.headers_to_add, *attempt.headers_to_add)
+            extra = self._tell_begun(attempt, now)
         permitted = state.take_request(endpoint, permits)
         if permitted:
             attempt.holding = Holding.REQUEST

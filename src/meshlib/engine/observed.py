@@ -184,12 +184,19 @@ class ObservedCall(TimedLoop):
         return principals[1] or None
 
     def account(
-        self, sent: int, received: int, *, messages: tuple[int, int] = (0, 0), trailers: Pairs | None = None
+        self,
+        sent: int,
+        received: int,
+        *,
+        messages: tuple[int, int] | None = None,
+        trailers: Pairs | None = None,
     ) -> None:
         """From a transport, before it tells the end: bytes of both bodies, messages sent and received, and trailers that no
         `End` carries."""
-        self.bytes_sent, self.bytes_received = sent, received
-        self.messages_sent, self.messages_received = messages
+        self.bytes_sent = sent
+        self.bytes_received = received
+        if messages:
+            self.messages_sent, self.messages_received = messages
         if trailers is not None:
             self._trailers = trailers
 

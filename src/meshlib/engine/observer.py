@@ -5,7 +5,7 @@ application's own for `begun`; later, and always where several attempts or timer
 short, never block and make no calls of their own. What one raises is logged once and goes no further.
 
     begun          the call starts; nothing is known but the request
-    routed         its route is known, or that there is none; not told when it ends before that
+    routed         its route is known, or that there is none, or that it ends before that
     attempt_begun  an endpoint has been picked, nothing has been sent
     attempt_over   the attempt has failed or was given up; of the accepted one: its response is complete
     over           exactly once for each call that began, however it ended; each attempt was told of before

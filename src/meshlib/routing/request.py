@@ -88,6 +88,19 @@ class RequestView:
             by_name = self._by_name = values_by_name(self.headers) if known is None else known.by_name()
         return by_name.get(name, [])
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a header; no pseudo header, and not `host`."""
+        by_name = self._by_name
+        if by_name is None:
+            known = self._known
+            if known is None:
+                for key, _ in self.headers:
+                    if key == name:
+                        return True
+                return False
+            by_name = self._by_name = known.by_name()
+        return name in by_name
+
     def first(self, name: str) -> str | None:
         values = self.values(name)
         return values[0] if values else None

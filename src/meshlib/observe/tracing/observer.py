@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind, TracerProvider
 
 import meshlib
 from meshlib.engine.context import INBOUND
-from meshlib.engine.observer import CallObserver
+from meshlib.engine.observer import CallObserver, Observers
 from meshlib.observe.tracing.attributes import (
     SCHEMA,
     asked,
@@ -74,7 +74,7 @@ class TracingObserver(CallObserver):
     """provider: whose spans; None: the global one, also when it is set after the first call. trusted: the application's
     x-envoy-force-trace counts. packs: Envoy's decision is written into x-request-id. random: for identifiers and decisions.
 
-    `call.notes` has the application's context until the call is routed, then a `_Trace` if it is recorded.
+    `call.notes` has the application's context until the call is routed.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class TracingObserver(CallObserver):
         self._packs = packs
         self._random = random or Random()
         self._propagation = Propagation()
+        self._recorded = _RecordedCalls(self._propagation)
+        self._observers: tuple[Observers | None, Observers] = (None, Observers())
 
     def _recorder(self) -> Spans | None:
         """Asking for the global provider looks into the environment while there is none; its variable says whether it changed."""
@@ -121,6 +123,8 @@ class TracingObserver(CallObserver):
         if context is None or notes is None:
             return
         request, spans = call.request, self._recorder()
+        if spans is None and not context:
+            return
         above = trace.get_current_span(context).get_span_context() if context else None
         if above is not None and not above.is_valid:
             above = None
@@ -131,13 +135,13 @@ class TracingObserver(CallObserver):
             common = asked(call, rpc=call.is_rpc)
             span = self._start(spans, call, context, common)
             if span is not None:
-                notes[self] = _Trace(span, spans, common, context, carried)
+                notes[self._recorded] = _Trace(span, spans, common, context, carried)
+                self._follow(call)
                 return
         if carried:
             return
         if above is not None or spans is None:
-            if context:
-                call.headers_to_add += self._propagation.passed(request, context, above)
+            call.headers_to_add += self._propagation.passed(request, context, above)
         else:
             call.headers_to_add += self._propagation.unsampled(request, context, self._random)
 
@@ -160,20 +164,27 @@ class TracingObserver(CallObserver):
         name = name_of(call.request, call.route, rpc=call.is_rpc)
         return spans.root(name, SpanKind.INTERNAL, context, round(call.epoch * 1e9), attributes)
 
+    def _follow(self, call: Call) -> None:
+        """Have it told of the attempts and the end of this call, which is of no interest where nothing is recorded."""
+        told = call.told
+        before, after = self._observers
+        if told is not before and told is not None:
+            after = told.plus(self._recorded)
+            self._observers = (told, after)
+        call.also_tell(after)
+
+
+class _RecordedCalls(CallObserver):
+    """Calls that have a span. `call.notes` has their `_Trace`."""
+
+    def __init__(self, propagation: Propagation) -> None:
+        self._propagation = propagation
+
     def over(self, call: Call, now: float) -> None:
-        kept = None if call.notes is None else call.notes.get(self)
+        kept: _Trace | None = None if call.notes is None else call.notes.get(self)
         if kept is None:
             return
-        if type(kept) is _Trace:
-            span, spans = kept.span, kept.within
-        else:  # it ended before it was routed
-            recorder = self._recorder()
-            if recorder is None:
-                return
-            begun = self._start(recorder, call, kept, asked(call, rpc=call.is_rpc))
-            if begun is None:
-                return
-            span, spans = begun, recorder
+        span, spans = kept.span, kept.within
         attributes = span.attributes
         status = call_ended(call, attributes, rpc=call.is_rpc)
         listener = call.listener
@@ -187,8 +198,8 @@ class TracingObserver(CallObserver):
     # --- its attempts --------------------------------------------------------------------------------------------------
 
     def attempt_begun(self, call: Call, attempt: Attempt, now: float) -> None:
-        kept = None if call.notes is None else call.notes.get(self)
-        if type(kept) is not _Trace:
+        kept: _Trace | None = None if call.notes is None else call.notes.get(self)
+        if kept is None:
             return
         rpc, above = call.is_rpc, kept.span
         attributes = attempt_attributes(call, attempt, kept.common, rpc=rpc)

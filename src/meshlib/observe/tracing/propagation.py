@@ -26,6 +26,9 @@ __all__ = ["Headers", "Propagation"]
 
 Headers = tuple[tuple[str, str], ...]
 
+_NOT_ZERO = 1 << 64 | 1
+"""Neither a trace's identifier nor a span's is zero."""
+
 _BAGGAGE = W3CBaggagePropagator()
 _BAGGAGE_KEY: str = getattr(baggage, "_BAGGAGE_KEY", "")
 
@@ -52,8 +55,8 @@ class Propagation:
         """Whether the application sends a trace context by itself."""
         self._current()
         if self._w3c:
-            return bool(request.values("traceparent"))
-        return any(request.values(name) for name in self._fields)
+            return request.has("traceparent")
+        return any(request.has(name) for name in self._fields)
 
     def headers(self, request: RequestView, context: Context, span: Recording) -> Headers:
         """What to send in this context with this span in it."""
@@ -74,18 +77,19 @@ class Propagation:
     def unsampled(self, request: RequestView, context: Context, random: Random) -> Headers:
         """The same for a trace that begins with this call and is not recorded, so that nobody behind records a piece of it."""
         propagator = self._current()
-        trace_id, span_id = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+        drawn = random.getrandbits(192) | _NOT_ZERO
         if self._w3c:
-            parent = ("traceparent", f"00-{trace_id:032x}-{span_id:016x}-00")
+            digits = f"{drawn:048x}"
+            parent = ("traceparent", f"00-{digits[:32]}-{digits[32:]}-00")
             return (parent, *_baggage(request, context)) if _BAGGAGE_KEY in context else (parent,)
-        span = NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False))
+        span = NonRecordingSpan(SpanContext(drawn >> 64, drawn & (1 << 64) - 1, is_remote=False))
         return _injected(propagator, request, trace.set_span_in_context(span, context))
 
 
 def _injected(propagator: TextMapPropagator, request: RequestView, context: Context) -> Headers:
     carrier: dict[str, str] = {}
     propagator.inject(carrier, context)
-    return tuple((name.lower(), value) for name, value in carrier.items() if not request.values(name.lower()))
+    return tuple((name.lower(), value) for name, value in carrier.items() if not request.has(name.lower()))
 
 
 def _is_default(propagator: TextMapPropagator) -> bool:
@@ -104,7 +108,7 @@ def _traceparent(context: SpanContext) -> Headers:
 
 
 def _baggage(request: RequestView, context: Context) -> Headers:
-    if not baggage.get_all(context) or request.values("baggage"):
+    if not baggage.get_all(context) or request.has("baggage"):
         return ()
     carrier: dict[str, str] = {}
     _BAGGAGE.inject(carrier, context)
