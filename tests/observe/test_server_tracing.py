@@ -530,7 +530,7 @@ def test_four_services_are_one_tree_and_one_deadline(monkeypatch: pytest.MonkeyP
         with httpx.Client() as outside:
             assert outside.get(f"http://127.0.0.1:{server.port}/front/7", headers=headers).text == "hello"
         pause = threading.Event()
-        while len(exporter.get_finished_spans()) < 11:
+        while len(exporter.get_finished_spans()) < 12:
             pause.wait(0.005)
         spans = list(exporter.get_finished_spans())
     assert seen == dict.fromkeys(("front", "middle", "back", "last"), ("a", "blue", True))

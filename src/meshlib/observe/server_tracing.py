@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import (
     NonRecordingSpan,
     NoOpTracerProvider,
@@ -63,10 +63,12 @@ class ServerTracingObserver(InboundObserver):
         self._provider: TracerProvider | None = None
         self._tracer: Tracer | None = None
         self._random = random or Random()
+        self._propagator: TextMapPropagator | None = None
+        self._fields: frozenset[str] = frozenset()
 
     def inbound_begun(self, record: InboundCall) -> None:
         current = contexts.get_current()
-        context = propagate.extract(values_by_name(list(record.headers)), current, _GETTER)
+        context = self._extracted(record, current)
         if _is_served(current, context):
             return
         span = self._span(record, context)
@@ -84,6 +86,17 @@ class ServerTracingObserver(InboundObserver):
         if span.is_recording():
             _finish(span, record)
         span.end(start + round((record.ended - record.started) * 1e9))
+
+    def _extracted(self, record: InboundCall, current: Context) -> Context:
+        """With what the caller sent; a request without any of the propagator's headers costs no more than a look."""
+        propagator = propagate.get_global_textmap()
+        if propagator is not self._propagator:
+            self._fields = frozenset(map(str.lower, propagator.fields))
+            self._propagator = propagator
+        fields = self._fields
+        if fields and fields.isdisjoint([name for name, _ in record.headers]):
+            return current
+        return propagator.extract(values_by_name(list(record.headers)), current, _GETTER)
 
     def _span(self, record: InboundCall, context: Context) -> Span | None:
         """None: without an SDK."""
