@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from meshlib.identity.store import IdentityStore
     from meshlib.observe.access_log.logs import Logs
     from meshlib.observe.decision import Decision
-    from meshlib.observe.recent import RecentCalls
+    from meshlib.observe.recent import RecentCalls, RecentRequests
     from meshlib.resources.tls import UpstreamTls
     from meshlib.state import Security
     from meshlib.xds.bootstrap import Bootstrap, Node
@@ -126,6 +126,7 @@ class Mesh:
         self.engine.passthrough = self.passthrough
         self.engine.explainer = _explained
         self.recent: RecentCalls | None = None
+        self.served: RecentRequests | None = None
         self.doors: Doors | None = None
         self._source: AdsClient | FileSource
         if config is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -150,48 +152,6 @@ def test_versions_are_those_by_which_the_call_was_routed(upstream: Upstream) -> 
         assert decision.versions == {"lds": "1", "rds": "1", "cds": "1", "eds": "1"}
 
 
-def test_recent_calls(client: httpx.Client, mesh: meshlib.Mesh) -> None:
-    for path in ("/gone", "/api/", "/moved"):
-        client.get(f"http://reviews{path}")
-    assert mesh.recent is not None
-    newest = mesh.recent.newest()
-    assert [number for number, _ in newest] == [3, 2, 1]
-    assert [facts.path for _, facts in newest] == ["/moved", "/api/", "/gone"]
-    assert [facts.path for _, facts in mesh.recent.newest(1)] == ["/moved"]
-    found = mesh.recent.find(2)
-    assert found is not None
-    assert found.path == "/api/"
-    assert mesh.recent.find(4) is None
-
-
-def test_recent_calls_hold_no_header_and_no_body(client: httpx.Client, mesh: meshlib.Mesh) -> None:
-    client.post("http://reviews/api/", content=b"p4ssw0rd", headers={"authorization": "p4ssw0rd"})
-    assert mesh.recent is not None
-    ((_, facts),) = mesh.recent.newest()
-    assert "p4ssw0rd" not in repr(tuple(facts))
-    assert not any("p4ssw0rd" in repr(vars(each)) for each in facts.attempts)
-
-
-def test_only_so_many_are_kept(upstream: Upstream) -> None:
-    with meshlib.Mesh(
-        config=[configuration(upstream.address)], observe=meshlib.Observe(recent_calls=2)
-    ) as mesh:
-        with httpx.Client(transport=MeshTransport(mesh)) as client:
-            for _ in range(5):
-                client.get("http://reviews/gone")
-        assert mesh.recent is not None
-        assert [number for number, _ in mesh.recent.newest()] == [5, 4]
-
-
-def test_none_are_kept(upstream: Upstream) -> None:
-    with meshlib.Mesh(
-        config=[configuration(upstream.address)], observe=meshlib.Observe(recent_calls=0)
-    ) as mesh:
-        with httpx.Client(transport=MeshTransport(mesh)) as client:
-            assert client.get("http://reviews/gone").extensions["meshlib"].decision.route == "gone"
-        assert mesh.recent is None
-
-
 def test_a_grpc_error(mesh: meshlib.Mesh) -> None:
     with meshlib.grpc.channel("reviews:80", mesh=mesh) as channel:
         with pytest.raises(grpc.RpcError) as caught:
@@ -199,3 +159,47 @@ def test_a_grpc_error(mesh: meshlib.Mesh) -> None:
     decision = caught.value.decision
     assert (decision.path, decision.flags) == ("/no.Such/Method", "NR")
     assert decision.grpc_status == "12"
+
+
+def answering() -> grpc.Server:
+    """A server that answers every method."""
+
+    class Everything(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((Everything(),))
+    return server
+
+
+@pytest.mark.shared_workers
+def test_grpc_calls() -> None:
+    server = answering()
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        config = service("reviews", f"127.0.0.1:{port}")
+        config["resources"][2]["http2_protocol_options"] = {}
+        with meshlib.Mesh(config=[config]) as mesh:
+            with meshlib.grpc.channel("reviews:80", mesh=mesh) as channel:
+                method = channel.unary_unary("/a.B/C")
+                _, finished = method.with_call(b"x")
+                future = method.future(b"x")
+                assert future.result() == b"x"
+                decisions = [finished.decision, future.decision]
+
+            async def run() -> Decision:
+                async with meshlib.grpc.aio_channel("reviews:80", mesh=mesh) as channel:
+                    call = channel.unary_unary("/a.B/C")(b"x")
+                    assert await call == b"x"
+                    found: Decision = call.decision
+                    return found
+
+            decisions.append(asyncio.run(run()))
+    finally:
+        server.stop(None).wait()
+    for decision in decisions:
+        assert (decision.path, decision.cluster, decision.grpc_status) == ("/a.B/C", "reviews", "0")
+        assert (decision.endpoint, decision.protocol) == (f"127.0.0.1:{port}", "HTTP/2")
+        assert decision.attempts[-1].accepted

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from meshlib.admin.redaction import safe_path
 from meshlib.engine.observer import CallObserver
-from meshlib.observe.decision import Facts, counted_attempt, decide, facts_of, status_of
+from meshlib.observe.decision import Facts, counted_attempt, decide, facts_of, route_of
 from meshlib.routing.request import RequestView
 
 if TYPE_CHECKING:
     from meshlib.engine.call import Call
     from meshlib.engine.engine import Engine
+    from meshlib.observe.recent import CallTrace, RequestFacts
     from meshlib.runtime.clock import Clock
 
-__all__ = ["Tap", "TapFilter", "call_json", "decision_json"]
+__all__ = ["Tap", "TapFilter", "call_json", "decision_json", "epoch_of", "request_json"]
 
 _MOST_WAITING = 1000
 """Calls that a tap keeps for a reader who is slow; more are left out, and counted."""
@@ -29,10 +30,10 @@ def epoch_of(facts: Facts, clock: Clock) -> float:
     return clock.time() - (clock.monotonic() - facts.started)
 
 
-def call_json(number: int, facts: Facts, clock: Clock) -> dict[str, Any]:
-    """A line of a list of calls. at: seconds since 1970; duration: milliseconds."""
+def call_json(number: int, facts: Facts, clock: Clock, trace: CallTrace | None = None) -> dict[str, Any]:
+    """A line of a list of calls. at: seconds since 1970; duration: milliseconds; trace: its identifier, None when it was not
+    recorded."""
     attempt = counted_attempt(facts)
-    route = facts.route
     over_at = facts.over_at
     return {
         "number": number,
@@ -40,17 +41,41 @@ def call_json(number: int, facts: Facts, clock: Clock) -> dict[str, Any]:
         "method": facts.method,
         "authority": facts.authority,
         "path": safe_path(facts.path),
-        "status": status_of(facts),
+        "status": facts.status,
         "grpc_status": facts.grpc_status,
         "flags": ",".join(facts.flags) or "-",
         "details": facts.details,
         "duration": None if over_at is None else round((over_at - facts.started) * 1000, 3),
-        "cluster": None if facts.plan is None else facts.plan.cluster,
-        "route": None if route is None or route.index < 0 else route.resource.name or str(route.index),
-        "virtual_host": None if route is None else route.virtual_host.name,
-        "endpoint": None if attempt is None else attempt.endpoint.key,
-        "secure": attempt is not None and attempt.endpoint.way.security is not None,
+        "cluster": facts.cluster,
+        "route": route_of(facts),
+        "virtual_host": facts.virtual_host,
+        "endpoint": None if attempt is None else attempt.endpoint,
+        "secure": attempt is not None and attempt.secure,
         "attempts": len(facts.attempts),
+        "trace": None if trace is None else f"{trace.place.trace:032x}",
+        "span": None if trace is None else f"{trace.place.span:016x}",
+    }
+
+
+def request_json(facts: RequestFacts) -> dict[str, Any]:
+    """A line of a list of requests that were served; as `call_json`. peer: the caller's principal."""
+    place = facts.place
+    return {
+        "number": facts.number,
+        "at": round(facts.started, 3),
+        "method": facts.method,
+        "authority": facts.authority,
+        "path": safe_path(facts.path),
+        "operation": facts.operation,
+        "status": facts.status,
+        "grpc_status": facts.grpc_status,
+        "flags": ",".join(facts.flags) or "-",
+        "details": facts.details,
+        "duration": round(facts.duration * 1000, 3),
+        "peer": facts.peer,
+        "trace": None if place is None else f"{place.trace:032x}",
+        "span": None if place is None or not place.span else f"{place.span:016x}",
+        "parent": None if place is None or not place.parent else f"{place.parent:016x}",
     }
 
 
@@ -92,14 +117,14 @@ class TapFilter:
 
     def matches(self, facts: Facts, request: RequestView) -> bool:
         """Whether a call that is over is one of them."""
-        if self._cluster is not None and (facts.plan is None or facts.plan.cluster != self._cluster):
+        if self._cluster is not None and facts.cluster != self._cluster:
             return False
         route = facts.route
         if self._route is not None and (
-            route is None or self._route not in (route.resource.name, str(route.index))
+            route is None or self._route not in (route.name, str(facts.route_index))
         ):
             return False
-        if self._status is not None and status_of(facts) not in self._status:
+        if self._status is not None and facts.status not in self._status:
             return False
         if self._flag is not None and not (facts.flags if self._flag == "any" else self._flag in facts.flags):
             return False

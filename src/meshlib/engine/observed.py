@@ -132,8 +132,16 @@ class ObservedCall(TimedLoop):
         return self.request.authority if self._sent is None else self._sent.authority
 
     def facts(self, now: float | None) -> tuple[Any, ...]:
-        """What `meshlib.observe.decision.Facts` has, in its order: made for each call that is remembered. now: its end."""
-        request, start, retrier = self.request, self._sent, self._retrier
+        """What `meshlib.observe.decision.Facts` has, in its order: made for each call that is remembered. now: its end.
+
+        Names, numbers, and of the configuration what is no larger than one route: whoever keeps it keeps no endpoints.
+        """
+        request, start, retrier, program = self.request, self._sent, self._retrier, self.program
+        listener, route, plan = self._listener, self.route, self.plan
+        config = None if listener is None else listener.config
+        snapshot = None if program is None else program.snapshot
+        cluster = None if snapshot is None or plan is None else snapshot.clusters.get(plan.cluster)
+        policy = None if retrier is None else retrier.state.rules.policy
         rpc = request.channel_id is not None
         return (
             self._started,
@@ -142,21 +150,26 @@ class ObservedCall(TimedLoop):
             request.scheme,
             request.authority,
             request.path,
-            self._listener,
-            self.route,
-            self.plan,
-            self._timeouts,
-            None if retrier is None else retrier.state.rules.policy,
-            self._attempts,
+            None if listener is None else listener.listener.name,
+            None if config is None else config.name,
+            None if route is None else route.virtual_host.name,
+            None if route is None else route.resource,
+            -1 if route is None else route.index,
+            None if plan is None else plan.cluster,
+            None if cluster is None else cluster.eds_service_name,
+            None if plan is None else self._timeouts or plan.timeouts,
+            plan.retry if policy is None and plan is not None else policy,
+            tuple([_attempt_facts(attempt) for attempt in self._attempts]),
             self.accepted,
             None if start is None else (start.path, start.authority),
             self.flags,
             self.details,
-            self.reply,
+            self.status,
             self.grpc_status if rpc else None,
             rpc,
             self.failure,
-            self.program,
+            None if snapshot is None else snapshot.versions,
+            None if snapshot is None else snapshot.unsupported,
         )
 
     @property
@@ -199,6 +212,23 @@ class ObservedCall(TimedLoop):
             self.messages_sent, self.messages_received = messages
         if trailers is not None:
             self._trailers = trailers
+
+
+def _attempt_facts(attempt: Attempt) -> tuple[Any, ...]:
+    """What `meshlib.observe.decision.AttemptFacts` has, in its order."""
+    cluster, endpoint = attempt.cluster.cluster, attempt.endpoint
+    return (
+        attempt.number,
+        endpoint.key,
+        cluster.name,
+        attempt.status,
+        attempt.failure,
+        attempt.started,
+        attempt.over_at,
+        attempt.timed_out,
+        cluster.protocol is HttpProtocol.HTTP2,
+        endpoint.way.security is not None,
+    )
 
 
 def _last(pairs: Pairs, name: str) -> str | None:

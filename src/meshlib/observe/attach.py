@@ -9,6 +9,7 @@ from meshlib.observe.settings import Observe
 
 if TYPE_CHECKING:
     from meshlib.mesh import Mesh
+    from meshlib.observe.tracing import TracingObserver
 
 __all__ = ["attach"]
 
@@ -16,16 +17,16 @@ __all__ = ["attach"]
 def attach(mesh: Mesh, settings: Observe) -> None:
     """Subscribe the observers that these settings ask for. Once for each Mesh."""
     engine = mesh.engine
+    tracing: TracingObserver | None = None
     if settings.tracing is not False:
         from meshlib.observe.server_tracing import ServerTracingObserver
         from meshlib.observe.tracing import TracingObserver
 
         provider = None if settings.tracing is True else settings.tracing
-        engine.observe(
-            TracingObserver(
-                provider=provider, trusted=engine.trust_request_headers, packs=engine.envoy_headers
-            )
+        tracing = TracingObserver(
+            provider=provider, trusted=engine.trust_request_headers, packs=engine.envoy_headers
         )
+        engine.observe(tracing)
         engine.observe(ServerTracingObserver(provider=provider))
     if settings.metrics:
         _count(mesh)
@@ -46,10 +47,12 @@ def attach(mesh: Mesh, settings: Observe) -> None:
             configured=settings.listener_access_log,
         )
     if settings.recent_calls > 0:
-        from meshlib.observe.recent import RecentCalls
+        from meshlib.observe.recent import RecentCalls, RecentRequests
 
-        mesh.recent = RecentCalls(settings.recent_calls)
-        mesh.engine.observe(mesh.recent)
+        mesh.recent = RecentCalls(settings.recent_calls, tracing)
+        mesh.served = RecentRequests(settings.recent_calls, traced=tracing is not None)
+        engine.observe(mesh.recent)
+        engine.observe(mesh.served)
 
 
 def _count(mesh: Mesh) -> None:

@@ -1,30 +1,36 @@
 """Why a call that was made went where it went: the decision of a real call, in the words of `meshlib explain`.
 
-Everything that decided is still there when a call is over: its route and plan are pinned, its attempts are kept. So a call
-leaves `Facts`, a tuple of references that costs next to nothing, and the decision is put together when somebody asks. Facts
-hold no header and no body of the application.
+Everything that decided is still there when a call is over. So a call leaves `Facts`, a tuple of names, numbers and a few
+references that costs next to nothing, and the decision is put together when somebody asks. Facts hold no header and no body of
+the application, and no endpoints: a process that remembers calls does not keep the configurations that they were made under.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from meshlib.errors import LocalReply
 from meshlib.observe.explain import listed_weights
-from meshlib.resources.cluster import HttpProtocol
-from meshlib.resources.route import DirectResponse, Redirect, RetryPolicy, RouteAction
+from meshlib.resources.route import DirectResponse, Redirect, RetryPolicy, Route, RouteAction
 from meshlib.snapshot import Kind
 
 if TYPE_CHECKING:
-    from meshlib.engine.attempt import Attempt
     from meshlib.engine.observed import ObservedCall
-    from meshlib.engine.program import ListenerProgram, Program
-    from meshlib.routing.compiled import CompiledRoute, ForwardPlan
     from meshlib.routing.plan import Timeouts
+    from meshlib.snapshot import Ref
 
-__all__ = ["AttemptDecision", "Decision", "Facts", "decide", "decision_of", "facts_of"]
+__all__ = [
+    "AttemptDecision",
+    "AttemptFacts",
+    "Decision",
+    "Facts",
+    "counted_attempt",
+    "decide",
+    "decision_of",
+    "facts_of",
+    "route_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +98,27 @@ class Decision:
         return asdict(self)
 
 
+class AttemptFacts(NamedTuple):
+    """One attempt of `Facts`. started, over_at: monotonic seconds. The rest is as on the attempt, which was HTTP/2, or TLS."""
+
+    number: int
+    endpoint: str
+    cluster: str
+    status: int | None
+    failure: str | None
+    started: float
+    over_at: float | None
+    timed_out: bool
+    http2: bool
+    secure: bool
+
+
 class Facts(NamedTuple):
-    """What is kept of a call (`ObservedCall.facts`). started, over_at: monotonic seconds. timeouts: those in force, None before
-    the call was routed. policy: by which it is retried, None while nothing has gone wrong. sent: path and authority of the last
-    attempt, after rewriting. error: the message of what ended it. The rest is as on the call."""
+    """What is kept of a call (`ObservedCall.facts`). started, over_at: monotonic seconds. listener, route_config, virtual_host:
+    names. route: None before it was routed; route_index: its place in the virtual host, below 0 for none. cluster: None when
+    nothing was to be forwarded; assignment: the name of its ClusterLoadAssignment. timeouts: those in force. policy: by which it
+    is retried. attempts: as `AttemptFacts`. sent: path and authority of the last attempt, after rewriting. error: the message of
+    what ended it. versions, unsupported: the Snapshot's. The rest is as on the call."""
 
     started: float
     over_at: float | None
@@ -103,21 +126,26 @@ class Facts(NamedTuple):
     scheme: str
     authority: str
     path: str
-    listener: ListenerProgram | None
-    route: CompiledRoute | None
-    plan: ForwardPlan | None
+    listener: str | None
+    route_config: str | None
+    virtual_host: str | None
+    route: Route | None
+    route_index: int
+    cluster: str | None
+    assignment: str | None
     timeouts: Timeouts | None
     policy: RetryPolicy | None
-    attempts: Sequence[Attempt]
+    attempts: tuple[tuple[Any, ...], ...]
     accepted: int | None
     sent: tuple[str, str] | None
     flags: tuple[str, ...]
     details: str
-    reply: LocalReply | None
+    status: int
     grpc_status: str | None
     rpc: bool
     error: str | None
-    program: Program | None
+    versions: Mapping[Kind, str] | None
+    unsupported: Mapping[Ref, tuple[str, ...]] | None
 
 
 def facts_of(call: ObservedCall, now: float | None) -> Facts:
@@ -133,35 +161,33 @@ def decision_of(call: ObservedCall) -> Decision:
 
 def decide(facts: Facts, epoch: float) -> Decision:
     """epoch: when the call began, seconds since 1970."""
-    route, plan = facts.route, facts.plan
+    route = facts.route
     found: dict[str, Any] = {}
-    if facts.listener is not None:
-        found["listener"] = facts.listener.listener.name
-        found["route_config"] = None if facts.listener.config is None else facts.listener.config.name
     if route is not None:
-        found["virtual_host"] = route.virtual_host.name
-        found["route"] = (route.resource.name or route.index) if route.index >= 0 else None
-        found["action"] = _action(route, plan)
+        found["route"] = (route.name or facts.route_index) if facts.route_index >= 0 else None
+        found["action"] = _action(facts, route)
         found["weighted_clusters"] = listed_weights(route)
-    if plan is not None:
-        found["cluster"] = plan.cluster
-        found["timeout"] = (facts.timeouts or plan.timeouts).route or 0.0
-        found["retry"] = _retry(facts, plan)
+    if facts.timeouts is not None:
+        found["timeout"] = facts.timeouts.route or 0.0
+        found["retry"] = _retry(facts)
     if facts.sent is not None:
         found["path_sent"], found["authority_sent"] = facts.sent
     counted = counted_attempt(facts)
     if counted is not None:
-        http2 = facts.rpc or counted.cluster.cluster.protocol is HttpProtocol.HTTP2
-        found["protocol"] = "HTTP/2" if http2 else "HTTP/1.1"
-        found["secure"] = counted.endpoint.way.security is not None
-        found["endpoint"] = counted.endpoint.key
+        found["protocol"] = "HTTP/2" if facts.rpc or counted.http2 else "HTTP/1.1"
+        found["secure"] = counted.secure
+        found["endpoint"] = counted.endpoint
     return Decision(
         method=facts.method,
         scheme=facts.scheme,
         authority=facts.authority,
         path=facts.path,
+        listener=facts.listener,
+        route_config=facts.route_config,
+        virtual_host=facts.virtual_host,
+        cluster=facts.cluster,
         attempts=_attempts(facts),
-        status=status_of(facts),
+        status=facts.status,
         grpc_status=facts.grpc_status,
         flags=",".join(facts.flags) or "-",
         details=facts.details,
@@ -173,37 +199,36 @@ def decide(facts: Facts, epoch: float) -> Decision:
     )
 
 
-def counted_attempt(facts: Facts) -> Attempt | None:
+def counted_attempt(facts: Facts) -> AttemptFacts | None:
     """The accepted attempt, or else the last one."""
-    if facts.accepted is not None:
-        return facts.attempts[facts.accepted - 1]
-    return facts.attempts[-1] if facts.attempts else None
+    if not facts.attempts:
+        return None
+    return AttemptFacts._make(facts.attempts[-1 if facts.accepted is None else facts.accepted - 1])
 
 
-def status_of(facts: Facts) -> int:
-    """HTTP's: of the accepted response, else of the answer that Envoy would give by itself; 0 for none."""
-    if facts.accepted is not None:
-        return facts.attempts[facts.accepted - 1].status or 0
-    return 0 if facts.reply is None else facts.reply.status
+def route_of(facts: Facts) -> str | None:
+    """The route's name, or its index in the virtual host when it has none."""
+    route = facts.route
+    return None if route is None or facts.route_index < 0 else route.name or str(facts.route_index)
 
 
-def _action(route: CompiledRoute, plan: ForwardPlan | None) -> str:
-    action = route.resource.action
-    if plan is not None and isinstance(action, RouteAction):
+def _action(facts: Facts, route: Route) -> str:
+    action = route.action
+    if facts.cluster is not None and isinstance(action, RouteAction):
         return "cluster"
-    if isinstance(action, Redirect) or route.index < 0:
+    if isinstance(action, Redirect) or facts.route_index < 0:
         return "redirect"
     return "direct_response" if isinstance(action, DirectResponse) else "none"
 
 
-def _retry(facts: Facts, plan: ForwardPlan) -> dict[str, Any] | None:
-    policy = facts.policy or plan.retry
-    if policy is None or not policy.retry_on:
+def _retry(facts: Facts) -> dict[str, Any] | None:
+    policy, timeouts = facts.policy, facts.timeouts
+    if policy is None or not policy.retry_on or timeouts is None:
         return None
     return {
         "on": sorted(policy.retry_on),
         "attempts": policy.num_retries + 1,
-        "per_try_timeout": (facts.timeouts or plan.timeouts).per_try,
+        "per_try_timeout": timeouts.per_try,
     }
 
 
@@ -212,8 +237,8 @@ def _attempts(facts: Facts) -> tuple[AttemptDecision, ...]:
     return tuple(
         AttemptDecision(
             number=attempt.number,
-            endpoint=attempt.endpoint.key,
-            cluster=attempt.cluster.cluster.name,
+            endpoint=attempt.endpoint,
+            cluster=attempt.cluster,
             status=attempt.status,
             failure=attempt.failure,
             after=attempt.started - facts.started,
@@ -221,11 +246,11 @@ def _attempts(facts: Facts) -> tuple[AttemptDecision, ...]:
             retried=_why_retried(attempt, facts.policy) if attempt.number < last else None,
             accepted=attempt.number == facts.accepted,
         )
-        for attempt in facts.attempts
+        for attempt in map(AttemptFacts._make, facts.attempts)
     )
 
 
-def _why_retried(attempt: Attempt, policy: RetryPolicy | None) -> str:
+def _why_retried(attempt: AttemptFacts, policy: RetryPolicy | None) -> str:
     if attempt.timed_out:
         return "its per-try timeout passed, and the policy hedges"
     answered = attempt.status is not None
@@ -235,18 +260,20 @@ def _why_retried(attempt: Attempt, policy: RetryPolicy | None) -> str:
 
 def _of_configuration(facts: Facts) -> dict[str, Any]:
     """versions and unsupported; a call that nobody observes does not keep its configuration."""
-    if facts.program is None:
+    if facts.versions is None or facts.unsupported is None:
         return {}
-    snapshot = facts.program.snapshot
-    refs = []
-    if facts.listener is not None:
-        refs.append((Kind.LISTENER, facts.listener.listener.name))
-        if facts.listener.config is not None:
-            refs.append((Kind.ROUTE, facts.listener.config.name))
-    cluster = None if facts.plan is None else snapshot.clusters.get(facts.plan.cluster)
-    if cluster is not None:
-        refs += [(Kind.CLUSTER, cluster.name), (Kind.ENDPOINT, cluster.eds_service_name)]
+    named = (
+        (Kind.LISTENER, facts.listener),
+        (Kind.ROUTE, facts.route_config),
+        (Kind.CLUSTER, None if facts.assignment is None else facts.cluster),
+        (Kind.ENDPOINT, facts.assignment),
+    )
     return {
-        "versions": {kind.short: version for kind, version in snapshot.versions.items() if version},
-        "unsupported": [path for ref in refs for path in snapshot.unsupported.get(ref, ())],
+        "versions": {kind.short: version for kind, version in facts.versions.items() if version},
+        "unsupported": [
+            path
+            for kind, name in named
+            if name is not None
+            for path in facts.unsupported.get((kind, name), ())
+        ],
     }

@@ -14,7 +14,7 @@ from meshlib.errors import ConfigError, LocalReply
 from meshlib.policy.override import retry_policy
 from meshlib.policy.timeouts import effective
 from meshlib.resources.fault import HttpFault
-from meshlib.resources.route import RouteAction, RouteConfiguration
+from meshlib.resources.route import Route, RouteAction, RouteConfiguration
 from meshlib.routing.compiled import CompiledRoute, ForwardPlan
 from meshlib.routing.format import FormatContext
 from meshlib.routing.path import PathAction
@@ -224,7 +224,7 @@ def _forward(
     return {
         "action": "cluster",
         "cluster": plan.cluster,
-        "weighted_clusters": listed_weights(route),
+        "weighted_clusters": listed_weights(route.resource),
         "path": prepared.path,
         "authority": prepared.authority,
         "request_headers": [list(pair) for pair in prepared.headers],
@@ -257,8 +257,8 @@ def _faults(
     return found
 
 
-def listed_weights(route: CompiledRoute) -> list[dict[str, Any]]:
-    action = route.resource.action
+def listed_weights(route: Route) -> list[dict[str, Any]]:
+    action = route.action
     if not isinstance(action, RouteAction) or action.weighted_clusters is None:
         return []
     return [

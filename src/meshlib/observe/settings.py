@@ -27,7 +27,8 @@ class Observe:
     metrics: calls are counted as Istio's proxies count them, and by route, beside what the engine counts as Envoy does.
     otel_metrics: all that is counted is also exported by OpenTelemetry's global meter provider, or by this one.
 
-    recent_calls: how many of the last calls are remembered, with why each went where it went; 0: none. admin: what
+    recent_calls: how many of the last calls are remembered, with why each went where it went, and as many of those that failed,
+    were tried again or took a second; of requests that are served as many; 0: none. admin: what
     `Mesh.admin()` shows is served on this `host:port` of the loopback interface, True: on a port that is free, and to
     `meshlib status` and its like. The environment variable MESHLIB_ADMIN says the same without code.
     """
