@@ -11,8 +11,9 @@ import pytest
 import meshlib
 from meshlib.admin.handler import PATHS
 from meshlib.admin.http import Request
+from meshlib.httpx import MeshTransport
 from meshlib.proto import CLUSTER, LISTENER
-from meshlib.testing import Upstream, serve
+from meshlib.testing import Upstream, serve, service
 from tests.admin.conftest import Get, configuration, parsed, text
 
 
@@ -223,3 +224,18 @@ def test_every_answer_has_the_security_headers(get: Get, path: str) -> None:
     assert not any(name.startswith("access-control") for name in headers)
     if not isinstance(reply.body, bytes):
         reply.body.close()
+
+
+def test_to_be_asked_changes_nothing_for_calls(upstream: Upstream) -> None:
+    with Upstream() as other:
+        config = service("reviews", upstream.address, other.address)
+        with meshlib.Mesh(config=[config]) as mesh, httpx.Client(transport=MeshTransport(mesh)) as client:
+            handler = mesh.admin().handler
+            seen = []
+            for _ in range(8):
+                handler.handle(
+                    Request(method="GET", path="/mesh/explain.json", query={"url": "http://reviews/"})
+                )
+                seen.append(client.get("http://reviews/").extensions["meshlib"].attempts[0].endpoint)
+    assert seen == [seen[0], seen[1]] * 4
+    assert seen[0] != seen[1]

@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from meshlib import __version__
 from meshlib.admin import model as models
+from meshlib.admin.aside import aside
 from meshlib.admin.calls import Tap, TapFilter, decision_json
 from meshlib.admin.certs import certs
 from meshlib.admin.client import AdminError
@@ -234,10 +236,11 @@ class Handler:
             raise ValueError("give the url to explain: /mesh/explain.json?url=http://reviews:9080/")
         headers = [_header(line) for line in request.query.get("headers", "").split("\n") if line]
         mesh = self._mesh
+        random = Random()
         answer = explain(
-            mesh.engine.program,
+            aside(mesh.engine.program, random),
             Question(url=url, method=request.query.get("method", "GET"), headers=headers),
-            random=mesh.engine.random,
+            random=random,
             now=mesh.clock.monotonic(),
             epoch=mesh.clock.time(),
         )
