@@ -294,3 +294,13 @@ def test_a_document_of_another_process_is_the_same() -> None:
     registry.scope("cluster", ("envoy_cluster_name", "a")).histogram("upstream_rq_time").record(3.0)
     found = document(registry)
     assert Document.from_json(found.to_json()) == found
+
+
+def test_of_others_only_what_they_have_used_is_wanted(pair: tuple[Process, Process]) -> None:
+    one, other = pair
+    for each in pair:
+        each.registry.labelled_counter("unused_total", ())
+    other.counter.value = 1
+    assert "unused_total" not in other.asked().document.families
+    found = one.totals.whole([other.asked()], lambda: {"11", "12"})
+    assert found.families["unused_total"].samples == {(): 0}

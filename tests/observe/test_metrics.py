@@ -228,7 +228,9 @@ def test_a_push_gives_new_labels_and_keeps_what_was_counted() -> None:
 
 
 def test_too_many_series_share_one(caplog: pytest.LogCaptureFixture) -> None:
-    mesh, _ = observed(cluster("a"), cluster("b"), action=forward("a"), series=2)
+    mesh, _ = observed(
+        cluster("a"), cluster("b"), action=forward("a"), series=7
+    )  # 5 of them: lag, four limits
     with caplog.at_level(logging.WARNING, "meshlib.observe"):
         for status in (200, 404, 500, 404, 200):
             mesh.call().answer(status)

@@ -356,6 +356,26 @@ def test_a_cluster_that_comes_back_finds_its_state() -> None:
     assert [state.name for state in store] == ["a"]
 
 
+def test_clusters_that_left_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlib.state.store.DEPARTED", 2)
+    registry = Registry()
+    store = StateStore(registry)
+    states = {name: store.cluster(name) for name in "abcde"}
+    registry.labelled_counter("calls_total", (("cluster", "b"), ("x", "y"))).value = 1
+    registry.labelled_counter("calls_total", (("cluster", "c"), ("x", "y"))).value = 1
+    used = endpoint(states["a"])
+    states["a"].take_request(used, states["a"].default)
+    store.depart("ab", set("cde"))
+    assert {state.name for state in store} == set("abcde")
+    store.depart("cd", set("ae"))
+    assert {state.name for state in store} == set("acde"), "b left first, a came back"
+    assert not [metric.name for metric in registry if metric.name.startswith("cluster.b.")]
+    assert [dict(labels)["cluster"] for labels, _ in registry.natives("calls_total")] == ["c"]
+    assert store.cluster("b") is not states["b"]
+    store.depart("ae", set())
+    assert {state.name for state in store} == set("abe"), "a is in use"
+
+
 def test_endpoints_are_made_once_whoever_asks() -> None:
     state = cluster()
     found: list[object] = []

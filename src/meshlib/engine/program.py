@@ -154,9 +154,12 @@ class Compiler:
             cluster.balancer.settle(self._slicer.pause)
             if cluster.outlier is not None:
                 cluster.outlier.members(cluster.balancer)
-        for name in previous.clusters.keys() - program.clusters.keys():
+        gone = [name for name in previous.clusters if name not in program.clusters]
+        for name in gone:
             state = previous.clusters[name].state
             state.depart(list(state.endpoints.values()), frozenset())
+        if gone:
+            self._store.depart(gone, program.clusters)
 
     def _listener(
         self, listener: Listener, snapshot: Snapshot, known: ListenerProgram | None

@@ -112,13 +112,13 @@ class GroupTotals:
         self._wanted.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(2.0)
-        self._save(document(self._registry))
+        self._save(document(self._registry, used_only=True))
         with self._lock:
             os.close(self._folder)
 
     # --- of this process ---------------------------------------------------------------------------------------------
 
-    def answer(self) -> Document:
+    def answer(self, *, used_only: bool = True) -> Document:
         """What this process has counted, when it is asked: it is on disk when this returns.
 
         Raises:
@@ -127,7 +127,7 @@ class GroupTotals:
         with self._lock:
             if self._closed:
                 raise RuntimeError("this process is ending")
-            found = document(self._registry)
+            found = document(self._registry, used_only=used_only)
             self._save(found)
         return found
 
@@ -168,7 +168,7 @@ class GroupTotals:
             RuntimeError: as of `answer`.
         """
         parts = {identity(member.name, member.started): member.document for member in members}
-        parts[self.identity] = self.answer()
+        parts[self.identity] = self.answer(used_only=False)
         single = {kept.id: kept for kept in self._files() if kept.group == self._key}
         folded = self._folded()
         for kept in single.values():

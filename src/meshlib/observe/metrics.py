@@ -34,12 +34,12 @@ __all__ = ["SERIES", "MetricsObserver"]
 
 logger = logging.getLogger("meshlib.observe")
 
-SERIES = 2000
+SERIES = 4000
 """So many sets of labels at most; calls beyond are counted with `overflow` in the place of whom they are about."""
 
 OVERFLOW = "overflow"
 
-LINES = 4 * SERIES
+LINES = 2 * SERIES
 """So many keys are remembered, more than the labels that they lead to."""
 
 _CODES = frozenset((None, *map(str, range(17))))
@@ -91,12 +91,11 @@ class MetricsObserver(CallObserver, InboundObserver):
         self._engine = engine
         self._registry = registry
         self._own = own
-        self._left = series
-        self._known: set[Labels] = set()
+        self._series = series
+        self._said = False
         self._lines: dict[Any, _Line] = {}
         self._inbound: dict[Any, Series] = {}
         self._program: object = None
-        self._saturated: set[tuple[str, Priority]] = set()
         self._lag = LoopLag(engine.clock.monotonic)
         self.idle = False
         self.changed: Callable[[], None] | None = None
@@ -246,24 +245,17 @@ class MetricsObserver(CallObserver, InboundObserver):
 
     def _within_limits(self, made: Labels) -> Labels:
         """The labels, or those that calls share for which there is no room left."""
-        if made in self._known:
+        if self._registry.labelled_sets < self._series or self._registry.knows(made):
             return made
-        if self._left > 0:
-            self._left -= 1
-            self._known.add(made)
-            return made
-        if self._left == 0:
-            self._left = -1
+        if not self._said:
+            self._said = True
             logger.warning(
-                "metrics have reached %d sets of labels; others are counted as %r", len(self._known), OVERFLOW
+                "metrics have reached %d sets of labels; others are counted as %r", self._series, OVERFLOW
             )
         return tuple((name, value if name in _BOUNDED else OVERFLOW) for name, value in made)
 
     def _watch(self, state: ClusterState, priority: Priority) -> None:
         """Show from now on how much of the limits of a cluster is in use."""
-        if (state.name, priority) in self._saturated:
-            return
-        self._saturated.add((state.name, priority))
         for resource, held, most in _LIMITS:
             shown = (("cluster", state.name), ("priority", priority.name.lower()), ("resource", resource))
             self._registry.labelled(shown).reading("meshlib_saturation", _share(state, priority, held, most))

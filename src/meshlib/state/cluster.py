@@ -287,6 +287,14 @@ class ClusterState:
         if woken is not None:
             woken.wake()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is under way, or endpoints are still known."""
+        held = (self.default, self.high)
+        return bool(self.endpoints or self.abandoned) or any(
+            each.connections or each.pending or each.requests or each.retries for each in held
+        )
+
     def drain_abandoned(self) -> None:
         """Return what calls held that were dropped without an end."""
         while True:

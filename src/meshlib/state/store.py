@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from meshlib.state.cluster import ClusterState
 from meshlib.state.faults import ActiveFaults
@@ -14,13 +14,21 @@ from meshlib.stats import Registry, Scope
 __all__ = ["StateStore"]
 
 
+DEPARTED = 1000
+"""So many clusters that have left the configuration keep their state and their metrics."""
+
+
 class StateStore:
-    """ClusterState by cluster name. A cluster that leaves the configuration and comes back finds its state again."""
+    """ClusterState by cluster name. A cluster that leaves the configuration and comes back finds its state again.
+
+    That of the clusters that left longest ago is forgotten when there are more than DEPARTED of them and nothing uses it.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self._lock = threading.Lock()
         self._clusters: dict[str, ClusterState] = {}
+        self._departed: dict[str, None] = {}
         self._faults: dict[str, ActiveFaults] = {}
         self._http: dict[str, HttpStats] = {}
         self._requests: dict[tuple[str, str, str], RequestStats] = {}
@@ -31,6 +39,28 @@ class StateStore:
             with self._lock:
                 state = self._clusters.setdefault(name, ClusterState(name, self.registry))
         return state
+
+    def depart(self, gone: Iterable[str], present: Container[str]) -> None:
+        """Clusters have left the configuration. present: the names of those that are in it. One thread at a time."""
+        for name in gone:
+            self._departed.pop(name, None)
+            self._departed[name] = None
+        if len(self._departed) <= DEPARTED:
+            return
+        for name in list(self._departed):
+            if name in present or (len(self._departed) > DEPARTED and self._forget(name)):
+                del self._departed[name]
+
+    def _forget(self, name: str) -> bool:
+        with self._lock:
+            state = self._clusters.get(name)
+            if state is not None and state.in_use:
+                return False
+            self._clusters.pop(name, None)
+        if state is not None:
+            self.registry.forget(state.scope.prefix)
+            self.registry.forget_labelled(("cluster", name))
+        return True
 
     def rotated(self) -> bool:
         """A certificate or a bundle was exchanged. True when connections to some cluster are made in another way now."""

@@ -85,6 +85,22 @@ class Registry:
         with self.lock:
             self._scopes = {name: scope for name, scope in self._scopes.items() if not scope.within(gone)}
 
+    def forget_labelled(self, label: tuple[str, str]) -> None:
+        """Forget the metrics of families with names of their own that have this label."""
+        with self.lock:
+            self._labelled = {
+                labels: scope for labels, scope in self._labelled.items() if label not in labels
+            }
+
+    def knows(self, labels: Labels) -> bool:
+        """Whether there are metrics of families with names of their own that have exactly these labels."""
+        return labels in self._labelled
+
+    @property
+    def labelled_sets(self) -> int:
+        """How many sets of labels families with names of their own have."""
+        return len(self._labelled)
+
     def after_fork_in_child(self) -> None:
         """A new lock: nobody here holds the old one. Counts begin at zero: the parent goes on with those of before."""
         self.lock = threading.Lock()
