@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -108,6 +109,21 @@ def test_there_are_only_so_many_connections(admin: Admin, monkeypatch: pytest.Mo
         assert raw(serving.address, b"", shut=False).startswith(b"HTTP/1.1 503 ")
         for connection in waiting:
             connection.close()
+
+
+def test_without_descriptors_it_waits(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = socket.socket.accept
+    failed: list[float] = []
+
+    def fail_twice(listener: socket.socket) -> Any:
+        if len(failed) < 2:
+            failed.append(time.monotonic())
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", fail_twice)
+    assert httpx.get(f"{serving.url}/ready", trust_env=False).status_code == 200
+    assert failed[1] - failed[0] >= server.REST * 0.9
 
 
 def test_closing_ends_what_goes_on(admin: Admin, mesh: meshlib.Mesh) -> None:

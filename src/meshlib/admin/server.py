@@ -38,6 +38,9 @@ WRITE_TIMEOUT = 20.0
 
 CLOSE_TIMEOUT = 2.0
 
+REST = 0.2
+"""Seconds before another connection is tried to accept when one could not be."""
+
 BEAT = 1.0
 """Seconds after which an answer that goes on sends an empty line, so that a client that has left is noticed."""
 
@@ -56,6 +59,7 @@ class AdminServer:
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._closing = False
+        self._rest = threading.Event()
         self._waker, self._woken = socket.socketpair()
         for listener in self._listeners:
             listener.setblocking(False)
@@ -76,6 +80,7 @@ class AdminServer:
         if self._closing:
             return
         self._closing = True
+        self._rest.set()
         self._waker.close()
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_TIMEOUT)
@@ -113,7 +118,10 @@ class AdminServer:
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, peer = listener.accept()
-        except OSError:  # the client has left already, or there is no descriptor free
+        except (BlockingIOError, ConnectionError):  # the client has left already
+            return
+        except OSError:  # there is no descriptor free; the client still waits, and would wake us at once
+            self._rest.wait(REST)
             return
         unix = listener.family == socket.AF_UNIX
         local = unix or is_loopback(str(peer[0]))
