@@ -85,7 +85,7 @@ def service(name: str, *addresses: str, listener: str | None = None) -> dict[str
                 "@type": proto.CLUSTER,
                 "name": name,
                 "type": "EDS",
-                "connect_timeout": "1s",
+                "connect_timeout": "5s",
                 "eds_cluster_config": {"eds_config": ads},
             },
             {
