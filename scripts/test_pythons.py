@@ -1,9 +1,9 @@
 """`make test`: every check and every test, on each supported Python of this machine.
 
-Lanes run side by side and take what is left to do: the conformance suite, which compares times with a real Envoy's and goes
-before everything else on a busy processor; the static checks; the tests with the Python that runs this script; those with each
-other supported Python in an environment of its own, on one of them with the compiled build where there is a C compiler. A
-failed step shows its output; the last line has the totals.
+Lanes run side by side. The first begins with the conformance suite, which compares times with a real Envoy's: everything else
+leaves the processor to it. Then all take what is left to do: the static checks; the tests with the Python that runs this
+script; those with each other supported Python in an environment of its own, on one of them with the compiled build where
+there is a C compiler. A failed step shows its output; the last line has the totals.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from scripts.pythons import SUPPORTED, find
 LANES = 3
 """Tests wait for half of their time: three lanes keep two processors busy."""
 
-BEHIND = 5
-"""How much nicer everything else is than the conformance suite."""
+NICER = 10
+"""How far everything else stands behind the conformance suite."""
 
 ONCE = "packaging or envoy or once"
 """What runs on one Python: packages are built, a real Envoy is asked, and long runs are made."""
@@ -78,7 +78,7 @@ class Totals:
                 print(output.rstrip(), flush=True)
 
 
-def _run(command: Sequence[str], path: str | None = None, nice: int = BEHIND) -> tuple[int, str, float]:
+def _run(command: Sequence[str], path: str | None = None) -> tuple[int, str, float]:
     """Exit code, combined output, seconds. A step that outlives STEP_LIMIT is ended and gets exit code 124.
 
     path: the PYTHONPATH, None to leave it as it is.
@@ -99,7 +99,6 @@ def _run(command: Sequence[str], path: str | None = None, nice: int = BEHIND) ->
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
         try:
             output, _ = process.communicate(timeout=STEP_LIMIT)
         except subprocess.TimeoutExpired:
@@ -109,9 +108,9 @@ def _run(command: Sequence[str], path: str | None = None, nice: int = BEHIND) ->
     return process.returncode, output, time.monotonic() - begun
 
 
-def check(name: str, python: str, arguments: Sequence[str], totals: Totals, nice: int = BEHIND) -> None:
+def check(name: str, python: str, arguments: Sequence[str], totals: Totals) -> None:
     """Run one check that passes with exit code 0."""
-    code, output, seconds = _run([python, *arguments], nice=nice)
+    code, output, seconds = _run([python, *arguments])
     totals.add(passed=int(code == 0), failed=int(code != 0), skipped=0)
     totals.say(name, "ok" if code == 0 else "FAILED", seconds, output)
 
@@ -219,9 +218,6 @@ def _everything(totals: Totals) -> Work:
     here = [
         partial(_this_python, part, f"not ({ONCE})", paths, totals) for part, paths in reversed(PARTS.items())
     ]
-    work.append(
-        partial(check, "conformance with a real Envoy", sys.executable, ("-m", "conformance"), totals, nice=0)
-    )
     work.extend(others[:1])
     work.append(partial(_this_python, "once", ONCE, ("tests",), totals))
     work.append(partial(_checks, totals))
@@ -230,8 +226,19 @@ def _everything(totals: Totals) -> Work:
     return work
 
 
+def _first_lane(work: Work, totals: Totals) -> None:
+    check("conformance with a real Envoy", sys.executable, ("-m", "conformance"), totals)
+    _lane(work)
+
+
 def _lane(work: Work) -> None:
-    """Take what is left to do until nothing is."""
+    """Stand behind, and take what is left to do until nothing is."""
+    own = threading.get_native_id()  # a thread has a niceness of its own, and what it starts inherits it
+    os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICER)
+    _take(work)
+
+
+def _take(work: Work) -> None:
     while True:
         try:
             task = work.popleft()
@@ -254,8 +261,10 @@ def main() -> int:
     else:
         work = _everything(totals)
         with ThreadPoolExecutor(max_workers=LANES) as pool:
-            for done in [pool.submit(_lane, work) for _ in range(LANES)]:
-                done.result()
+            lanes = [pool.submit(_first_lane, work, totals)]
+            lanes += [pool.submit(_lane, work) for _ in range(LANES - 1)]
+            for lane in lanes:
+                lane.result()
     if totals.broken:
         print("failed: " + "; ".join(totals.broken))
     print(f"all of it took {time.monotonic() - begun:.0f} s")

@@ -115,7 +115,7 @@ def test_the_parts_leave_no_test_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(test_pythons, "find", lambda version: version)
     monkeypatch.setattr(test_pythons, "ensure", lambda *_, **__: Path("python"))
     monkeypatch.setattr(test_pythons, "compiler", lambda: None)
-    test_pythons._lane(test_pythons._everything(test_pythons.Totals()))
+    test_pythons._take(test_pythons._everything(test_pythons.Totals()))
     once, each = test_pythons.ONCE, f"not ({test_pythons.ONCE})"
     wanted = [("-m", once, "tests")] + [("-m", each, *paths) for paths in test_pythons.PARTS.values()] * 3
     assert sorted(ran) == sorted(wanted)
