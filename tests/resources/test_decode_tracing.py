@@ -30,20 +30,21 @@ def test_without_it() -> None:
 
 def test_defaults_are_envoys() -> None:
     everything = tracing()
-    assert everything == Tracing(random_sampling=FractionalPercent(numerator=10_000, denominator=10_000))
+    every = FractionalPercent(numerator=10_000, denominator=10_000)
+    assert everything == Tracing(random_sampling=every, overall_sampling=every)
     assert everything is not None
     assert everything.max_path_tag_length == 256
 
 
 def test_shares() -> None:
-    """Envoy draws random_sampling in ten thousandths, the other two in whole hundredths."""
+    """Envoy draws client_sampling in whole hundredths, the other two in ten thousandths."""
     made = tracing(
         client_sampling={"value": 12.9}, random_sampling={"value": 0.126}, overall_sampling={"value": 50}
     )
     assert made is not None
     assert made.client_sampling == FractionalPercent(numerator=12, denominator=100)
     assert made.random_sampling == FractionalPercent(numerator=13, denominator=10_000)
-    assert made.overall_sampling == FractionalPercent(numerator=50, denominator=100)
+    assert made.overall_sampling == FractionalPercent(numerator=5_000, denominator=10_000)
 
 
 TAGS = [

@@ -10,7 +10,7 @@ from meshlib.resources.decode_common import fractional_percent
 from meshlib.resources.matching import FractionalPercent
 from meshlib.resources.metadata import plain
 from meshlib.resources.reader import Reader
-from meshlib.resources.tracing import NO_METADATA, CustomTag, RouteTracing, TagSource, Tracing
+from meshlib.resources.tracing import ALL, NO_METADATA, CustomTag, RouteTracing, TagSource, Tracing
 
 __all__ = ["decode_metadata", "decode_route_tracing", "decode_tracing"]
 
@@ -27,7 +27,7 @@ def decode_tracing(reader: Reader) -> Tracing | None:
     return Tracing(
         client_sampling=_share(tracing, "client_sampling", 100),
         random_sampling=_share(tracing, "random_sampling", 10_000),
-        overall_sampling=_share(tracing, "overall_sampling", 100),
+        overall_sampling=_share(tracing, "overall_sampling", 10_000),
         custom_tags=_tags(tracing),
         max_path_tag_length=_LONGEST_PATH if longest is None else longest,
         verbose=tracing.flag("verbose"),
@@ -68,9 +68,9 @@ def _share(reader: Reader, field: str, denominator: int) -> FractionalPercent:
     )
 
 
-def _fraction(reader: Reader, field: str) -> FractionalPercent | None:
+def _fraction(reader: Reader, field: str) -> FractionalPercent:
     share = reader.child(field)
-    return None if share is None else fractional_percent(share)
+    return ALL if share is None else fractional_percent(share)
 
 
 def _tags(reader: Reader) -> tuple[CustomTag, ...]:

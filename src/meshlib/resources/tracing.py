@@ -13,7 +13,7 @@ from typing import Any
 
 from meshlib.resources.matching import FractionalPercent
 
-__all__ = ["NO_METADATA", "CustomTag", "RouteTracing", "TagSource", "Tracing"]
+__all__ = ["ALL", "NO_METADATA", "CustomTag", "RouteTracing", "TagSource", "Tracing"]
 
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
@@ -46,11 +46,12 @@ class CustomTag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteTracing:
-    """config.route.v3.Tracing; None: as the HttpConnectionManager says. Its tags stand in for the manager's of the same name."""
+    """config.route.v3.Tracing: its shares stand in for the HttpConnectionManager's, all three of them, also where it does not
+    give one (100 %); its tags for the manager's of the same name."""
 
-    client_sampling: FractionalPercent | None = None
-    random_sampling: FractionalPercent | None = None
-    overall_sampling: FractionalPercent | None = None
+    client_sampling: FractionalPercent = ALL
+    random_sampling: FractionalPercent = ALL
+    overall_sampling: FractionalPercent = ALL
     custom_tags: tuple[CustomTag, ...] = ()
 
 

@@ -80,7 +80,9 @@ def test_the_route_says_otherwise() -> None:
         decide(Tracing(random_sampling=NONE), route=RouteTracing(random_sampling=HALF), forced=True)
         is Reason.FORCED
     )
-    assert decide(Tracing(overall_sampling=NONE), route=RouteTracing()) is Reason.NONE
+    assert decide(Tracing(overall_sampling=NONE), route=RouteTracing()) is Reason.SAMPLED, (
+        "all of its shares count"
+    )
 
 
 def test_packing() -> None:

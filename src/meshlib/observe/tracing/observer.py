@@ -24,6 +24,7 @@ from opentelemetry.trace import SpanKind, TracerProvider
 import meshlib
 from meshlib.engine.context import INBOUND
 from meshlib.engine.observer import CallObserver, Observers
+from meshlib.observe.recent import CallTrace, Place
 from meshlib.observe.tracing.attributes import (
     SCHEMA,
     asked,
@@ -34,7 +35,7 @@ from meshlib.observe.tracing.attributes import (
     name_of,
 )
 from meshlib.observe.tracing.propagation import Propagation
-from meshlib.observe.tracing.sampling import Reason, packed, wanted
+from meshlib.observe.tracing.sampling import Reason, decided, packed
 from meshlib.observe.tracing.spans import Recording, Spans, spans_of
 from meshlib.observe.tracing.tags import custom_tags
 
@@ -153,8 +154,10 @@ class TracingObserver(CallObserver):
             return True
         route = None if call.route is None else call.route.resource.tracing
         forced = bool(context.get(_FORCED))
-        reason = wanted(tracing, route, call.request, self._random, trusted=self._trusted, forced=forced)
-        identity = call.request.first("x-request-id") if self._packs else None
+        reason, written = decided(
+            tracing, route, call.request, self._random, trusted=self._trusted, forced=forced
+        )
+        identity = call.request.first("x-request-id") if written and self._packs else None
         if identity is not None:
             call.request.replace("x-request-id", packed(identity, reason))
         return reason is not Reason.NONE
@@ -172,6 +175,24 @@ class TracingObserver(CallObserver):
             after = told.plus(self._recorded)
             self._observers = (told, after)
         call.also_tell(after)
+
+    def identify(self, call: Call) -> CallTrace | None:
+        """Where its spans stand; None: it is not recorded. In `over`, whoever is told first."""
+        recorded = self._recorded
+        kept: _Trace | None = None if call.notes is None else call.notes.get(recorded)
+        if kept is None:
+            return None
+        span = kept.span
+        context, above = span.context, span.parent
+        if above is None and span.inner is not None:
+            above = getattr(span.inner, "parent", None)
+        attempts = [
+            None if attempt.notes is None else attempt.notes.get(recorded) for attempt in call.attempts
+        ]
+        return CallTrace(
+            Place(context.trace_id, context.span_id, 0 if above is None else above.span_id),
+            tuple([0 if each is None else each.context.span_id for each in attempts]),
+        )
 
 
 class _RecordedCalls(CallObserver):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from meshlib.resources.matching import FractionalPercent
     from meshlib.routing.request import RequestView
 
-__all__ = ["Reason", "packed", "reason_of", "wanted"]
+__all__ = ["Reason", "decided", "packed", "reason_of", "wanted"]
 
 _PLACE = 14
 _LENGTH = 36
@@ -59,29 +59,39 @@ def wanted(
     forced: bool = False,
 ) -> Reason:
     """Envoy's decision. trusted: x-envoy-force-trace counts. forced: the request that is being answered was forced."""
+    return decided(tracing, route, request, random, trusted=trusted, forced=forced)[0]
+
+
+def decided(
+    tracing: Tracing,
+    route: RouteTracing | None,
+    request: RequestView,
+    random: Random,
+    *,
+    trusted: bool,
+    forced: bool = False,
+) -> tuple[Reason, bool]:
+    """The same, and whether it goes into x-request-id: where nothing speaks for a trace, Envoy leaves that as it is."""
+    shares = tracing if route is None else route
     identity = request.first("x-request-id")
     number = _number(identity, random)
     if number is None:
-        return Reason.NONE
+        return Reason.NONE, False
     reason = reason_of(identity)
     if reason is Reason.NONE:
         if request.first("x-client-trace-id") is not None and _drawn(
-            _share(tracing, route, "client_sampling"), random.getrandbits(32)
+            shares.client_sampling, random.getrandbits(32)
         ):
             reason = Reason.CLIENT
         elif forced or (trusted and request.first("x-envoy-force-trace") is not None):
             reason = Reason.FORCED
-        elif _drawn(_share(tracing, route, "random_sampling"), number):
+        elif _drawn(shares.random_sampling, number):
             reason = Reason.SAMPLED
-    if reason is not Reason.NONE and not _drawn(_share(tracing, route, "overall_sampling"), number):
-        return Reason.NONE
-    return reason
-
-
-def _share(tracing: Tracing, route: RouteTracing | None, name: str) -> FractionalPercent:
-    own: FractionalPercent | None = None if route is None else getattr(route, name)
-    share: FractionalPercent = getattr(tracing, name) if own is None else own
-    return share
+    if reason is Reason.NONE:
+        return reason, False
+    if not _drawn(shares.overall_sampling, number):
+        return Reason.NONE, True
+    return reason, True
 
 
 def _drawn(share: FractionalPercent, number: int) -> bool:
