@@ -171,8 +171,8 @@ class MetricsObserver(CallObserver, InboundObserver):
             if len(self._inbound) >= LINES:
                 self._inbound = {}
             series = self._inbound[key] = self._bind_inbound(record, grpc_status, rpc=rpc)
-        now = self._engine.clock.monotonic()
-        series.count((now - record.started) * 1000.0, record.bytes_received, record.bytes_sent)
+        duration = (record.ended - record.started) * 1000.0
+        series.count(duration, record.bytes_received, record.bytes_sent)
         if rpc:
             series.count_messages(record.messages_received, record.messages_sent)
         if self.idle:
