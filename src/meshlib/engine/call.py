@@ -186,6 +186,7 @@ class Call(ObservedCall):
             self.program = program
             self._tell_routed(now)
         if not listener.filters:
+            listener.stats.rq_total.value += 1
             return self._act_on_route(now)
         self._stage = Stage.FILTERS
         if engine.abandoned:
@@ -233,6 +234,8 @@ class Call(ObservedCall):
         while isinstance(step, GoOn):
             self._filter += 1
             if self._filter == len(filters):
+                self._requested_at = now
+                self._listener.stats.rq_total.value += 1
                 return self._act_on_route(now)
             link = filters[self._filter]
             config = link.config_for(self.route, self.plan)
@@ -269,9 +272,6 @@ class Call(ObservedCall):
 
     def _act_on_route(self, now: float) -> Actions:
         plan = self.plan
-        listener = self._listener
-        assert listener is not None
-        listener.stats.rq_total.value += 1
         if plan is None:
             if self.route is None:
                 self._count_http("no_route")
@@ -342,7 +342,6 @@ class Call(ObservedCall):
     def _start_deadline(self, now: float) -> None:
         """The route timeout runs from the end of the request; the caller's own deadline from the start."""
         assert self._timeouts is not None
-        self._requested_at = now
         self._deadline = now + self._timeouts.route if self._timeouts.route else None
         if self._user_deadline is not None and (
             self._deadline is None or self._user_deadline < self._deadline
@@ -353,7 +352,7 @@ class Call(ObservedCall):
         if self._complete:
             return NOTHING
         self._complete = True
-        self._active_at = now
+        self._active_at = self._requested_at = now
         if (
             self._attempts
             and self.accepted is None

@@ -444,8 +444,9 @@ class AttemptLoop(RetryingCall):
         if self._complete:
             since = self._requested_at or self._started
             stats.time((now - since) * 1000, self._engine.trust_request_headers)
-            for counted in self._counted_by:
-                counted.upstream_rq_time.record((now - since) * 1000)
+            if self._counted_by:
+                for counted in self._counted_by:
+                    counted.upstream_rq_time.record((now - since) * 1000)
         else:
             attempt.count_reset()
         attempt.give_back()
