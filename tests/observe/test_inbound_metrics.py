@@ -36,5 +36,7 @@ def test_requests_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
             key = (found["reporter"], found["destination_service"], found["response_code"])
             counted[key] = getattr(metric, "value", None)
         assert counted == {("destination", "web", "200"): 2, ("destination", "web", "404"): 1}
-        sizes = [getattr(metric, "total", None) for _, metric in mesh.stats.natives("istio_response_bytes")]
+        sizes: list[float] = [
+            getattr(metric, "total", 0.0) for _, metric in mesh.stats.natives("istio_response_bytes")
+        ]
         assert sorted(sizes) == [5.0, 10.0]
