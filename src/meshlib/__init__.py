@@ -40,12 +40,14 @@ if TYPE_CHECKING:
     )
     from meshlib.mesh import Mesh, default_mesh
     from meshlib.observe.access_log.settings import AccessLog
+    from meshlib.observe.decision import AttemptDecision, Decision
     from meshlib.observe.settings import Observe
     from meshlib.policy.breaker import BreakerConfig
     from meshlib.server.peer import InboundPeer, current_peer
 
 __all__ = [
     "AccessLog",
+    "AttemptDecision",
     "AttemptRecord",
     "BreakerConfig",
     "BreakerOpen",
@@ -58,6 +60,7 @@ __all__ = [
     "ConnectTimedOut",
     "ControlPlaneError",
     "DeadlineExceeded",
+    "Decision",
     "FaultInjected",
     "IdentityError",
     "InboundPeer",
@@ -90,6 +93,8 @@ _HOMES = {
     "BreakerConfig": "meshlib.policy.breaker",
     "CallInfo": "meshlib.engine.call",
     "CallOptions": "meshlib.engine.options",
+    "AttemptDecision": "meshlib.observe.decision",
+    "Decision": "meshlib.observe.decision",
     "InboundPeer": "meshlib.server.peer",
     "Mesh": "meshlib.mesh",
     "Observe": "meshlib.observe.settings",

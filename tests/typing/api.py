@@ -77,6 +77,19 @@ def what_happened(response: httpx.Response) -> None:
         assert_type(attempt.status, int | None)
         assert_type(attempt.failure, str | None)
         assert_type(attempt.duration, float)
+    decision = info.decision
+    assert_type(decision, meshlib.Decision | None)
+    if decision is not None:
+        assert_type(decision.cluster, str | None)
+        assert_type(decision.attempts, tuple[meshlib.AttemptDecision, ...])
+        assert_type(decision.versions, dict[str, str])
+
+
+def observed() -> None:
+    mesh = meshlib.Mesh(config=[], observe=meshlib.Observe(admin="127.0.0.1:15000", recent_calls=64))
+    admin = mesh.admin(token="t0ken", hosts=["admin.internal"])
+    with admin.serve("127.0.0.1:0") as serving:
+        assert_type(serving.url, str)
 
 
 def what_went_wrong(client: httpx.Client) -> None:
@@ -85,6 +98,7 @@ def what_went_wrong(client: httpx.Client) -> None:
     except meshlib.MeshError as error:
         assert_type(error.flags, str)
         assert_type(error.details, str)
+        assert_type(error.decision, meshlib.Decision | None)
         assert_type(error.attempts, tuple[meshlib.AttemptRecord, ...])
         if error.local_reply is not None:
             assert_type(error.local_reply.status, int)
