@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.resources.format import Format, Operator
@@ -325,15 +326,15 @@ OPERATORS: dict[str, Factory] = {
     "DURATION": plain(lambda facts: int(facts.duration * 1000)),
     "ENVIRONMENT": _environment,
     "HOSTNAME": _hostname,
-    "LOCAL_REPLY_BODY": plain(lambda facts: facts.body),
+    "LOCAL_REPLY_BODY": plain(attrgetter("body")),
     "PATH": _path,
-    "PROTOCOL": plain(lambda facts: facts.protocol),
+    "PROTOCOL": plain(attrgetter("protocol")),
     "QUERY_PARAM": _query_parameter,
     "QUERY_PARAMS": _query_parameters,
     "REQUEST_HEADER": _request_header,
-    "RESPONSE_CODE": plain(lambda facts: facts.status),
+    "RESPONSE_CODE": plain(attrgetter("status")),
     "RESPONSE_CODE_DETAILS": _details,
-    "RESPONSE_FLAGS": plain(lambda facts: facts.flags),
+    "RESPONSE_FLAGS": plain(attrgetter("flags")),
     "RESPONSE_FLAGS_LONG": plain(_long_flags),
     "RESPONSE_HEADER": _response_header,
     "ROUTE_NAME": plain(lambda facts: facts.route_name or None),
@@ -343,8 +344,8 @@ OPERATORS: dict[str, Factory] = {
     "UNIQUE_ID": plain(lambda facts: str(uuid.uuid4())),
     "UPSTREAM_CLUSTER": plain(lambda facts: facts.cluster or None),
     "UPSTREAM_CLUSTER_RAW": plain(lambda facts: facts.cluster_raw or None),
-    "UPSTREAM_HOST": plain(lambda facts: facts.endpoint),
-    "UPSTREAM_REMOTE_ADDRESS": plain(lambda facts: facts.endpoint),
-    "UPSTREAM_REQUEST_ATTEMPT_COUNT": plain(lambda facts: facts.attempts),
+    "UPSTREAM_HOST": plain(attrgetter("endpoint")),
+    "UPSTREAM_REMOTE_ADDRESS": plain(attrgetter("endpoint")),
+    "UPSTREAM_REQUEST_ATTEMPT_COUNT": plain(attrgetter("attempts")),
 }
 """Those of header values and bodies."""

@@ -57,7 +57,7 @@ def _with_milliseconds(before: str, after: str, local: bool) -> Render:
 
     def render(moment: float) -> str:
         nonlocal known
-        milliseconds = round(moment * 1_000_000) // 1000
+        milliseconds = int(moment * 1000 + 0.0005)  # as if it were rounded to microseconds first
         seconds = milliseconds // 1000
         second, head, tail = known
         if second != seconds:

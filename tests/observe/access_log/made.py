@@ -28,6 +28,9 @@ class MadeFacts:
         **given: Any,
     ) -> None:
         self.request = RequestView(method, "http", "svc", path, list(headers))
+        self.headers = dict(reversed(headers))
+        self.method, self.scheme, self.authority, self.path = method, "http", "svc", path
+        self.response_headers = response_headers
         self.status = 200
         self.duration = 0.0129
         self.started = MOMENT

@@ -7,30 +7,52 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from meshlib.routing.format import Facts
 from meshlib.routing.matchers.header import HasHeaders
-from meshlib.routing.request import ResponseView, values_by_name
+from meshlib.routing.request import ResponseView
 
 if TYPE_CHECKING:
     from meshlib.engine.call import Call
     from meshlib.engine.observer import InboundCall
 
-__all__ = ["CallFacts", "InboundFacts", "LogFacts", "Trailers"]
+__all__ = ["PSEUDO", "CallFacts", "InboundFacts", "LogFacts", "Trailers"]
+
+PSEUDO = {
+    ":authority": "authority",
+    ":method": "method",
+    ":path": "path",
+    ":scheme": "scheme",
+    "host": "authority",
+}
+"""Headers that are attributes of facts."""
 
 
 class LogFacts(Facts, Protocol):
     """started, ended: seconds since the epoch. first_byte: when the response began, None when it did not.
 
+    method, scheme, authority, path, headers: of the request; of each header the first value. response_headers: pairs.
     grpc_status: its number as a text, None when the response has none. received, sent: bytes of the request's and of the
     response's body. remote: `ip:port` of the caller; peer, own: the principals on its connection, None without TLS. trace: trace
     id and span id, hexadecimal, of the context that the request carries. attempted: address and hostname of the endpoints that
-    a request was sent to, each once. connected: the last endpoint took the connection. hostname: the endpoint's, its address without one.
-    failure: why the connection to it failed.
+    a request was sent to, each once. connected: the last endpoint took the connection. hostname: the endpoint's, its address
+    without one. failure: why the connection to it failed.
     """
 
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def response_headers(self) -> Sequence[tuple[str, str]]: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def authority(self) -> str: ...
+    @property
+    def path(self) -> str: ...
     @property
     def trailers(self) -> HasHeaders | None: ...
     @property
@@ -77,38 +99,31 @@ class Trailers:
         return [value for key, value in self._pairs if key == name]
 
 
-_NONE: list[str] = []
+class Sent:
+    """The request of facts as a message, with pseudo headers."""
 
+    __slots__ = ("_facts",)
 
-class SentRequest:
-    """The request as the last attempt sent it. The path before a rewrite is x-envoy-original-path, sent or not."""
-
-    __slots__ = ("_by_name", "_call")
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._by_name: dict[str, list[str]] | None = None
+    def __init__(self, facts: CallFacts | InboundFacts) -> None:
+        self._facts = facts
 
     def values(self, name: str) -> list[str]:
-        call = self._call
-        if name[0] == ":":
-            if name == ":path":
-                return [call.path_sent]
-            return [call.authority_sent] if name == ":authority" else call.request.values(name)
-        if name == "host":
-            return [call.authority_sent]
-        by_name = self._by_name
-        if by_name is None:
-            by_name = self._by_name = values_by_name([*call.request_headers_sent])
-            if not by_name:  # nothing was sent
-                by_name = self._by_name = values_by_name(call.request.headers)
-            if call.path_sent != call.request.path:
-                by_name.setdefault("x-envoy-original-path", [call.request.path])
-        return by_name.get(name, _NONE)
+        facts = self._facts
+        if name in PSEUDO:
+            return [getattr(facts, PSEUDO[name])]
+        found = [value for key, value in facts.pairs if key == name]
+        if not found and name in facts.headers:
+            return [facts.headers[name]]
+        return found
 
 
 class CallFacts:
-    """Of an outgoing call that is over. now: monotonic, as the call's own times; epoch: now, in seconds since 1970."""
+    """Of an outgoing call that is over: its request as the last attempt sent it.
+
+    now: monotonic, as the call's own times; epoch: now, in seconds since 1970. pairs: the request's headers.
+    """
+
+    __slots__ = ("_call", "_to_epoch", "duration", "ended", "headers", "pairs", "started")
 
     def __init__(self, call: Call, now: float, epoch: float) -> None:
         self._call = call
@@ -116,7 +131,35 @@ class CallFacts:
         self.ended = epoch
         self.duration = now - call.started
         self.started = epoch - self.duration
-        self.request: HasHeaders = SentRequest(call)
+        self.pairs = pairs = call.request_headers_sent or call.request.headers
+        # The first value of each.
+        self.headers = headers = dict(reversed(pairs))
+        if call.path_sent != call.request.path:
+            headers.setdefault("x-envoy-original-path", call.request.path)
+
+    @property
+    def request(self) -> HasHeaders:
+        return Sent(self)
+
+    @property
+    def method(self) -> str:
+        return self._call.request.method
+
+    @property
+    def scheme(self) -> str:
+        return self._call.request.scheme
+
+    @property
+    def path(self) -> str:
+        return self._call.path_sent
+
+    @property
+    def authority(self) -> str:
+        return self._call.authority_sent
+
+    @property
+    def response_headers(self) -> Sequence[tuple[str, str]]:
+        return self._call.response_headers
 
     remote = None
     peer = None
@@ -229,7 +272,7 @@ class CallFacts:
 
     @property
     def trace(self) -> tuple[str, str] | None:
-        return _trace(Trailers(self._call.request_headers_sent or self._call.request.headers))
+        return _trace(self.headers)
 
     @property
     def listener(self) -> str | None:
@@ -240,12 +283,39 @@ class CallFacts:
 class InboundFacts:
     """Of a request that a server of this process has answered."""
 
+    __slots__ = ("_record", "duration", "ended", "headers", "pairs", "started")
+
     def __init__(self, record: InboundCall) -> None:
         self._record = record
         self.started = record.epoch
         self.duration = record.ended - record.started
         self.ended = record.epoch + self.duration
-        self.request: HasHeaders = Arrived(record)
+        self.pairs = record.headers
+        self.headers = dict(reversed(record.headers))
+
+    @property
+    def request(self) -> HasHeaders:
+        return Sent(self)
+
+    @property
+    def method(self) -> str:
+        return self._record.method
+
+    @property
+    def scheme(self) -> str:
+        return self._record.scheme
+
+    @property
+    def path(self) -> str:
+        return self._record.path
+
+    @property
+    def authority(self) -> str:
+        return self._record.authority
+
+    @property
+    def response_headers(self) -> Sequence[tuple[str, str]]:
+        return self._record.response_headers
 
     body = None
     cluster = None
@@ -315,43 +385,22 @@ class InboundFacts:
 
     @property
     def trace(self) -> tuple[str, str] | None:
-        return _trace(self.request)
+        return _trace(self.headers)
 
     @property
     def listener(self) -> str | None:
         return self._record.listener or None
 
 
-class Arrived:
-    """An inbound request as a message that knows its headers by name, pseudo headers too."""
-
-    __slots__ = ("_record",)
-
-    def __init__(self, record: InboundCall) -> None:
-        self._record = record
-
-    def values(self, name: str) -> list[str]:
-        record = self._record
-        if name[0] != ":":
-            return [value for key, value in record.headers if key == name]
-        if name == ":path":
-            return [record.path]
-        if name == ":method":
-            return [record.method]
-        if name == ":authority":
-            return [record.authority]
-        return [record.scheme] if name == ":scheme" else []
-
-
-def _trace(message: HasHeaders) -> tuple[str, str] | None:
+def _trace(headers: Mapping[str, str]) -> tuple[str, str] | None:
     """Of traceparent (W3C) or of the B3 headers."""
-    parent = message.values("traceparent")
-    if parent:
-        parts = parent[0].split("-")
+    parent = headers.get("traceparent")
+    if parent is not None:
+        parts = parent.split("-")
         return (parts[1], parts[2]) if len(parts) >= 4 else None
-    single = message.values("b3")
-    if single:
-        parts = single[0].split("-")
+    single = headers.get("b3")
+    if single is not None:
+        parts = single.split("-")
         return (parts[0], parts[1]) if len(parts) >= 2 else None
-    trace, span = message.values("x-b3-traceid"), message.values("x-b3-spanid")
-    return (trace[0], span[0]) if trace and span else None
+    trace, span = headers.get("x-b3-traceid"), headers.get("x-b3-spanid")
+    return None if trace is None or span is None else (trace, span)

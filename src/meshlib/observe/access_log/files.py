@@ -13,7 +13,7 @@ import logging
 import os
 import select
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["FileStats", "LineFile", "LineStream"]
 
 logger = logging.getLogger("meshlib.observe")
-
-BLOCK = 64 * 1024
-"""Bytes that are written at once to a file."""
 
 PIPE_BLOCK = select.PIPE_BUF
 """Bytes that a pipe takes in one piece."""
@@ -63,8 +60,11 @@ class LineStream:
 
     def _write_to(self, descriptor: int, entries: list[str]) -> None:
         try:
-            block = BLOCK if stat.S_ISREG(os.fstat(descriptor).st_mode) else PIPE_BLOCK
-            for data in _blocks(entries, block):
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                blocks: Iterable[bytes] = ("".join(entries).encode("utf-8", "surrogateescape"),)
+            else:
+                blocks = _blocks(entries, PIPE_BLOCK)
+            for data in blocks:
                 _write_all(descriptor, data)
                 self._stats.completed.value += 1
         except OSError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
-from meshlib.observe.access_log.facts import LogFacts
+from meshlib.observe.access_log.facts import PSEUDO, LogFacts
 from meshlib.resources.format import Operator
 from meshlib.resources.operator_arguments import COMMON_DURATION_UNITS
 from meshlib.routing import format as base
@@ -47,6 +48,41 @@ def _grpc_status(form: str) -> Read:
         if number is None or form == "NUMBER":
             return number
         return names[number] if number < len(names) else str(number)
+
+    return read
+
+
+def _request_header(operator: Operator) -> Read:
+    """As that of header values, from a dictionary: these are what most of a line is made of."""
+    name, other = operator.argument, operator.alternative
+    if other:
+        main, alternative = _header(name), _header(other)
+
+        def read_either(facts: LogFacts) -> Value:
+            value = main(facts)
+            return alternative(facts) if value is None else value
+
+        return read_either
+    return _header(name)
+
+
+def _header(name: str) -> Read:
+    if name in PSEUDO:
+        return attrgetter(PSEUDO[name])
+    return lambda facts: facts.headers.get(name)
+
+
+def _response_header(operator: Operator) -> Read:
+    name, other = operator.argument, operator.alternative
+
+    def read(facts: LogFacts) -> Value:
+        found = None
+        for key, value in facts.response_headers:
+            if key == name:
+                return value
+            if found is None and key == other:
+                found = value
+        return found
 
     return read
 
@@ -169,17 +205,17 @@ _missing = plain(_never)
 OPERATORS: dict[str, Factory] = {
     **base.OPERATORS,
     "ACCESS_LOG_TYPE": plain(lambda facts: "DownstreamEnd"),
-    "BYTES_RECEIVED": plain(lambda facts: facts.received),
-    "BYTES_SENT": plain(lambda facts: facts.sent),
+    "BYTES_RECEIVED": plain(attrgetter("received")),
+    "BYTES_SENT": plain(attrgetter("sent")),
     "COMMON_DURATION": _common_duration,
     "CONNECTION_TERMINATION_DETAILS": _missing,
     "CUSTOM_FLAGS": plain(lambda facts: ""),
-    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": plain(lambda facts: facts.remote),
+    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": plain(attrgetter("remote")),
     "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": plain(_remote_host),
     "DOWNSTREAM_DIRECT_REMOTE_PORT": plain(_remote_port),
-    "DOWNSTREAM_LOCAL_URI_SAN": plain(lambda facts: facts.own),
-    "DOWNSTREAM_PEER_URI_SAN": plain(lambda facts: facts.peer),
-    "DOWNSTREAM_REMOTE_ADDRESS": plain(lambda facts: facts.remote),
+    "DOWNSTREAM_LOCAL_URI_SAN": plain(attrgetter("own")),
+    "DOWNSTREAM_PEER_URI_SAN": plain(attrgetter("peer")),
+    "DOWNSTREAM_REMOTE_ADDRESS": plain(attrgetter("remote")),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": plain(_remote_host),
     "DOWNSTREAM_REMOTE_PORT": plain(_remote_port),
     "DYNAMIC_METADATA": _missing,
@@ -188,9 +224,11 @@ OPERATORS: dict[str, Factory] = {
     "FILTER_STATE": _missing,
     "GRPC_STATUS": lambda operator: _grpc_status(operator.argument),
     "GRPC_STATUS_NUMBER": plain(_grpc_status("NUMBER")),
-    "LISTENER_NAME": plain(lambda facts: facts.listener),
+    "LISTENER_NAME": plain(attrgetter("listener")),
     "LOCAL_REPLY_BODY": plain(lambda facts: ""),
     "REQUESTED_SERVER_NAME": _missing,
+    "REQUEST_HEADER": _request_header,
+    "RESPONSE_HEADER": _response_header,
     "REQ_WITHOUT_QUERY": _without_query,
     "RESPONSE_DURATION": plain(_response_duration),
     "RESPONSE_TRAILER": _response_trailer,
@@ -200,11 +238,11 @@ OPERATORS: dict[str, Factory] = {
     "UPSTREAM_FILTER_STATE": _missing,
     "UPSTREAM_HOSTS_ATTEMPTED": _attempted(0, port=True),
     "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT": _attempted(0, port=False),
-    "UPSTREAM_HOST_NAME": plain(lambda facts: facts.hostname),
+    "UPSTREAM_HOST_NAME": plain(attrgetter("hostname")),
     "UPSTREAM_HOST_NAMES_ATTEMPTED": _attempted(1, port=True),
     "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": _attempted(1, port=False),
     "UPSTREAM_HOST_NAME_WITHOUT_PORT": plain(_hostname_without_port),
-    "UPSTREAM_PROTOCOL": plain(lambda facts: facts.upstream_protocol),
+    "UPSTREAM_PROTOCOL": plain(attrgetter("upstream_protocol")),
     "UPSTREAM_REMOTE_ADDRESS": plain(_upstream),
     "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": plain(lambda facts: _host_and_port(_upstream(facts))[0]),
     "UPSTREAM_REMOTE_PORT": plain(lambda facts: _host_and_port(_upstream(facts))[1]),
