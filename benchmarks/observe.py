@@ -9,6 +9,7 @@ calls at all, which all observers share. A part of meshlib that observes calls h
 from __future__ import annotations
 
 import gc
+import os
 import random
 import statistics
 import time
@@ -55,6 +56,14 @@ def _never() -> meshlib.Observe:
     return _traced(ALWAYS_OFF)
 
 
+def _logged() -> meshlib.Observe:
+    """Envoy's default format, into a file that keeps nothing."""
+    log = meshlib.AccessLog(to=os.devnull, calls="outbound")
+    return meshlib.Observe(
+        tracing=False, metrics=False, access_log=[log], listener_access_log=False, recent_calls=0
+    )
+
+
 class _Nowhere(SpanExporter):
     """Exports nothing."""
 
@@ -89,6 +98,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(name="tracing without an sdk", settings=lambda: _traced(sdk=False), most=4.0),
     Variant(name="tracing not recording", settings=_never, most=4.0),
     Variant(name="tracing recording", settings=_traced, most=40.0),
+    Variant(name="access log", settings=_logged, most=12.0),
 )
 
 
