@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import flask
@@ -35,9 +36,10 @@ from meshlib.server.inbound import Inbound
 from meshlib.testing import service
 from tests.observe.tracing.spans import parent_of, tree
 from tests.server import http_servers
+from tests.server.identities import CLIENT
 from tests.server.records import QUIET
 from tests.server.servers import SERVICE, asyncio_server, blocking_server
-from tests.server.test_inbound import NAME, chain, listener
+from tests.server.test_inbound import NAME, arrival, certified, chain, listener
 from tests.server.test_middleware import environ, run, scope
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -343,11 +345,12 @@ def test_envoys_sampling_of_the_listener() -> None:
         it.wsgi(answering(), environ(HTTP_TRACEPARENT=PARENT), listener=NAME)
         assert len(it.spans) == 1, "a request inside of a trace follows that"
         it.wsgi(answering(), environ(HTTP_X_ENVOY_FORCE_TRACE="1"), listener=NAME)
+        assert len(it.spans) == 1, "nobody knows who asks"
+        forced = arrival(connection=certified(CLIENT))
+        forced.headers.append(("x-envoy-force-trace", "1"))
+        inbound = Inbound(it.mesh, listener=NAME)
+        copy_context().run(inbound.receive, forced, "HTTP/1.1").over()
         assert len(it.spans) == 2
-    edge = listener(chain(tracing={"random_sampling": {"value": 0.0}}, use_remote_address=True))
-    with traced(edge) as it:
-        it.wsgi(answering(), environ(HTTP_X_ENVOY_FORCE_TRACE="1"), listener=NAME)
-        assert it.spans == []
 
 
 def test_the_tags_of_the_listener() -> None:

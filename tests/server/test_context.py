@@ -23,11 +23,13 @@ from meshlib.resources.listener import HttpConnectionManager
 from meshlib.runtime.clock import FakeClock
 from meshlib.server import asgi, wsgi
 from meshlib.server.inbound import Inbound
+from meshlib.server.tls import UNKNOWN
 from meshlib.server.visit import inherited, request_id
 from tests.server import http_servers
+from tests.server.identities import CLIENT
 from tests.server.records import QUIET, watched
 from tests.server.servers import ARITIES, SERVERS, call
-from tests.server.test_inbound import NAME, chain, listener
+from tests.server.test_inbound import NAME, arrival, certified, chain, listener
 from tests.server.test_middleware import environ, run, scope
 
 NOW = 1_000.0
@@ -80,7 +82,7 @@ def test_what_else_is_inherited() -> None:
         ("a", False, False, False, "a"),
         ("a", True, True, False, "new"),
         ("a", True, True, True, "a"),
-        ("a", False, True, False, None),
+        ("a", False, True, False, "a"),
         (None, True, False, False, "new"),
         (None, False, False, False, None),
     ],
@@ -206,6 +208,37 @@ def test_an_application_sees_the_request_id_that_counts() -> None:
 
         run(asgi.MeshMiddleware(asgi_app, inbound), scope(headers=[(b"x-request-id", b"forged")]))
         assert found[2][0] == [found[2][1].encode()] != [b"forged"]
+
+
+@pytest.mark.parametrize("rules", [(), ({"rules": {"action": "ALLOW"}},)], ids=["let in", "refused"])
+def test_the_request_id_in_the_response(rules: Any) -> None:
+    told: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("X-Request-Id", "mine")])
+        return []
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"X-Request-Id", b"mine")]})
+        await send({"type": "http.response.body"})
+
+    asked = listener(chain(*rules, always_set_request_id_in_response=True))
+    with watched(asked) as (mesh, _):
+        inbound = Inbound(mesh, listener=NAME)
+        wsgi.MeshMiddleware(app, inbound)(asking(), lambda status, headers: told.append(headers))
+        start, _body = run(asgi.MeshMiddleware(asgi_app, inbound), scope(headers=[(b"x-request-id", b"a")]))
+    for headers in (told[0], [(name.decode(), value.decode()) for name, value in start["headers"]]):
+        assert [value for name, value in headers if name.lower() == "x-request-id"] == ["a"]
+
+
+@pytest.mark.parametrize("certificate", [True, False])
+@pytest.mark.parametrize("edge", [True, False])
+def test_who_may_ask_for_a_trace(certificate: bool, edge: bool) -> None:
+    asked = arrival(connection=certified(CLIENT) if certificate else UNKNOWN)
+    asked.headers.append(("x-envoy-force-trace", "1"))
+    with watched(listener(chain(use_remote_address=edge))) as (mesh, recorder):
+        visit = Inbound(mesh, listener=NAME).receive(asked, "HTTP/1.1")
+        assert visit.context.forced is recorder.begun[0].forced is (certificate and not edge)
 
 
 # --- ASGI ------------------------------------------------------------------------------------------------------------

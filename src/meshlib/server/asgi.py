@@ -177,6 +177,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, visit: Visit, head
             visit.record.status, visit.record.response_headers = reply.status, list(reply.headers)
             visit.record.grpc_status = dict(reply.headers)["grpc-status"]
     visit.refused()
-    pairs = [(name.encode(), value.encode()) for name, value in reply.headers]
+    echoed = [] if visit.echoed is None else [(REQUEST_ID, visit.echoed)]
+    pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in (*reply.headers, *echoed)]
     await send({"type": f"{prefix}.start", "status": reply.status, "headers": pairs})
     await send({"type": f"{prefix}.body", "body": reply.body})

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from meshlib.engine.headers import REQUEST_ID
 from meshlib.engine.observer import InboundCall
 from meshlib.server.visit import Visit
 
@@ -21,6 +22,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_REQUEST_ID = REQUEST_ID.encode()
+_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 _Handler = Callable[["Watch", InboundCall, Message], None]
 
 
@@ -29,6 +32,7 @@ class Watch:
 
     def __init__(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         self._visit = visit
+        self._echoed = visit.echoed
         self._record = visit.record or _unread()
         self._scope = scope
         self._root = str(scope.get("root_path", ""))
@@ -44,6 +48,12 @@ class Watch:
         return message
 
     async def send(self, message: Message) -> None:
+        if self._echoed is not None and message["type"] in _STARTS:
+            kept = [pair for pair in message.get("headers", ()) if bytes(pair[0]).lower() != _REQUEST_ID]
+            message = {
+                **message,
+                "headers": [*kept, (_REQUEST_ID, self._echoed.encode("latin-1", "replace"))],
+            }
         await self._send(message)
         self._see(_SENT, message)
         if self._complete:
@@ -100,7 +110,8 @@ class Watch:
 
     def _start(self, record: InboundCall, message: Message) -> None:
         record.status = message["status"]
-        record.response_headers = _texts(message.get("headers", ()))
+        record.response_headers = headers = _texts(message.get("headers", ()))
+        record.grpc_status = next((value for name, value in headers if name == "grpc-status"), None)
         self._trailers = bool(message.get("trailers"))
 
     def _body(self, record: InboundCall, message: Message) -> None:
@@ -115,7 +126,7 @@ class Watch:
 
     def _trailing(self, record: InboundCall, message: Message) -> None:
         record.response_trailers = (*record.response_trailers, *_texts(message.get("headers", ())))
-        record.grpc_status = dict(record.response_trailers).get("grpc-status")
+        record.grpc_status = dict(record.response_trailers).get("grpc-status", record.grpc_status)
         self._complete = not message.get("more_trailers")
 
     def _accepted(self, record: InboundCall, message: Message) -> None:

@@ -274,8 +274,10 @@ class Inbound:
             context.request_id = request_id(context.request_id, None, envoy=False, random=self._random)
             return Visit(admission, context, None, clock, ())
         engine, chain = mesh.engine, admission.chain
-        if chain is not None and chain.downstream.use_remote_address:
-            context.forced = False  # at the edge of the mesh nobody is believed
+        edge = chain is not None and chain.downstream.use_remote_address
+        context.forced &= (
+            arrival.connection.peer is not None and not edge
+        )  # who is not known can't ask for it
         context.request_id = request_id(
             context.request_id, chain, envoy=engine.envoy_headers, random=engine.random
         )

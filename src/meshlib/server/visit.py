@@ -80,9 +80,9 @@ def request_id(given: str | None, chain: FilterChain | None, *, envoy: bool, ran
         return new_request_id(random) if given is None and envoy else given
     manager = chain.http
     edge = chain.downstream.use_remote_address and not manager.preserve_external_request_id
-    if given is not None and not edge:
+    if not manager.generate_request_id or (given is not None and not edge):
         return given
-    return new_request_id(random) if manager.generate_request_id else None
+    return new_request_id(random)
 
 
 class Visit:
@@ -107,8 +107,15 @@ class Visit:
 
     @property
     def is_watched(self) -> bool:
-        """Whether the end of the response matters to anybody."""
-        return self.record is not None or self.context.deadline is not None
+        """Whether the response matters to anybody."""
+        return self.record is not None or self.context.deadline is not None or self.echoed is not None
+
+    @property
+    def echoed(self) -> str | None:
+        """The x-request-id that the response gets (always_set_request_id_in_response); None for none."""
+        chain = self.admission.chain
+        asked = chain is not None and chain.http.always_set_request_id_in_response
+        return self.context.request_id if asked else None
 
     def enter(self) -> _Tokens:
         """The application's code begins, in this context."""

@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
+from meshlib.engine.headers import REQUEST_ID
 from meshlib.errors import LocalReply
 from meshlib.routing.request import Headers
 from meshlib.server.arrival import UNESCAPED, Arrival
@@ -63,7 +64,7 @@ class MeshMiddleware:
         admission = visit.admission
         if admission.refusal is not None:
             visit.refused()
-            return _refuse(start_response, admission.refusal)
+            return _refuse(start_response, admission.refusal, visit.echoed)
         if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
             environ["wsgi.url_scheme"] = "https" if connection.tls else "http"
         environ.pop(_XFCC, None)
@@ -167,7 +168,8 @@ def _headers(environ: Environ) -> Headers:
     return found
 
 
-def _refuse(start_response: StartResponse, reply: LocalReply) -> list[bytes]:
+def _refuse(start_response: StartResponse, reply: LocalReply, identity: str | None) -> list[bytes]:
     phrase = HTTPStatus(reply.status).phrase
-    start_response(f"{reply.status} {phrase}", list(reply.headers))
+    echoed = [] if identity is None else [(REQUEST_ID, identity)]
+    start_response(f"{reply.status} {phrase}", [*reply.headers, *echoed])
     return [reply.body]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from typing import Any
 
+from meshlib.engine.headers import REQUEST_ID
 from meshlib.server.visit import Visit, content_length
 
 __all__ = ["Watch", "body_of"]
@@ -29,14 +30,14 @@ class Watch:
             visit.record.bytes_received = content_length(visit.record.headers)
 
     def start_response(self, status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-        record = self._visit.record
+        record, echoed = self._visit.record, self._visit.echoed
+        if echoed is not None:
+            headers = [*(pair for pair in headers if pair[0].lower() != REQUEST_ID), (REQUEST_ID, echoed)]
         if record is not None:
             record.status = int(status[:3])
             record.response_headers = [(name.lower(), value) for name, value in headers]
             rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
-            record.operation = getattr(
-                rule, "rule", ""
-            )  # Flask's route, which it forgets when it has answered
+            record.operation = getattr(rule, "rule", "")  # Flask's, gone when it has answered
         write = self._start_response(status, headers, *error)
 
         def counted(data: bytes) -> Any:
