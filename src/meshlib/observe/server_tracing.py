@@ -39,6 +39,7 @@ from opentelemetry.trace import (
 import meshlib
 from meshlib.engine.observer import InboundCall, InboundObserver
 from meshlib.observe.tracing.attributes import GRPC_CODES, METHODS, SCHEMA, redacted, server_of
+from meshlib.observe.tracing.chance import OwnRandom
 from meshlib.observe.tracing.sampling import Reason, wanted
 from meshlib.observe.tracing.tags import custom_tags
 from meshlib.routing.request import RequestView, values_by_name
@@ -62,7 +63,7 @@ class ServerTracingObserver(InboundObserver):
         self._own = provider
         self._provider: TracerProvider | None = None
         self._tracer: Tracer | None = None
-        self._random = random or Random()
+        self._random = random or OwnRandom()
         self._propagator: TextMapPropagator | None = None
         self._fields: frozenset[str] = frozenset()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 from meshlib.engine.observer import CallObserver
 from meshlib.observe.tracing import TracingObserver
 from meshlib.observe.tracing.attributes import redacted, server_of
+from meshlib.observe.tracing.chance import OwnRandom
 from meshlib.observe.tracing.spans import ApiSpans, SdkSpans, spans_of
 from meshlib.policy.failure import FailureKind
 from meshlib.resources.cluster import HttpProtocol
@@ -272,6 +274,30 @@ def test_secrets_of_signed_urls_are_not_shown() -> None:
     )
     assert redacted("/b?design=1") == "/b?design=1"
     assert redacted("/sig=1") == "/sig=1"
+
+
+def test_bytes_that_are_no_text_do_not_reach_an_exporter() -> None:
+    world = traced()
+    odd = b"/caf\xc3\xa9/\xff?x=\xfe".decode("utf-8", "surrogateescape")
+    world.call(request(odd, headers=[("x-request-id", odd)], authority=odd[1:])).answer(200)
+    for span in world.spans():
+        span.to_json().encode()
+        for value in (span.attributes or {}).values():
+            str(value).encode()
+
+
+def test_a_forked_child_draws_other_numbers() -> None:
+    drawn = OwnRandom()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, str(drawn.getrandbits(64)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    told = int(os.read(reader, 100))
+    os.close(reader)
+    os.close(writer)
+    assert told != drawn.getrandbits(64)
 
 
 def test_servers() -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "name_of",
     "redacted",
     "server_of",
+    "sound",
 ]
 
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
@@ -65,7 +66,7 @@ def name_of(request: RequestView, route: CompiledRoute | None, *, rpc: bool) -> 
     if route is not None and route.resource.operation:
         return route.resource.operation
     if rpc:
-        return request.path[1:] or "grpc"
+        return sound(request.path[1:]) or "grpc"
     method = request.method if request.method in METHODS else "HTTP"
     if route is not None:
         path = route.resource.match.path
@@ -76,7 +77,13 @@ def name_of(request: RequestView, route: CompiledRoute | None, *, rpc: bool) -> 
 
 def redacted(path: str) -> str:
     """The path with the query, without the values of parameters that are signatures."""
+    path = sound(path)
     return _SECRET.sub(r"\1REDACTED", path) if "?" in path else path
+
+
+def sound(text: str) -> str:
+    """Without what is no UTF-8: an exporter would drop the whole batch for it."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def server_of(target: str) -> tuple[str, int | None]:
@@ -105,13 +112,13 @@ def _what(request: RequestView, path: str, authority: str, *, rpc: bool) -> Attr
     """What is asked of whom."""
     attributes: Attributes
     if rpc:
-        attributes = {"rpc.system.name": "grpc", "rpc.method": path[1:]}
+        attributes = {"rpc.system.name": "grpc", "rpc.method": sound(path[1:])}
     else:
         method = request.method
         known = method in METHODS
         attributes = {
             "http.request.method": method if known else "_OTHER",
-            "url.full": f"{request.scheme}://{authority}{redacted(path)}",
+            "url.full": f"{request.scheme}://{sound(authority)}{redacted(path)}",
         }
         if not known:
             attributes["http.request.method_original"] = method
@@ -168,7 +175,7 @@ def attempt_ended(call: Call, attempt: Attempt, attributes: Attributes, *, rpc: 
         attributes["network.protocol.version"] = "2" if call.protocol == "HTTP/2" else "1.1"
         request, path, authority = call.request, call.path_sent, call.authority_sent
         if not rpc and (path != request.path or authority != request.authority):
-            attributes["url.full"] = f"{request.scheme}://{authority}{redacted(path)}"
+            attributes["url.full"] = f"{request.scheme}://{sound(authority)}{redacted(path)}"
         return _outcome(call, attributes, rpc=rpc)
     if attempt.failure is not None:
         if attempt.failure == "cancelled":
@@ -254,5 +261,5 @@ def call_ended(call: Call, attributes: Attributes, *, rpc: bool) -> Status | Non
         attributes.update(_versions(call.program.snapshot))
     identity = call.request.first("x-request-id")
     if identity is not None:
-        attributes["guid:x-request-id"] = identity
+        attributes["guid:x-request-id"] = sound(identity)
     return _outcome(call, attributes, rpc=rpc)

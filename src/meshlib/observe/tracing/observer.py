@@ -34,6 +34,7 @@ from meshlib.observe.tracing.attributes import (
     call_ended,
     name_of,
 )
+from meshlib.observe.tracing.chance import OwnRandom
 from meshlib.observe.tracing.propagation import Propagation
 from meshlib.observe.tracing.sampling import Reason, decided, packed
 from meshlib.observe.tracing.spans import Recording, Spans, spans_of
@@ -91,7 +92,7 @@ class TracingObserver(CallObserver):
         self._spans: Spans | None = None
         self._trusted = trusted
         self._packs = packs
-        self._random = random or Random()
+        self._random = random or OwnRandom()
         self._propagation = Propagation()
         self._recorded = _RecordedCalls(self._propagation)
         self._observers: tuple[Observers | None, Observers] = (None, Observers())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from meshlib.observe.tracing.attributes import sound
 from meshlib.resources.tracing import CustomTag, RouteTracing, TagSource, Tracing
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def custom_tags(tracing: Tracing, route: RouteTracing | None, call: Call) -> dic
     if route is not None:
         tags.update((tag.tag, tag) for tag in route.custom_tags)
     values = {name: _value(tag, call) or tag.default for name, tag in tags.items()}
-    return {name: value for name, value in values.items() if value}
+    return {name: sound(value) for name, value in values.items() if value}
 
 
 def _value(tag: CustomTag, call: Call) -> str:
