@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 import meshlib
 from meshlib import proto
 from meshlib.admin.admin import Serving
 from meshlib.controlplane import ControlPlane, ResourceStore
 from meshlib.httpx import MeshTransport
+from meshlib.server.inbound import Inbound
+from meshlib.server.wsgi import MeshMiddleware
 from meshlib.testing import Reply, Request, Upstream, messages, service
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ pytestmark = [
 
 WIDE: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
-VIEWS = ("services", "graph", "endpoints", "routes", "calls", "configuration", "certificates")
+VIEWS = ("services", "graph", "endpoints", "routes", "calls", "traces", "configuration", "certificates")
 TAG = "<img src=x onerror=alert(1)>"
 
 
@@ -90,11 +93,27 @@ def control_plane(upstream: Upstream) -> Iterator[ControlPlane]:
         yield running
 
 
+def recorded() -> meshlib.Observe:
+    return meshlib.Observe(tracing=TracerProvider(shutdown_on_exit=False))
+
+
+def front(mesh: meshlib.Mesh, client: httpx.Client) -> httpx.WSGITransport:
+    """A service that makes two calls for each request, one of which fails."""
+
+    def app(_environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        for path in ("reviews/shown", "ratings/fail"):
+            client.get(f"http://{path}")
+        start_response("204 No Content", [])
+        return []
+
+    return httpx.WSGITransport(MeshMiddleware(app, Inbound(mesh)))
+
+
 @pytest.fixture(scope="module")
 def shown(control_plane: ControlPlane) -> Iterator[Serving]:
     """The admin of a Mesh that has made some calls: good ones, a retried one, and failing ones that eject an endpoint."""
     with (
-        meshlib.Mesh(bootstrap=control_plane.bootstrap("front")) as mesh,
+        meshlib.Mesh(bootstrap=control_plane.bootstrap("front"), observe=recorded()) as mesh,
         httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client,
         mesh.admin().serve("127.0.0.1:0") as serving,
     ):
@@ -104,6 +123,8 @@ def shown(control_plane: ControlPlane) -> Iterator[Serving]:
         assert client.get("http://ratings/fail?token=not-to-be-seen").status_code == 503
         assert client.get("http://ratings/fail").status_code == 503
         assert client.get("http://bad/").status_code == 503
+        with httpx.Client(transport=front(mesh, client), base_url="http://front") as outside:
+            assert outside.get("/basket?token=not-to-be-seen").status_code == 204
         yield serving
 
 
@@ -215,12 +236,78 @@ def test_what_peers_send_is_text_and_secrets_are_not_there(page: Any) -> None:
     assert "token=[redacted]" in page.content()
 
 
+def test_a_trace_and_its_waterfall(page: Any) -> None:
+    open_view(page, "traces")
+    assert "failed inside" in row(page, "Recent traces", "GET /basket")["Outcome"]
+    page.click("a:text-is('GET /basket?token=[redacted]')")
+    page.wait_for_selector("h2:text-is('GET /basket?token=[redacted]')")
+    spans = page.locator("table:has(caption:text-is('Spans of the trace')) tbody tr")
+    assert spans.count() == 6, "a request, two calls, and three attempts: one was retried"
+    said = [line.replace("\n", " ") for line in spans.locator("th").all_inner_texts()]
+    assert said[0].startswith("serves GET /basket")
+    assert said[1].startswith("calls GET reviews/shown")
+    assert said[2].startswith("attempt at 127.0.0.1:")
+    assert said[3].startswith("calls GET ratings/fail")
+    indents = [
+        page.evaluate("each => parseFloat(getComputedStyle(each).paddingLeft)", each.element_handle())
+        for each in spans.locator("th > div").all()
+    ]
+    assert indents[0] < indents[1] == indents[3] < indents[2]
+    assert spans.locator("svg.bar rect.bad").count() >= 1
+    page.click("a:text-is('GET ratings/fail')")
+    page.wait_for_selector("h2:text-is('Why it went there')")
+    page.click("dl.facts a[href^='#/traces/']")
+    page.wait_for_selector("h2:text-is('GET /basket?token=[redacted]')")
+    page.click("a:text-is('Close')")
+    page.wait_for_selector(".waterfall", state="detached")
+
+
+def test_a_trace_by_keyboard(wide: Any) -> None:
+    open_view(wide, "traces")
+    wide.focus("th a:text-is('GET /basket?token=[redacted]')")
+    wide.keyboard.press("Enter")
+    wide.wait_for_selector(".waterfall")
+
+
+def test_a_trace_that_nobody_remembers(browser: Any, shown: Serving) -> None:
+    page = browser.new_page(viewport=WIDE)  # Chromium complains about the 404
+    page.goto(f"{shown.url}/#/traces/{'ab' * 16}")
+    page.wait_for_selector("text=No process remembers anything of this trace any longer.")
+    page.close()
+
+
+def test_without_traces_the_page_says_what_to_do(browser: Any, control_plane: ControlPlane) -> None:
+    with (
+        meshlib.Mesh(bootstrap=control_plane.bootstrap("front")) as mesh,
+        httpx.Client(transport=MeshTransport(mesh)) as client,
+        mesh.admin().serve("127.0.0.1:0") as serving,
+    ):
+        client.get("http://reviews/")
+        for page in opened(browser, serving, PHONE):
+            open_view(page, "traces")
+            assert "trace.set_tracer_provider(TracerProvider())" in page.inner_text("main pre")
+            assert "None of the 1 calls" in page.inner_text("main")
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_requests_that_were_served(page: Any) -> None:
+    open_view(page, "calls")
+    assert row(page, "Requests served", "GET /basket")["Outcome"].endswith("204")
+
+
 def test_refused_configuration(page: Any) -> None:
     assert page.inner_text("nav a[href='#/configuration'] .pill") == "1"
     open_view(page, "configuration")
     refused = row(page, "Refused resources", "cds bad")
     assert "lb_policy" in refused["Why"]
     assert "nothing" in refused["In force"]
+
+
+def test_the_waterfall_fits(page: Any) -> None:
+    open_view(page, "traces")
+    page.click("a:text-is('GET /basket?token=[redacted]')")
+    page.wait_for_selector(".waterfall")
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
 def test_every_view_fits(page: Any) -> None:

@@ -26,6 +26,7 @@ from meshlib.admin.http import Reply, Request, json_reply, text_reply
 from meshlib.admin.processes import Process, ProcessDirectory
 from meshlib.admin.static_files import static_file
 from meshlib.admin.statistics import stats_json, stats_text
+from meshlib.admin.traces import spans_of, trace_of, traces_of
 from meshlib.errors import MeshClosed, MeshError
 from meshlib.observe.document import document
 from meshlib.observe.explain import Question, explain
@@ -230,6 +231,18 @@ class Handler:
         graphs += (found["graph"] for found in self._others("/mesh.json"))
         return json_reply(merged(graphs), request)
 
+    def traces(self, request: Request) -> Reply:
+        if request.query.get("scope") == "process":
+            return json_reply(self._spans())
+        return json_reply(traces_of(self._all_spans()), request)
+
+    def trace(self, request: Request) -> Reply:
+        name = request.query.get("id", "")
+        found = trace_of(self._all_spans(), name)
+        if found is None:
+            return text_reply(f"no process remembers anything of trace {name!r}\n", 404)
+        return json_reply(found, request)
+
     def explain(self, request: Request) -> Reply:
         url = request.query.get("url")
         if not url:
@@ -293,6 +306,13 @@ class Handler:
             "started": self._started,
             **machine,
         }
+
+    def _spans(self) -> dict[str, Any]:
+        about = self._about()
+        return spans_of(self._mesh, about["name"], about["service"])
+
+    def _all_spans(self) -> list[dict[str, Any]]:
+        return [self._spans(), *self._others("/mesh/traces.json?scope=process")]
 
     def _ask(self, request: Request) -> Reply:
         """The same of another process of the directory."""
@@ -358,6 +378,10 @@ PATHS: Mapping[str, _Path] = {
     "/mesh/call.json": _Path(Handler.call, "a recent call and why it went where it went; number"),
     "/mesh/processes.json": _Path(Handler.processes, "the processes of this user that have an admin"),
     "/mesh/graph.json": _Path(Handler.graph, "who calls whom, of all these processes"),
+    "/mesh/traces.json": _Path(
+        Handler.traces, "recent traces of all these processes; scope=process for what this one knows"
+    ),
+    "/mesh/trace.json": _Path(Handler.trace, "one of them; id"),
     "/mesh/explain.json": _Path(
         Handler.explain, "where a request would go; url, method, headers (lines of 'name: value')"
     ),

@@ -26,7 +26,7 @@
 
 `/mesh/endpoints.json?cluster=NAME&start=0&limit=200` has the endpoints of a cluster, `/mesh/call.json?number=N` one call with its
 decision, `/mesh/processes.json` the processes of the directory, `/mesh/graph.json` the graph of all of them. With
-`process=NAME` the first three, and `/mesh.json`, are those of another process.
+`process=NAME` the first three, and `/mesh.json`, are those of another process. Traces: `meshlib.admin.traces`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ const INTERVAL = 2000;
 const source = new Source();
 const at = (id) => document.getElementById(id);
 
-/** What the reader has chosen. orders: of tables, by view; open: the number of the call that is shown in full. */
-const chosen = { view: "services", filter: "", live: true, orders: {}, open: null, cluster: null, start: 0, everywhere: false };
+/** What the reader has chosen. orders: of tables, by view; open: the number of the call, trace: the name of the trace that is shown in full. */
+const chosen = { view: "services", filter: "", live: true, orders: {}, open: null, trace: null, cluster: null, start: 0, everywhere: false };
 
 let drawn = null;
 let timer = null;
@@ -22,6 +22,7 @@ function place() {
   const moved = known !== chosen.view;
   chosen.view = known;
   if (known === "calls") chosen.open = rest[0] ? Number(rest[0]) : null;
+  if (known === "traces") chosen.trace = rest[0] || null;
   if (known === "endpoints" && rest.length) [chosen.cluster, chosen.start] = [rest.join("/"), 0];
   return moved;
 }

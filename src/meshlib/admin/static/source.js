@@ -9,6 +9,7 @@ export class Source {
     this.failed = null;
     this.rates = new Map();
     this.calls = new Map();
+    this.traces = new Map();
     this.processes = [];
     this.asked = 0;
     this.process = new URLSearchParams(location.search).get("process");

@@ -4,6 +4,7 @@
 import { el, empty, facts, panel, pill, svg, table } from "./dom.js";
 import { ago, clock, count, milliseconds, moment, percent, rate, span, tone } from "./format.js";
 import { busiest, drawing, failing } from "./graph.js";
+import { loadTraces, traces } from "./traces.js";
 
 const PAGE = 100;
 const MOST_EDGES = 24;
@@ -318,12 +319,30 @@ function calls({ model, extra, chosen, choose, matches }) {
   ];
   const list = panel(
     "Recent calls",
-    el("span", { class: "dim" }, `the last ${model.calls.length}, newest first`),
+    el("span", { class: "dim" }, `${model.calls.length}, newest first; failed ones are kept longer`),
     rows.length
       ? table(columns, rows, { caption: "Recent calls", chosen: (row) => row.number === chosen.open, ...sorting("calls", { chosen, choose }) })
       : empty(model.calls.length ? "No call fits the filter." : "No call has ended yet."),
   );
-  return extra ? el("div", { class: "split" }, list, decision(extra)) : list;
+  return [extra ? el("div", { class: "split" }, list, decision(extra)) : list, served(model, { chosen, choose, matches })];
+}
+
+function served(model, { chosen, choose, matches }) {
+  if (!model.requests.length) return null;
+  const rows = model.requests.filter((row) => matches(row.method, row.authority, row.path, row.operation, row.status, row.flags, row.details, row.peer ?? ""));
+  const columns = [
+    { name: "Request", whole: true, cell: (row) => code(`${row.method} ${row.path}`) },
+    { name: "Outcome", third: true, sort: (row) => row.status, cell: (row) => [outcome(row), row.flags === "-" ? null : ` ${row.flags}`] },
+    { name: "Duration", number: true, third: true, sort: (row) => row.duration, cell: (row) => milliseconds(row.duration) },
+    { name: "Trace", third: true, cell: (row) => (row.trace ? link(`#/traces/${row.trace}`, "show") : "–") },
+    { name: "From", whole: true, sort: (row) => row.peer, cell: (row) => (row.peer ? code(row.peer) : "–") },
+    { name: "At", spare: true, sort: (row) => row.at, cell: (row) => clock(row.at) },
+  ];
+  return panel(
+    "Requests served",
+    null,
+    rows.length ? table(columns, rows, { caption: "Requests served", ...sorting("served", { chosen, choose }) }) : empty("No request fits the filter."),
+  );
 }
 
 function decision({ decision: found, row }) {
@@ -352,6 +371,7 @@ function decision({ decision: found, row }) {
       ["Duration", milliseconds(found.duration === null ? null : found.duration * 1000)],
       ["Configuration", Object.entries(found.versions).map(([kind, version]) => `${kind} ${version}`).join(", ")],
       ["Not applied", found.unsupported.join(", ")],
+      ["Trace", row?.trace && link(`#/traces/${row.trace}`, row.trace)],
     ]),
     found.attempts.length ? el("ol", { class: "attempts", "aria-label": "Attempts" }, found.attempts.map((each) => attempt(each, total))) : null,
   );
@@ -475,6 +495,7 @@ export const VIEWS = [
   { id: "endpoints", title: "Endpoints", draw: endpoints, load: loadEndpoints },
   { id: "routes", title: "Routes", draw: routes },
   { id: "calls", title: "Calls", draw: calls, load: loadCall },
+  { id: "traces", title: "Traces", draw: (view) => traces({ ...view, sorting }), load: loadTraces },
   { id: "configuration", title: "Configuration", draw: configuration, alarm: (model) => model.problems.length },
   {
     id: "certificates",
