@@ -23,7 +23,8 @@ class ObservedCall(TimedLoop):
     """A call with what observers read of it.
 
     Complete in `over`: status, headers, trailers, bytes. Bodies are counted as they go over the wire, without framing of HTTP;
-    a request body for the last attempt; 0 where a transport cannot tell. messages: of gRPC. program: the configuration at its
+    a request body for the last attempt; 0 where a transport cannot tell. messages: of gRPC; of a stream the
+    last one may be missing, which is on its way to who reads it. program: the configuration at its
     beginning, or by which it was routed. error: what ended it, in `over` only; failure: its message, for ever. reply: the answer
     that the mesh gave itself, also beside an error. notes: what observers keep, by observer. passthrough: the transport sends it
     without the mesh, which knows nothing of its end.

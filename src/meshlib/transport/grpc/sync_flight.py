@@ -41,7 +41,7 @@ from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, rpc_error
 from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
 from meshlib.transport.grpc.request import with_extra
-from meshlib.transport.grpc.status import arrived, ended_of, status_of
+from meshlib.transport.grpc.status import arrived, ended_of, status_of, waits
 from meshlib.transport.grpc.sync_shots import CANCELLED, Shot, Shots
 from meshlib.transport.grpc.timers import Alarm, timers
 
@@ -167,8 +167,13 @@ class Flight(Shots):
         self._finish(status_of(ended, self._edited, self.info, apart=not self._whole))
 
     def _account(self) -> None:
-        """For those who observe the call. grpcio serializes a single request, and reads responses: no bytes of those."""
-        requests, answered = self._requests, self.received
+        """For those who observe the call. grpcio serializes a single request, and reads responses: no bytes of those.
+
+        A message of a stream counts when the application takes it, or when it waits for that.
+        """
+        requests, answered, accepted = self._requests, self.received, self.accepted
+        if accepted is not None and accepted.rpc is not None and self.streamed:
+            answered += waits(accepted.rpc)
         if not self.streamed and self._trailers is not None:
             answered = 1
         sent, size = (1, 0) if requests is None else (requests.read, requests.read_bytes)
