@@ -35,6 +35,7 @@ __all__ = [
     "Read",
     "Value",
     "compile_format",
+    "compile_operator",
     "compile_reads",
     "first",
     "plain",

@@ -14,9 +14,10 @@ import json.encoder
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from meshlib.observe.access_log.inlined import compile_values
 from meshlib.observe.access_log.operators import OPERATORS
 from meshlib.resources.access_log import JsonFormat, JsonList, JsonObject, JsonValue, TextFormat
-from meshlib.resources.format import Format
+from meshlib.resources.format import Format, Operator
 from meshlib.routing.format import Read, Value, compile_reads
 
 __all__ = ["Fields", "Line", "compile_fields", "compile_line", "compile_value", "escape_json", "escape_text"]
@@ -64,23 +65,20 @@ def compile_line(shown: TextFormat | JsonFormat) -> Line:
 
 
 def _text_line(shown: TextFormat) -> Line:
-    segments = compile_reads(shown.format, OPERATORS)
-    reads = tuple(segment for segment in segments if not isinstance(segment, str))
+    segments = shown.format.segments
     missing = "" if shown.omit_empty else "-"
     end = ""
     if segments and isinstance(segments[-1], str) and segments[-1].endswith("\n"):
         segments, end = (*segments[:-1], segments[-1][:-1]), "\n"
-    literal = "".join(segment for segment in segments if isinstance(segment, str))
     template = "".join(
         segment.replace("%", "%%") if isinstance(segment, str) else "%s" for segment in segments
     )
-    plain = literal.isprintable()
+    plain = "".join(segment for segment in segments if isinstance(segment, str)).isprintable()
+    values_of = compile_values([each for each in segments if isinstance(each, Operator)], missing)
 
     def line(facts: Any) -> str:
-        values = [read(facts) for read in reads]
-        if None in values:
-            values = [missing if value is None else value for value in values]
-        text = template % tuple(values)
+        values = values_of(facts)
+        text = template % values
         if not (plain and text.isprintable()):
             text = template % tuple([escape_text(v) if isinstance(v, str) else v for v in values])
         return text + end
