@@ -76,7 +76,7 @@ def test_the_wheel_carries_what_it_needs_and_stays_small(wheel: Path) -> None:
     assert {"meshlib/py.typed", "meshlib/proto/descriptors.bin", "meshlib/proto/descriptors.json"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"meshlib", "meshlib_xds"}
     assert not any(name.endswith((".pyc", "_pb2.py")) for name in names)
-    assert wheel.stat().st_size < 1_000_000
+    assert wheel.stat().st_size < 1_250_000
 
 
 @pytest.mark.parametrize("order", ["meshlib first", "exporters first", "one command"])
