@@ -9,6 +9,7 @@ there is a C compiler. A failed step shows its output; the last line has the tot
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -232,9 +233,11 @@ def _first_lane(work: Work, totals: Totals) -> None:
 
 
 def _lane(work: Work) -> None:
-    """Stand behind, and take what is left to do until nothing is."""
-    own = threading.get_native_id()  # a thread has a niceness of its own, and what it starts inherits it
-    os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICER)
+    """Stand behind, and take what is left to do until nothing is. (A thread of Linux has a niceness of its own, which what it
+    starts inherits.)"""
+    own = threading.get_native_id()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICER)
     _take(work)
 
 
