@@ -573,6 +573,13 @@ def test_nothing_stays_attached(monkeypatch: pytest.MonkeyPatch) -> None:
                     )
                 assert not trace.get_current_span().get_span_context().is_valid
 
+            refusing = asgi.MeshMiddleware(app, Inbound(it.mesh, rbac={"rules": {"action": "ALLOW"}}))
+
+            async def ignore(*_: Any) -> None: ...
+
+            await refusing(scope(headers=[(b"traceparent", PARENT.encode())]), ignore, ignore)  # type: ignore[arg-type]
+            assert not trace.get_current_span().get_span_context().is_valid
+
         asyncio.run(main())
         assert isinstance(trace.get_current_span(), NonRecordingSpan)
-        assert len(it.spans) == 3
+        assert len(it.spans) == 4

@@ -24,7 +24,7 @@ from meshlib.routing.request import Headers
 from meshlib.server.arrival import UNESCAPED, Arrival, is_grpc
 from meshlib.server.asgi_watch import App, Receive, Scope, Send, Watch
 from meshlib.server.inbound import Inbound
-from meshlib.server.tls import CONNECTION, UNKNOWN
+from meshlib.server.tls import CONNECTION, UNKNOWN, Connection
 from meshlib.server.visit import Visit
 from meshlib.server.xfcc import HEADER
 
@@ -56,36 +56,42 @@ class MeshMiddleware:
         connection = CONNECTION.get()
         arrival = _arrival(scope)
         visit = self._inbound.receive(arrival, f"HTTP/{_VERSIONS.get(version, version)}")
-        admission = visit.admission
-        if admission.refusal is not None:
-            await _refuse(scope, receive, send, visit, arrival.headers)
-            return
-        scope = dict(scope)
-        if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
-            scope["scheme"] = _scheme(kind, connection.tls)
-        scope["headers"] = _with_xfcc(scope["headers"], admission.xfcc)
-        if (identity := visit.context.request_id) is not None:
-            scope["headers"] = _with_request_id(scope["headers"], identity)
-        if admission.path is not None:
-            _show_path(scope, admission.path)
-        if connection.outdated and kind == "http" and version.startswith("1"):
-            send = _closing(send)
-        watch = None
-        if visit.is_watched:
-            watch = Watch(visit, scope, receive, send)
-            receive, send = watch.receive, watch.send
         tokens = visit.enter()
         try:
-            await self._app(scope, receive, send)
-        except BaseException as error:
-            if watch is not None:
-                watch.failed(error)
-            raise
-        else:
-            if watch is not None:
-                watch.returned()
+            if visit.admission.refusal is not None:
+                await _refuse(scope, receive, send, visit, arrival.headers)
+                return
+            if connection.outdated and kind == "http" and version.startswith("1"):
+                send = _closing(send)
+            await self._run(_shown(scope, visit, connection), receive, send, visit)
         finally:
             visit.leave(tokens)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
+        if not visit.is_watched:
+            await self._app(scope, receive, send)
+            return
+        watch = Watch(visit, scope, receive, send)
+        try:
+            await self._app(scope, watch.receive, watch.send)
+        except BaseException as error:
+            watch.failed(error)
+            raise
+        watch.returned()
+
+
+def _shown(scope: Scope, visit: Visit, connection: Connection) -> Scope:
+    """What the application sees."""
+    admission = visit.admission
+    shown = dict(scope)
+    if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
+        shown["scheme"] = _scheme(shown["type"], connection.tls)
+    shown["headers"] = _with_xfcc(shown["headers"], admission.xfcc)
+    if (identity := visit.context.request_id) is not None:
+        shown["headers"] = _with_request_id(shown["headers"], identity)
+    if admission.path is not None:
+        _show_path(shown, admission.path)
+    return shown
 
 
 def _arrival(scope: Scope) -> Arrival:
