@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"no case has a name with {options.only!r}", file=sys.stderr)
             return 2
         runners = () if options.envoy_only else tuple(options.runner or DEFAULT_RUNNERS)
-        report = run_suite(cases, runners, listed)
+        report = run_suite(cases, runners, listed, everything)
     except (CaseError, EnvoyError) as error:
         print(error, file=sys.stderr)
         return 2

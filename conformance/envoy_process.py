@@ -7,6 +7,7 @@ import json
 import subprocess
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -88,6 +89,20 @@ class EnvoyProcess:
         """What the admin port answers. Raises OSError or ValueError while there is none."""
         with urllib.request.urlopen(f"http://{self._admin_file.read_text()}{path}", timeout=5) as response:
             return bytes(response.read())
+
+    def stats(self, pattern: str) -> dict[str, float]:
+        """Counters and gauges whose name matches; of a histogram the number of its samples. Raises as `admin`."""
+        query = urllib.parse.urlencode(
+            {"format": "json", "histogram_buckets": "disjoint", "filter": pattern},
+            quote_via=urllib.parse.quote,
+        )
+        found: dict[str, float] = {}
+        for stat in json.loads(self.admin(f"/stats?usedonly&{query}"))["stats"]:
+            if isinstance(stat.get("value"), int):
+                found[stat["name"]] = stat["value"]
+            for histogram in stat.get("histograms", ()):
+                found[histogram["name"]] = sum(bucket["cumulative"] for bucket in histogram["buckets"])
+        return found
 
     def ports(self) -> dict[str, int]:
         """Of the listeners that are open, by name. Raises as `admin`."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from conformance.case import Case, Request
     from conformance.upstream.record import Hit
 
@@ -41,6 +43,17 @@ class Outcome:
     def with_hits(self, hits: list[Hit]) -> Outcome:
         """This outcome with what the upstreams saw."""
         return replace(self, hits=tuple(hits))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a case: an outcome for each request, in their order, and the counters afterwards (`conformance.counters`).
+
+    ``counters`` None: whoever ran it does not count.
+    """
+
+    outcomes: list[Outcome]
+    counters: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from conformance.listed import MAX_SHARE, Listed
+from conformance.listed import COUNTERS, MAX_SHARE, Listed
 
 if TYPE_CHECKING:
     from conformance.compare import Difference
@@ -19,7 +19,8 @@ _ORDER = (EQUAL, LISTED, UNEXPLAINED)
 class Verdict:
     """What a runner made of a case, and in a word. ``explained`` and ``unexplained`` together are all differences.
 
-    A runner that only ``informs`` has its differences ``beside`` and is never wrong.
+    A runner that only ``informs`` has its differences ``beside`` and is never wrong. ``counters``: how many were compared;
+    ``miscounted``: the listed differences among them, which do not make the case a listed one.
     """
 
     word: str = ""
@@ -28,6 +29,8 @@ class Verdict:
     explained: list[Difference] = field(default_factory=list)
     unexplained: list[Difference] = field(default_factory=list)
     error: str = ""
+    counters: int = 0
+    miscounted: list[Difference] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -100,9 +103,31 @@ class Report:
                 counts[runner][DIFFERENT] = kinds.count(DIFFERENT)
         return counts
 
+    def counters(self) -> dict[str, dict[str, int]]:
+        """For each runner that counts, how many counters of cases were compared, and what came of it."""
+        found = {}
+        for runner in self.runners:
+            verdicts = [result.runners[runner] for result in self.results if runner in result.runners]
+            total = sum(verdict.counters for verdict in verdicts)
+            listed = sum(len(verdict.miscounted) for verdict in verdicts)
+            wrong = sum(
+                difference.field.startswith(COUNTERS)
+                for verdict in verdicts
+                for difference in verdict.unexplained
+            )
+            if total:
+                found[runner] = {
+                    "compared": total,
+                    EQUAL: total - listed - wrong,
+                    LISTED: listed,
+                    UNEXPLAINED: wrong,
+                }
+        return found
+
     def summary(self) -> dict[str, object]:
         """The JSON summary."""
-        return {**_tally([result.kind for result in self.results]), "runners": self.counts()}
+        tally = _tally([result.kind for result in self.results])
+        return {**tally, "runners": self.counts(), "counters": self.counters()}
 
     @property
     def failed(self) -> bool:
@@ -121,8 +146,9 @@ class Report:
         for problem in self.problems():
             print(problem, file=out)
         total = _tally([result.kind for result in self.results])
-        words = ", ".join(f"{count} {name}" for name, count in total.items())
-        print(f"\n{words}", file=out)
+        print(f"\n{_in_words(total)}", file=out)
+        for runner, counters in self.counters().items():
+            print(f"counters, {runner}: {_in_words(counters)}", file=out)
 
     def _write_differences(self, out: TextIO) -> None:
         for result in self.results:
@@ -143,6 +169,10 @@ class Report:
                     print(f"  {name}: {difference}", file=out)
                 for difference in verdict.explained[:5]:
                     print(f"  {name}: listed: {difference}", file=out)
+
+
+def _in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _write_table(runners: tuple[str, ...], results: list[CaseResult], out: TextIO) -> None:

@@ -59,13 +59,12 @@ def compile_case(case: Case, ports: Mapping[str, int]) -> Compiled:
     _rename_clusters(routes, case)
     hcm: dict[str, Any] = {
         "@type": HCM,
-        "stat_prefix": "conformance",
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}],
         "route_config": routes,
     }
     if case.internal:
         hcm |= _INTERNAL
-    hcm |= case.hcm
+    hcm |= {**case.hcm, "stat_prefix": case.name}  # its counters are its own
     clusters = [_cluster(case, name, body) for name, body in case.clusters.items()]
     return Compiled(hcm=substitute(hcm, case, ports), clusters=substitute(clusters, case, ports), others=[])
 
@@ -116,7 +115,7 @@ def _from_resources(case: Case, ports: Mapping[str, int]) -> Compiled:
     for resource in substitute(list(case.resources), case, ports):
         kind = resource.get("@type")
         if kind == LISTENER:
-            hcm = _hcm_of(resource)
+            hcm = {**_hcm_of(resource), "stat_prefix": case.name}
         elif kind == CLUSTER:
             clusters.append(resource)
         else:
@@ -129,7 +128,7 @@ def _hcm_of(listener: dict[str, Any]) -> dict[str, Any]:
         hcm: dict[str, Any] = listener["api_listener"]["api_listener"]
     else:
         hcm = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    return {"stat_prefix": "conformance", **hcm}
+    return hcm
 
 
 def with_addresses(case: Case, ports: Mapping[str, int]) -> Case:

@@ -6,10 +6,13 @@ import contextlib
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from conformance.compare import Difference, differences, unexpected
+from conformance.counters import compared, differing
 from conformance.envoy_process import EnvoyError
+from conformance.outcome import Run
 from conformance.report import CaseResult, Report, Verdict
 from conformance.resources import Compiled, compile_case, with_addresses
 from conformance.runners.envoy import Envoy
@@ -17,7 +20,7 @@ from conformance.runners.registry import RUNNERS
 from conformance.upstream.server import UpstreamThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from conformance.case import Case
     from conformance.listed import Listed
@@ -26,31 +29,39 @@ if TYPE_CHECKING:
     from conformance.upstream.server import Upstreams
 
 
-def run_suite(cases: list[Case], runners: tuple[str, ...], listed: list[Listed]) -> Report:
-    """Run ``cases``. Raises :class:`~conformance.envoy_process.EnvoyError` when Envoy does not serve them."""
+def run_suite(
+    cases: list[Case], runners: tuple[str, ...], listed: list[Listed], suite: Sequence[Case] = ()
+) -> Report:
+    """Run ``cases``. Raises :class:`~conformance.envoy_process.EnvoyError` when Envoy does not serve them.
+
+    suite: all cases there are, from which these were chosen; none: these are all.
+    """
     with UpstreamThread() as thread:
         upstreams = {case.name: thread.start(case.upstreams) for case in cases}
         compiled = {case.name: compile_case(case, upstreams[case.name].ports) for case in cases}
-        protocols = {case.name: case.protocol for case in cases}
-        applying = [
-            entry
-            for entry in listed
-            if any(
-                entry.runner in ("*", name) and RUNNERS[name].protocol == protocols.get(entry.case)
-                for name in runners
-                if not (RUNNERS[name].oracle or RUNNERS[name].beside)
-            )
-        ]
         lanes = [
-            _Lane([case for case in cases if case.protocol == protocol], runners, applying)
-            for protocol in sorted(set(protocols.values()))
+            _Lane([case for case in cases if case.protocol == protocol], runners, listed)
+            for protocol in sorted({case.protocol for case in cases})
         ]
         with ThreadPoolExecutor(len(lanes)) as pool:
             for done in [pool.submit(lane.run, thread, upstreams, compiled) for lane in lanes]:
                 done.result()
     results = {result.name: result for lane in lanes for result in lane.results}
     used = {entry for lane in lanes for entry in lane.used}
+    applying = [entry for entry in listed if _must_show(entry, cases, runners, suite or cases)]
     return Report(results=[results[case.name] for case in cases], runners=runners, listed=applying, used=used)
+
+
+def _must_show(entry: Listed, cases: Sequence[Case], runners: tuple[str, ...], suite: Sequence[Case]) -> bool:
+    """Whether the entry is stale when this run does not show its difference."""
+    run = {case.name for case in cases}
+    for name in runners:
+        kind = RUNNERS[name]
+        if not (kind.oracle or kind.beside):
+            given = {case.name for case in suite if case.protocol == kind.protocol}
+            if entry.applies(name, run, given):
+                return True
+    return False
 
 
 class _Lane:
@@ -98,8 +109,8 @@ class _CaseRun:
         self._compiled = compiled
         self._upstreams = upstreams
         self._thread = thread
-        self._envoy: list[Outcome] = []
-        self._ask_envoy: Callable[[], list[Outcome]] = list
+        self._envoy = Run(outcomes=[])
+        self._ask_envoy: Callable[[], Run] = lambda: self._envoy
         self._rejected = False
 
     def with_envoy(self, envoy: Envoy) -> CaseResult:
@@ -113,16 +124,16 @@ class _CaseRun:
             return result
         self._ask_envoy = lambda: self._observed(lambda: envoy.run(case, self._compiled))
         self._envoy = self._ask_envoy()
-        wrong = unexpected(case, self._envoy)
+        wrong = unexpected(case, self._envoy.outcomes)
         if _unlucky(wrong):
             self._envoy = self._ask_envoy()
-            wrong = unexpected(case, self._envoy)
-        return CaseResult(name=case.name, envoy=_word(self._envoy), wrong_expectation=wrong)
+            wrong = unexpected(case, self._envoy.outcomes)
+        return CaseResult(name=case.name, envoy=_word(self._envoy.outcomes), wrong_expectation=wrong)
 
     def with_runner(self, runner: Runner, name: str, listed: list[Listed], used: set[Listed]) -> Verdict:
         verdict = Verdict(informs=RUNNERS[name].beside)
         try:
-            found, verdict.word = self._compare(runner)
+            found = self._compare(runner, verdict)
         except Exception:  # noqa: BLE001  whatever breaks in a runner is that runner's result, not the end of the run
             verdict.error = traceback.format_exc(limit=-3).strip()
             return verdict
@@ -134,35 +145,47 @@ class _CaseRun:
                 continue
             covering = [entry for entry in listed if entry.covers(self._case.name, name, difference)]
             used.update(covering)
-            (verdict.explained if covering else verdict.unexplained).append(difference)
+            if not covering:
+                verdict.unexplained.append(difference)
+            else:
+                about_counters = covering[0].about_counters
+                (verdict.miscounted if about_counters else verdict.explained).append(difference)
         return verdict
 
-    def _compare(self, runner: Runner) -> tuple[list[Difference], str]:
-        """What differs, and the runner's own outcome in a word."""
+    def _compare(self, runner: Runner, verdict: Verdict) -> list[Difference]:
+        """What differs. The verdict gets the runner's own outcome in a word, and how many counters were compared."""
         if self._case.rejected:
             rejected = runner.rejection(self._case, self._compiled) is not None
-            word = "rejected" if rejected else "accepted"
+            verdict.word = "rejected" if rejected else "accepted"
             if rejected == self._rejected:
-                return [], word
-            return [Difference(field="rejected", where="", envoy=self._rejected, other=rejected)], word
-        outcomes = self._observed(lambda: runner.run(self._case, self._compiled))
-        found = differences(self._case, self._envoy, outcomes)
+                return []
+            return [Difference(field="rejected", where="", envoy=self._rejected, other=rejected)]
+        run = self._observed(lambda: runner.run(self._case, self._compiled))
+        found = differences(self._case, self._envoy.outcomes, run.outcomes)
         if _unlucky(found):
             self._envoy = self._ask_envoy()
-            outcomes = self._observed(lambda: runner.run(self._case, self._compiled))
-            found = differences(self._case, self._envoy, outcomes)
+            run = self._observed(lambda: runner.run(self._case, self._compiled))
+            found = differences(self._case, self._envoy.outcomes, run.outcomes)
         errors = {
-            outcome.error for outcome in outcomes if outcome.error and not (outcome.status or outcome.code)
+            outcome.error
+            for outcome in run.outcomes
+            if outcome.error and not (outcome.status or outcome.code)
         }
         found += [Difference(field="error", where="", envoy="", other=error) for error in sorted(errors)]
-        return found, _word(outcomes)
+        if run.counters is not None and self._envoy.counters is not None:
+            found += differing(self._case, self._envoy.counters, run.counters)
+            verdict.counters = compared(self._envoy.counters, run.counters)
+        verdict.word = _word(run.outcomes)
+        return found
 
-    def _observed(self, run: Callable[[], list[Outcome]]) -> list[Outcome]:
+    def _observed(self, run: Callable[[], Run]) -> Run:
         self._upstreams.record.reset()
-        outcomes = run()
+        done = run()
         self._thread.settle(self._upstreams.record)
         hits = self._upstreams.record.by_request()
-        return [outcome.with_hits(hits.get(outcome.id, [])) for outcome in outcomes]
+        return replace(
+            done, outcomes=[outcome.with_hits(hits.get(outcome.id, [])) for outcome in done.outcomes]
+        )
 
 
 def _unlucky(found: list[Difference]) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from conformance.outcome import Run
 from conformance.resources import CLUSTER, ENDPOINTS, LISTENER
 from conformance.runners.drive import drive
 from conformance.runners.grpc_client import GrpcClient
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from conformance.case import Case
-    from conformance.outcome import Outcome
     from conformance.resources import Compiled
 
 PATIENCE = 0.7
@@ -59,15 +59,14 @@ class CcoreRunner:
             self._process.stdout.close()
         self._stack.close()
 
-    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+    def run(self, case: Case, compiled: Compiled) -> Run:
         """Have the child send the requests of ``case``."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         pickle.dump(case, self._process.stdin)
         self._process.stdin.flush()
-        found: list[Outcome] = pickle.load(self._process.stdout)
-        return found
+        return Run(outcomes=pickle.load(self._process.stdout))
 
     def rejection(self, case: Case, compiled: Compiled) -> str | None:
         """Not asked: a case without a request has no protocol of its own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import subprocess
 import time
 from math import inf
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from conformance.counters import BUSY, Counters, own, shortened, since
 from conformance.envoy_process import NODE, START_TIMEOUT, EnvoyError, EnvoyProcess, envoy_binary
+from conformance.outcome import Run
 from conformance.resources import CLUSTER, LISTENER, Compiled
 from conformance.runners.access_log import AccessLog, access_log
 from conformance.runners.drive import drive
@@ -28,12 +31,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conformance.case import Case
-    from conformance.outcome import Outcome
 
 LIVE_TIMEOUT = 1.0
 """Seconds: an Envoy that says it is live has its listeners, but for those it refused."""
 
 KEEP_ALIVE_FROM = 100
+
+SETTLED = 5.0
+"""Seconds for the counters to settle after a run."""
+
+_PAUSE = 0.01
 
 
 class Envoy:
@@ -45,6 +52,7 @@ class Envoy:
         self._folder = self._process.folder
         self._log = AccessLog(self._folder / "access.log")
         self._ports: dict[str, int] = {}
+        self._first: dict[str, Counters] = {}
 
     def __enter__(self) -> Envoy:
         try:
@@ -58,9 +66,13 @@ class Envoy:
     def __exit__(self, *exc: object) -> None:
         self._process.__exit__()
 
-    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+    def run(self, case: Case, compiled: Compiled) -> Run:
         """Send the requests of ``case`` through its listener, which has held ``compiled`` since the start."""
         self._log.forget(case.name)
+        before = self._counters(case)
+        first = self._first.setdefault(
+            case.name, {name: value for name, value in before.items() if own(name)}
+        )
         address = ("127.0.0.1", self._ports[case.name])
         client = (
             GrpcClient(functools.partial(_channel, address))
@@ -68,7 +80,24 @@ class Envoy:
             else RawClient(address, keep_alive=case.sent >= KEEP_ALIVE_FROM)
         )
         with contextlib.closing(client):
-            return self._log.complete(case.name, drive(case, client.send))
+            outcomes = self._log.complete(case.name, drive(case, client.send))
+        now = self._settled(case)
+        return Run(outcomes=outcomes, counters=since(now, before, first))
+
+    def _settled(self, case: Case) -> Counters:
+        """The counters once the requests of the run are over and all samples of its histograms are merged."""
+        deadline = time.monotonic() + SETTLED
+        now = self._counters(case)
+        while True:
+            time.sleep(_PAUSE)
+            previous, now = now, self._counters(case)
+            busy = any(value for name, value in now.items() if BUSY.match(name))
+            if (previous == now and not busy) or time.monotonic() > deadline:
+                return now
+
+    def _counters(self, case: Case) -> Counters:
+        names = re.escape(case.name)
+        return shortened(self._process.stats(rf"^((cluster|http)\.{names}\.|vhost\.)").items(), case)
 
     def rejection(self, case: Case, compiled: Compiled) -> str | None:
         """Envoy's complaint about a configuration, None if it would take it."""
@@ -87,7 +116,10 @@ class Envoy:
         lds.write_text(json.dumps({"resources": listeners}))
         cds.write_text(json.dumps({"resources": clusters}))
         envoy = self._process
-        envoy.launch({"dynamic_resources": {"lds_config": _from_file(lds), "cds_config": _from_file(cds)}})
+        dynamic = {"lds_config": _from_file(lds), "cds_config": _from_file(cds)}
+        envoy.launch(
+            {"dynamic_resources": dynamic, "stats_flush_on_admin": True}
+        )  # histograms as they are now
         deadline = inf
         while len(self._ports) < len(self._cases):
             if not envoy.pause() or time.monotonic() > deadline:

@@ -14,12 +14,13 @@ import grpc
 from conformance.outcome import Outcome
 from conformance.runners.drive import drive, drive_async
 from conformance.runners.grpc_client import TIMEOUT, GrpcClient, metadata, outcome_fields
+from conformance.runners.settled import settled, settled_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from conformance.case import Case
-    from conformance.outcome import Sent
+    from conformance.outcome import Run, Sent
     from conformance.resources import Compiled
     from conformance.rpc import Rpc
 
@@ -32,7 +33,7 @@ class GrpcMeshRunner:
         self._meshlib: Any = importlib.import_module("meshlib")
         self._channels: Any = importlib.import_module("meshlib.grpc")
 
-    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+    def run(self, case: Case, compiled: Compiled) -> Run:
         """Send the requests of ``case``."""
         document = [compiled.document()]
         with self._meshlib.Mesh(
@@ -40,10 +41,10 @@ class GrpcMeshRunner:
         ) as mesh:
             mesh.wait_ready(timeout=TIMEOUT)
             if self._asyncio:
-                return asyncio.run(_run(case, functools.partial(self._channels.aio_channel, mesh=mesh)))
+                return asyncio.run(_run(case, mesh, functools.partial(self._channels.aio_channel, mesh=mesh)))
             open_channel = functools.partial(self._channels.channel, mesh=mesh)
             with contextlib.closing(GrpcClient(open_channel, _tell)) as client:
-                return drive(case, client.send)
+                return settled(case, mesh, drive(case, client.send))
 
     def rejection(self, case: Case, compiled: Compiled) -> str | None:
         """Not asked: a case without a request has no protocol of its own."""
@@ -69,7 +70,7 @@ def _is_own_explanation(name: str, value: str) -> bool:
     return name == "grpc-status-details-bin" and "\x07meshlib" in value
 
 
-async def _run(case: Case, open_channel: Callable[[str], grpc.aio.Channel]) -> list[Outcome]:
+async def _run(case: Case, mesh: Any, open_channel: Callable[[str], grpc.aio.Channel]) -> Run:
     async with contextlib.AsyncExitStack() as stack:
         channels: dict[str, grpc.aio.Channel] = {}
         for request in case.requests:
@@ -79,7 +80,7 @@ async def _run(case: Case, open_channel: Callable[[str], grpc.aio.Channel]) -> l
         async def send(sent: Sent) -> Outcome:
             return await _send(channels[sent.request.host], sent)
 
-        return await drive_async(case, send)
+        return await settled_async(case, mesh, await drive_async(case, send))
 
 
 async def _send(channel: grpc.aio.Channel, sent: Sent) -> Outcome:

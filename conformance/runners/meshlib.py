@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.outcome import Outcome
 from conformance.runners.drive import drive, drive_async
+from conformance.runners.settled import settled, settled_async
 from conformance.upstream.record import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from conformance.case import Case
-    from conformance.outcome import Sent
+    from conformance.outcome import Run, Sent
     from conformance.resources import Compiled
 
 TIMEOUT = 20.0
@@ -30,14 +31,14 @@ class MeshRunner:
         self._meshlib: Any = importlib.import_module("meshlib")
         self._transports: Any = importlib.import_module(f"meshlib.{library}")
 
-    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+    def run(self, case: Case, compiled: Compiled) -> Run:
         """Send the requests of ``case``."""
         with self._mesh(case, compiled) as mesh:
             mesh.wait_ready(timeout=TIMEOUT)
             if self._asyncio:
                 return asyncio.run(self._run_async(case, mesh))
             with self._client(self._host.Client, self._transports.MeshTransport, mesh) as client:
-                return drive(case, lambda sent: self._send(client, sent))
+                return settled(case, mesh, drive(case, lambda sent: self._send(client, sent)))
 
     def rejection(self, case: Case, compiled: Compiled) -> str | None:
         """meshlib's complaint about a configuration, None if it takes it."""
@@ -55,9 +56,10 @@ class MeshRunner:
     def _client(self, client: Any, transport: Any, mesh: Any) -> Any:
         return client(transport=transport(mesh, local_reply="response"), timeout=TIMEOUT)
 
-    async def _run_async(self, case: Case, mesh: Any) -> list[Outcome]:
+    async def _run_async(self, case: Case, mesh: Any) -> Run:
         async with self._client(self._host.AsyncClient, self._transports.AsyncMeshTransport, mesh) as client:
-            return await drive_async(case, lambda sent: self._send_async(client, sent))
+            outcomes = await drive_async(case, lambda sent: self._send_async(client, sent))
+            return await settled_async(case, mesh, outcomes)
 
     def _send(self, client: Any, sent: Sent) -> Outcome:
         start = time.monotonic()

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from conformance.case import Case
-    from conformance.outcome import Outcome
+    from conformance.outcome import Run
     from conformance.resources import Compiled
 
 
 class Runner(Protocol):
     """Whoever can be given a case."""
 
-    def run(self, case: Case, compiled: Compiled) -> list[Outcome]:
+    def run(self, case: Case, compiled: Compiled) -> Run:
         """Send the requests of ``case``."""
 
     def rejection(self, case: Case, compiled: Compiled) -> str | None:

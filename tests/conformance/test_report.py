@@ -33,6 +33,7 @@ def test_all_equal() -> None:
         "listed": 0,
         "unexplained": 0,
         "runners": {"httpx": {"cases": 2, "equal": 2, "listed": 0, "unexplained": 0}},
+        "counters": {},
     }
 
 
