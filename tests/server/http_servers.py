@@ -143,4 +143,5 @@ SERVERS: dict[str, Serve] = {**ASGI, "werkzeug": with_werkzeug}
 
 
 def serving(kind: str, inbound: Inbound) -> contextlib.AbstractContextManager[int]:
+    inbound.wait_ready()  # a handshake before there is a certificate fails
     return SERVERS[kind](inbound)
