@@ -214,11 +214,12 @@ class Mesh:
     def _starting(self) -> None:
         """At the first call of a process, also of a forked one."""
         with self._publishing:
-            settings, self._observe = self._observe, None
+            settings = self._observe
             if settings is not None:
                 from meshlib.observe.attach import attach
 
                 attach(self, settings)
+                self._observe = None
                 if wanted := settings.admin or os.environ.get("MESHLIB_ADMIN"):
                     from meshlib.admin.doors import Doors
 

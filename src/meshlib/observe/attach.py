@@ -15,8 +15,22 @@ __all__ = ["attach"]
 
 
 def attach(mesh: Mesh, settings: Observe) -> None:
-    """Subscribe the observers that these settings ask for. Once for each Mesh."""
+    """Subscribe the observers that these settings ask for. Once for each Mesh.
+
+    Raises ConfigError for an access log that can't be; nothing has been subscribed then.
+    """
     engine = mesh.engine
+    if settings.access_log or (settings.listener_access_log and _may_ask_for_logs(mesh)):
+        from meshlib.observe.access_log.setup import subscribe
+
+        mesh.access_logs = subscribe(
+            engine,
+            mesh.stats,
+            mesh.clock,
+            engine.random,
+            settings.access_log,
+            configured=settings.listener_access_log,
+        )
     tracing: TracingObserver | None = None
     if settings.tracing is not False:
         from meshlib.observe.server_tracing import ServerTracingObserver
@@ -35,17 +49,6 @@ def attach(mesh: Mesh, settings: Observe) -> None:
 
         given = None if settings.otel_metrics is True else settings.otel_metrics
         OtelMetrics(mesh.stats, mesh.clock.time, given)
-    if settings.access_log or (settings.listener_access_log and _may_ask_for_logs(mesh)):
-        from meshlib.observe.access_log.setup import subscribe
-
-        mesh.access_logs = subscribe(
-            mesh.engine,
-            mesh.stats,
-            mesh.clock,
-            mesh.engine.random,
-            settings.access_log,
-            configured=settings.listener_access_log,
-        )
     if settings.recent_calls > 0:
         from meshlib.observe.recent import RecentCalls, RecentRequests
 

@@ -21,8 +21,8 @@ class Observe:
     """tracing: spans by the globally configured OpenTelemetry provider, or by this one; False: none, and no trace context is
     passed on. Without an SDK in the process there are no spans, but the context still goes on.
 
-    access_log: logs of calls; a text is the format of one to the logger `meshlib.access`. listener_access_log: those that the
-    configuration asks for (`access_log` of the HttpConnectionManager) are written.
+    access_log: one log of calls, or several; a text is the format of one to the logger `meshlib.access`. listener_access_log:
+    those that the configuration asks for (`access_log` of the HttpConnectionManager) are written.
 
     metrics: calls are counted as Istio's proxies count them, and by route, beside what the engine counts as Envoy does.
     otel_metrics: all that is counted is also exported by OpenTelemetry's global meter provider, or by this one.
@@ -36,7 +36,7 @@ class Observe:
     tracing: bool | TracerProvider = True
     metrics: bool = True
     otel_metrics: bool | MeterProvider = False
-    access_log: Sequence[AccessLog | str] = ()
+    access_log: Sequence[AccessLog | str] | AccessLog | str = ()
     listener_access_log: bool = True
     recent_calls: int = 256
     admin: bool | str = False

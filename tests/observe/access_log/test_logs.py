@@ -271,6 +271,26 @@ def test_inbound_requests(tmp_path: Path) -> None:
     assert (tmp_path / "listener").read_text() == "250\n"
 
 
+def test_one_log_needs_no_list(tmp_path: Path, records: Callable[[], list[logging.LogRecord]]) -> None:
+    run(observed(access_log=meshlib.AccessLog(format=SHORT, to=tmp_path / "log")))
+    run(observed(access_log="envoy"))
+    assert (tmp_path / "log").read_text() == "GET /a 200 -\n"
+    assert len(records()) == 1
+
+
+def test_calls_that_leave_the_mesh_are_not_logged(tmp_path: Path) -> None:
+    log = meshlib.AccessLog(format=SHORT, to=tmp_path / "log")
+    with Upstream() as upstream, Upstream() as outside:
+        config = [service("svc", upstream.address), service("other", upstream.address)]
+        with (
+            meshlib.Mesh(config=config, unknown_hosts="passthrough", observe=observed(log)) as mesh,
+            httpx.Client(transport=MeshTransport(mesh)) as client,
+        ):
+            assert client.get(f"http://{outside.address}/x").status_code == 200
+            client.get("http://svc/a")
+    assert (tmp_path / "log").read_text() == "GET /a 200 -\n"
+
+
 @pytest.mark.parametrize(
     ("asked", "word"),
     [
@@ -289,8 +309,9 @@ def test_mistakes_are_said_at_the_start(asked: meshlib.AccessLog, word: str) -> 
         Upstream() as upstream,
         meshlib.Mesh(config=[configuration(upstream)], observe=observed(asked)) as mesh,
     ):
-        with pytest.raises(meshlib.ConfigError, match=word):
-            mesh.start()
+        for _ in range(2):
+            with pytest.raises(meshlib.ConfigError, match=word):
+                mesh.start()
 
 
 def test_what_is_not_supported_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,8 @@ class OutboundLog(CallObserver):
         self._configured = configured
 
     def over(self, call: Call, now: float) -> None:
+        if call.passthrough:
+            return  # it has left the mesh, which does not know what became of it
         writes = self._always
         if self._configured:
             listener = call.listener

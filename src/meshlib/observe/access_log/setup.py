@@ -39,13 +39,14 @@ def subscribe(
     registry: Registry,
     clock: Clock,
     random: Random,
-    wanted: Sequence[AccessLog | str],
+    wanted: Sequence[AccessLog | str] | AccessLog | str,
     *,
     configured: bool,
 ) -> Logs:
     """Have calls logged from now on. configured: also by the access logs of Listeners. Raises ConfigError."""
     logs = Logs(registry, clock, random)
-    asked = [AccessLog(format=each) if isinstance(each, str) else each for each in wanted]
+    several = [wanted] if isinstance(wanted, AccessLog | str) else wanted
+    asked = [AccessLog(format=each) if isinstance(each, str) else each for each in several]
     outbound = tuple(_write(logs, each) for each in asked if each.calls != "inbound")
     inbound = tuple(_write(logs, each) for each in asked if each.calls != "outbound")
     if configured or outbound:
