@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
 from meshlib.engine.observer import CallObserver
+from meshlib.errors import DeadlineExceeded
 from meshlib.observe.tracing import TracingObserver
-from meshlib.observe.tracing.attributes import redacted, server_of
+from meshlib.observe.tracing.attributes import error_type, redacted, server_of
 from meshlib.observe.tracing.chance import OwnRandom
 from meshlib.observe.tracing.spans import ApiSpans, SdkSpans, spans_of
 from meshlib.policy.failure import FailureKind
@@ -201,6 +204,33 @@ def test_a_call_given_up_is_no_error(straight: bool) -> None:
     for span in world.spans():
         assert span.status.status_code is StatusCode.UNSET
         assert "error.type" not in (span.attributes or {})
+
+
+def test_an_rpc_given_up_is_no_error(straight: bool) -> None:
+    world = traced(straight=straight)
+    world.call(rpc_view()).cancel()
+    for span in world.spans():
+        assert span.status.status_code is StatusCode.UNSET
+        assert "error.type" not in (span.attributes or {})
+
+
+class Coded(Exception):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("x"), "ValueError"),
+        (DeadlineExceeded("x"), "meshlib.errors.DeadlineExceeded"),
+        (Coded(), "RESOURCE_EXHAUSTED"),
+        (asyncio.CancelledError(), "CANCELLED"),
+        (GeneratorExit(), "CANCELLED"),
+    ],
+)
+def test_what_an_error_is_called(error: BaseException, expected: str) -> None:
+    assert error_type(error) == expected
 
 
 def test_no_attempt_no_listener_and_a_direct_response() -> None:

@@ -20,7 +20,7 @@ import meshlib
 from meshlib.grpc import aio_channel
 from meshlib.grpc import channel as mesh_channel
 from meshlib.httpx import AsyncMeshTransport, MeshTransport
-from meshlib.testing import Reply, Upstream, service
+from meshlib.testing import Hang, Reply, Upstream, service
 from tests.observe.tracing.receiver import Receiver, grpc_receiver, http_receiver
 
 WAITS = {"base_interval": "0.001s", "max_interval": "0.001s"}
@@ -274,3 +274,39 @@ def test_a_target_that_grpc_reaches_without_the_mesh(
     context = span.get_span_context()
     assert handler.seen[-1]["own"] == "x"
     assert handler.seen[-1]["traceparent"][3:52] == f"{context.trace_id:032x}-{context.span_id:016x}"
+
+
+@pytest.mark.parametrize("how", ["httpx", "httpx-async", "cancelled"])
+def test_who_gives_up(provider: TracerProvider, receiver: Receiver, how: str) -> None:
+    """httpx's own timeout is an error of the call; a call that is cancelled is none."""
+
+    async def fetch(mesh: meshlib.Mesh) -> None:
+        async with httpx.AsyncClient(transport=AsyncMeshTransport(mesh), timeout=0.05) as client:
+            await client.get("http://reviews/")
+
+    async def cancel(mesh: meshlib.Mesh) -> None:
+        async with httpx.AsyncClient(transport=AsyncMeshTransport(mesh)) as client:
+            task = asyncio.create_task(client.get("http://reviews/"))
+            while not upstream.requests:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait([task])
+
+    with Upstream(default=Hang()) as upstream:
+        observe = meshlib.Observe(tracing=provider)
+        with meshlib.Mesh(config(upstream.address), observe=observe) as mesh:
+            if how == "httpx":
+                with httpx.Client(transport=MeshTransport(mesh), timeout=0.05) as client:
+                    with pytest.raises(httpx.ReadTimeout):
+                        client.get("http://reviews/")
+            elif how == "httpx-async":
+                with pytest.raises(httpx.ReadTimeout):
+                    asyncio.run(fetch(mesh))
+            else:
+                asyncio.run(cancel(mesh))
+    provider.force_flush()
+    (whole,) = [span for span in receiver.spans if span.kind == "INTERNAL"]
+    expected = "read_timeout" if how.startswith("httpx") else None
+    assert whole.attributes.get("error.type") == expected
+    assert whole.status == (2 if expected else 0)
+    assert whole.attributes["response_flags"] == "DC"

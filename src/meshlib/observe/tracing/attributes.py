@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
+from meshlib.errors import MeshError
 from meshlib.resources.route import PathKind
 
 if TYPE_CHECKING:
@@ -198,31 +199,45 @@ def attempt_ended(call: Call, attempt: Attempt, attributes: Attributes, *, rpc: 
 def _outcome(call: Call, attributes: Attributes, *, rpc: bool) -> Status | None:
     """Status and error of the call, which are those of the accepted attempt too."""
     error = call.error
+    failure = None if error is None else error_type(error)
     if rpc:
         number = call.grpc_status
         if number is not None:
             code = GRPC_CODES[int(number)] if number.isdigit() and int(number) < len(GRPC_CODES) else number
             attributes["rpc.response.status_code"] = code
-            if code == "OK" and error is None:
-                return None
-            if error is None:
-                attributes["error.type"] = code
-                return ERROR
-    else:
-        status = call.status
-        if status:
-            attributes["http.response.status_code"] = status
-            if error is None:
-                if status < 400:
-                    return None
-                attributes["error.type"] = str(status)
-                return ERROR
-    if error is None:  # given up by the caller: no error
+            if error is None and code != "OK":
+                failure = code
+        elif failure in GRPC_CODES:
+            attributes["rpc.response.status_code"] = failure
+    elif call.status:
+        attributes["http.response.status_code"] = call.status
+        if error is None and call.status >= 400:
+            failure = str(call.status)
+    if failure is None or failure == _GIVEN_UP:
         return None
+    attributes["error.type"] = failure
+    return ERROR if error is None else Status(StatusCode.ERROR, sound(str(error)))
+
+
+_GIVEN_UP = "CANCELLED"
+
+
+def error_type(error: BaseException) -> str:
+    """The class; of one of the host library's own timeouts `read_timeout` and its like, of a status that grpcio made its name.
+
+    CANCELLED: the caller gave up, which is no error.
+    """
+    if not isinstance(error, MeshError):
+        phase = getattr(error, "phase", None)
+        if phase is not None:
+            return f"{phase.value}_timeout"
+        code = getattr(error, "code", None)
+        if callable(code):
+            return str(code().name)
+        if type(error).__name__ in ("CancelledError", "GeneratorExit"):
+            return _GIVEN_UP
     kind = type(error)
-    module = kind.__module__
-    attributes["error.type"] = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
-    return Status(StatusCode.ERROR, str(error))
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 _known: tuple[Snapshot | None, Attributes] = (None, {})
