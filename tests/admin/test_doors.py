@@ -47,6 +47,17 @@ def test_without_being_asked_nothing_opens(upstream: Upstream, run_directory: Pa
     assert not run_directory.exists()
 
 
+def test_the_socket_alone(upstream: Upstream) -> None:
+    with made(upstream, admin="unix") as mesh:
+        mesh.start()
+        assert mesh.doors is not None
+        assert mesh.doors.url is None
+        with ProcessDirectory() as directory:
+            (process,) = directory.list()
+            assert process.url == ""
+            assert directory.ask(process, "/ready").body == b"LIVE\n"
+
+
 @pytest.mark.parametrize("value", ["0", "off", "No"])
 def test_the_environment_may_say_no(
     upstream: Upstream, run_directory: Path, monkeypatch: pytest.MonkeyPatch, value: str

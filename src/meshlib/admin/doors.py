@@ -31,15 +31,17 @@ logger = logging.getLogger("meshlib.admin")
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
+_UNIX = "unix"
 
 
 class Doors:
-    """wanted: True, or a text as MESHLIB_ADMIN has it: `1`, or `host:port` (a port that is taken, by another worker for example,
-    is replaced by a free one)."""
+    """wanted: True, or a text as MESHLIB_ADMIN has it: `1`, `host:port` (a port that is taken, by another worker for example, is
+    replaced by a free one), or `unix`: no port, for machines whose other users must not see it."""
 
     def __init__(self, mesh: Mesh, wanted: bool | str) -> None:
         text = str(wanted).strip().lower()
-        self._listen = None if text in _OFF else "127.0.0.1:0" if text in _ON else str(wanted)
+        self._wanted = text not in _OFF
+        self._listen = None if text == _UNIX else "127.0.0.1:0" if text in _ON else str(wanted)
         self.admin = Admin(mesh)
         self._mesh = mesh
         self._lock = threading.Lock()
@@ -107,10 +109,10 @@ class Doors:
             directory.close()
 
     def _open(self) -> None:
-        if self._listen is None:
+        if not self._wanted:
             return
         listeners: list[socket.socket] = []
-        tcp = self._tcp(self._listen)
+        tcp = None if self._listen is None else self._tcp(self._listen)
         url = ""
         if tcp is not None:
             listeners.append(tcp)
