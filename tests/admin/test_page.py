@@ -420,7 +420,7 @@ def test_two_hundred_services(browser: Any, upstream: Upstream) -> None:
             assert page.locator("table:has(caption:text-is('Services')) tbody tr").count() == 200
             open_view(page, "graph")
             assert page.locator("svg.graph .edge").count() == 24
-            assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 300
+            assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 200
             open_view(page, "endpoints")
             assert page.locator("tbody tr").count() == 25
         stop.set()
