@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 import meshlib
 from meshlib import proto
 from meshlib.admin.calls import Tap
+from meshlib.admin.processes import ProcessDirectory
 from meshlib.cli.app import app
 from meshlib.httpx import MeshTransport
 from meshlib.testing import ControlPlane, Reply, Upstream, serve, service
@@ -254,3 +255,17 @@ def test_what_a_process_says_can_do_nothing_to_a_terminal() -> None:
     from meshlib.cli.output import clean
 
     assert clean("a\x1b[2Jb\r\n") == "a\ufffd[2Jb\ufffd\ufffd"
+
+
+def test_a_process_that_hangs(mesh: meshlib.Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlib.cli.status.TIMEOUT", 0.1)
+    with ProcessDirectory() as directory:
+        seat = directory.sit_down(group="g", started=0.0)
+        try:
+            done = run("status", "--json")
+            found = json.loads(done.stdout)
+            assert done.exit_code == 1
+            assert found["unreachable"][-1]["name"] == seat.process.name
+            assert "timed out" in found["unreachable"][-1]["reason"]
+        finally:
+            seat.leave()
