@@ -109,17 +109,18 @@ def _server(attributes: Attributes, target: str) -> None:
         attributes["server.port"] = port
 
 
-def _what(request: RequestView, path: str, authority: str, *, rpc: bool) -> Attributes:
-    """What is asked of whom."""
+def asked(call: Call, *, rpc: bool) -> Attributes:
+    """What the spans of the call and of its attempts have in common. The configuration may say how long a path may be."""
+    request = call.request
     attributes: Attributes
     if rpc:
-        attributes = {"rpc.system.name": "grpc", "rpc.method": sound(path[1:])}
+        attributes = {"rpc.system.name": "grpc", "rpc.method": sound(request.path[1:])}
     else:
         method = request.method
         known = method in METHODS
         attributes = {
             "http.request.method": method if known else "_OTHER",
-            "url.full": f"{request.scheme}://{sound(authority)}{redacted(path)}",
+            "url.full": _url(call, request.authority, request.path),
         }
         if not known:
             attributes["http.request.method_original"] = method
@@ -127,10 +128,12 @@ def _what(request: RequestView, path: str, authority: str, *, rpc: bool) -> Attr
     return attributes
 
 
-def asked(call: Call, *, rpc: bool) -> Attributes:
-    """What the spans of the call and of its attempts have in common."""
-    request = call.request
-    return _what(request, request.path, request.authority, rpc=rpc)
+def _url(call: Call, authority: str, path: str) -> str:
+    path, listener = redacted(path), call.listener
+    tracing = None if listener is None else listener.listener.http.tracing
+    if tracing is not None:
+        path = path[: tracing.max_path_tag_length]
+    return f"{call.request.scheme}://{sound(authority)}{path}"
 
 
 def call_attributes(call: Call, common: Attributes) -> Attributes:
@@ -176,7 +179,7 @@ def attempt_ended(call: Call, attempt: Attempt, attributes: Attributes, *, rpc: 
         attributes["network.protocol.version"] = "2" if call.protocol == "HTTP/2" else "1.1"
         request, path, authority = call.request, call.path_sent, call.authority_sent
         if not rpc and (path != request.path or authority != request.authority):
-            attributes["url.full"] = f"{request.scheme}://{sound(authority)}{redacted(path)}"
+            attributes["url.full"] = _url(call, authority, path)
         return _outcome(call, attributes, rpc=rpc)
     if attempt.failure is not None:
         if attempt.failure == "cancelled":

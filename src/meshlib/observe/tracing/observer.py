@@ -254,9 +254,4 @@ def _moment(span: Recording, call: Call, now: float) -> int:
 
 def _configured_tags(tracing: Tracing, call: Call, attributes: dict[str, Any]) -> None:
     route: RouteTracing | None = None if call.route is None else call.route.resource.tracing
-    url = attributes.get("url.full")
-    if url is not None:
-        scheme, found, rest = url.partition("://")
-        host, slash, path = rest.partition("/")
-        attributes["url.full"] = f"{scheme}{found}{host}{(slash + path)[: tracing.max_path_tag_length]}"
     attributes.update(custom_tags(tracing, route, call))
