@@ -22,7 +22,10 @@ from tests.observe.counting import workers
 LIMIT = 60.0
 PROGRAM = prometheus()
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Prometheus: `make peers` gets it where apt is")
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None, reason="no Prometheus: `make peers` gets it where apt is"),
+    pytest.mark.timeout(300),
+]
 
 TOTALS = (
     'sum(istio_requests_total{reporter="source"})',

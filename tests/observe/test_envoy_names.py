@@ -17,6 +17,7 @@ from meshlib.observe.exposition import exposition
 from meshlib.testing.upstream import Behaviour, Reply, Reset, Upstream
 
 pytest.importorskip("envoy")
+pytestmark = pytest.mark.envoy
 
 TYPE = "type.googleapis.com/"
 MANAGER = TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
