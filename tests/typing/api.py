@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import assert_type
 
@@ -90,6 +91,13 @@ def observed() -> None:
     admin = mesh.admin(token="t0ken", hosts=["admin.internal"])
     with admin.serve("127.0.0.1:0") as serving:
         assert_type(serving.url, str)
+
+
+def logged() -> None:
+    lines = meshlib.AccessLog(format="%START_TIME% %RESPONSE_CODE%\n", to=Path("access.log"), calls="outbound")
+    records = meshlib.AccessLog(format={"code": "%RESPONSE_CODE%"}, to=logging.getLogger("calls"))
+    meshlib.Mesh(config=[], observe=meshlib.Observe(access_log=[lines, records, "istio"]))
+    meshlib.Mesh(config=[], observe=meshlib.Observe(access_log="envoy", listener_access_log=False))
 
 
 def what_went_wrong(client: httpx.Client) -> None:
