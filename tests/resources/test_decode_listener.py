@@ -109,12 +109,11 @@ def test_an_optional_filter_that_is_unknown_is_left_out_and_reported() -> None:
 
 
 def test_what_is_not_applied_is_reported() -> None:
-    listener = socket_listener(tracing={}, via="v")
+    listener = socket_listener(via="v")
     listener["filter_chains"][0]["filter_chain_match"] = {"destination_port": 80}
     listener["access_log"] = [{"name": "b"}]
     assert set(decoded(proto.LISTENER, listener).unsupported) == {
         "access_log",
-        f"{SOCKET}.tracing",
         f"{SOCKET}.via",
     }
 
