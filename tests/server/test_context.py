@@ -183,6 +183,37 @@ def test_nothing_is_left_to_the_next_request_of_the_thread() -> None:
     assert json.loads(next(second)) == {"id": None, "left": None, "peer": "10.0.0.2", "own": "unset"}
 
 
+def test_flasks_test_client_keeps_the_context_of_the_application() -> None:
+    import flask
+
+    app = flask.Flask(__name__)
+    app.wsgi_app = wsgi.MeshMiddleware(app.wsgi_app)  # type: ignore[method-assign]
+
+    @app.get("/parts")
+    def parts() -> flask.Response:
+        def each() -> Iterator[str]:
+            for _ in range(2):
+                yield f"{flask.request.path} {seen_now()['id']} "
+
+        return flask.Response(flask.stream_with_context(each()))
+
+    @app.get("/broken")
+    def broken() -> str:
+        raise ZeroDivisionError
+
+    app.testing = True
+    with app.test_client() as client:
+        client.get("/parts", headers={"x-request-id": "b"})
+        assert (seen_now()["id"], seen_now()["peer"]) == (None, "")
+        assert client.get("/parts", headers={"x-request-id": "a"}).text == "/parts a /parts a "
+        assert flask.request.path == "/parts"
+        assert seen_now()["id"] is None
+        with pytest.raises(ZeroDivisionError):
+            client.get("/broken", headers={"x-request-id": "a"})
+        assert (seen_now()["id"], seen_now()["peer"]) == (None, "")
+    assert not flask.has_request_context()
+
+
 def test_an_application_sees_the_request_id_that_counts() -> None:
     found: list[Any] = []
 

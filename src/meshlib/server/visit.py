@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from meshlib.runtime.clock import Clock
     from meshlib.server.inbound import Admission
 
-__all__ = ["DISCONNECTED", "VIA_UPSTREAM", "Visit", "content_length", "inherited", "recorded", "request_id"]
+__all__ = [
+    "DISCONNECTED",
+    "VIA_UPSTREAM",
+    "Tokens",
+    "Visit",
+    "content_length",
+    "inherited",
+    "recorded",
+    "request_id",
+]
 
 VIA_UPSTREAM = "via_upstream"
 """Envoy's details of a response that came from the application."""
@@ -42,7 +51,8 @@ DISCONNECTED = "downstream_remote_disconnect"
 """Envoy's details of a request whose caller went away."""
 
 FORCE_TRACE = "x-envoy-force-trace"
-_Tokens = tuple[Token[InboundPeer], Token[InboundContext | None]]
+Tokens = tuple[Token[InboundPeer], Token[InboundContext | None]]
+"""What `Visit.enter` has set, for `Visit.leave`."""
 
 
 def inherited(headers: Headers, now: float, remaining: float | None = None) -> InboundContext:
@@ -117,16 +127,17 @@ class Visit:
         asked = chain is not None and chain.http.always_set_request_id_in_response
         return self.context.request_id if asked else None
 
-    def enter(self) -> _Tokens:
+    def enter(self) -> Tokens:
         """The application's code begins, in this context."""
         return CURRENT.set(self.admission.peer), INBOUND.set(self.context)
 
-    def leave(self, tokens: _Tokens) -> None:
+    def leave(self, tokens: Tokens) -> None:
         """It has ended. For adapters that have no context of their own."""
         record = self.record
         if record is not None:
-            for undo in reversed(record.undo):
-                tell((undo,))
+            undo, record.undo = record.undo, []
+            for each in reversed(undo):
+                tell((each,))
         peer, context = tokens
         with suppress(ValueError):  # closed by the garbage collector, in some other context
             CURRENT.reset(peer)

@@ -26,7 +26,8 @@ from meshlib.routing.request import Headers
 from meshlib.server.arrival import UNESCAPED, Arrival
 from meshlib.server.inbound import Inbound
 from meshlib.server.tls import UNKNOWN, Connection, connection_of
-from meshlib.server.wsgi_body import Watch, body_of
+from meshlib.server.visit import Visit
+from meshlib.server.wsgi_body import Place, Watch, body_of
 
 __all__ = ["MeshMiddleware"]
 
@@ -38,6 +39,8 @@ _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _RAW = ("RAW_URI", "REQUEST_URI")
 _XFCC = "HTTP_X_FORWARDED_CLIENT_CERT"
 _REQUEST_ID = "HTTP_X_REQUEST_ID"
+_PRESERVES = "werkzeug.debug.preserve_context"
+"""Flask's test client wants the context variables of the application for its test: they can't be in a copy of the context."""
 _WITHOUT_PREFIX = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 
 
@@ -53,35 +56,46 @@ class MeshMiddleware:
         self._inbound = inbound or Inbound()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if _PRESERVES in environ:
+            return self._answer(environ, start_response, None)
         context = copy_context()
         return context.run(self._answer, environ, start_response, context)
 
-    def _answer(self, environ: Environ, start_response: StartResponse, context: Context) -> Iterable[bytes]:
+    def _answer(
+        self, environ: Environ, start_response: StartResponse, context: Context | None
+    ) -> Iterable[bytes]:
         socket = next((environ[name] for name in _SOCKETS if name in environ), None)
         connection = connection_of(socket)
         arrival = _arrival(environ, socket, connection)
         visit = self._inbound.receive(arrival, environ.get("SERVER_PROTOCOL", "HTTP/1.1"))
-        admission = visit.admission
-        if admission.refusal is not None:
-            visit.refused()
-            return _refuse(start_response, admission.refusal, visit.echoed)
-        if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
-            environ["wsgi.url_scheme"] = "https" if connection.tls else "http"
-        environ.pop(_XFCC, None)
-        if admission.xfcc is not None:
-            environ[_XFCC] = admission.xfcc
-        if visit.context.request_id is not None:
-            environ[_REQUEST_ID] = visit.context.request_id
-        if admission.path is not None:
-            _show_path(environ, arrival.path, admission.path)
-        visit.enter()
-        watch = Watch(visit, environ, start_response) if visit.is_watched else None
+        place, refusal = Place(visit, context), visit.admission.refusal
         try:
+            if refusal is not None:
+                visit.refused()
+                return _refuse(start_response, refusal, visit.echoed)
+            _show(environ, visit, arrival)
+            watch = Watch(visit, environ, start_response) if visit.is_watched else None
             body = self._app(environ, start_response if watch is None else watch.start_response)
+            return body_of(body, environ, place, watch)
         except BaseException as error:
             visit.failed(error)
             raise
-        return body_of(body, environ, context, watch)
+        finally:
+            place.leave()
+
+
+def _show(environ: Environ, visit: Visit, arrival: Arrival) -> None:
+    """What the application sees."""
+    admission, connection = visit.admission, arrival.connection
+    if connection is not UNKNOWN:  # a PERMISSIVE server takes every connection for an encrypted one
+        environ["wsgi.url_scheme"] = "https" if connection.tls else "http"
+    environ.pop(_XFCC, None)
+    if admission.xfcc is not None:
+        environ[_XFCC] = admission.xfcc
+    if visit.context.request_id is not None:
+        environ[_REQUEST_ID] = visit.context.request_id
+    if admission.path is not None:
+        _show_path(environ, arrival.path, admission.path)
 
 
 def _arrival(environ: Environ, socket: Any, connection: Connection) -> Arrival:

@@ -14,9 +14,33 @@ from typing import Any
 from meshlib.engine.headers import REQUEST_ID
 from meshlib.server.visit import Visit, content_length
 
-__all__ = ["Watch", "body_of"]
+__all__ = ["Place", "Watch", "body_of"]
 
 _END: Any = object()
+
+
+class Place:
+    """The context (contextvars) of a request: one of its own, or, context None, the thread's, restored after each step."""
+
+    def __init__(self, visit: Visit, context: Context | None) -> None:
+        self._visit = visit
+        self._context = context
+        self._tokens = visit.enter()
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A step of the response, after the application has returned."""
+        if self._context is not None:
+            return self._context.run(function, *arguments)
+        tokens = self._visit.enter()
+        try:
+            return function(*arguments)
+        finally:
+            self._visit.leave(tokens)
+
+    def leave(self) -> None:
+        """The application has returned."""
+        if self._context is None:
+            self._visit.leave(self._tokens)
 
 
 class Watch:
@@ -79,7 +103,7 @@ class Watch:
 
 
 def body_of(
-    body: Iterable[bytes], environ: dict[str, Any], context: Context, watch: Watch | None
+    body: Iterable[bytes], environ: dict[str, Any], place: Place, watch: Watch | None
 ) -> Iterable[bytes]:
     """What the server is given in its place."""
     if isinstance(body, (list, tuple)):
@@ -92,7 +116,7 @@ def body_of(
         if watch is not None:
             _at_close(body, watch)
         return body
-    return _Body(body, context, watch)
+    return _Body(body, place, watch)
 
 
 def _at_close(body: Any, watch: Watch) -> None:
@@ -115,9 +139,9 @@ def _at_close(body: Any, watch: Watch) -> None:
 class _Body:
     """Iterated over and closed in the context of its request, on whatever thread."""
 
-    def __init__(self, body: Iterable[bytes], context: Context, watch: Watch | None) -> None:
+    def __init__(self, body: Iterable[bytes], place: Place, watch: Watch | None) -> None:
         self._body = body
-        self._context = context
+        self._place = place
         self._watch = watch
         self._iterator: Iterator[bytes] | None = None
 
@@ -128,15 +152,15 @@ class _Body:
         watch = self._watch
         try:
             if self._iterator is None:
-                self._iterator = self._context.run(iter, self._body)
-            chunk: bytes = self._context.run(next, self._iterator, _END)
+                self._iterator = self._place.run(iter, self._body)
+            chunk: bytes = self._place.run(next, self._iterator, _END)
         except BaseException as error:
             if watch is not None:
-                self._context.run(watch.failed, error)
+                self._place.run(watch.failed, error)
             raise
         if chunk is _END:
             if watch is not None:
-                self._context.run(watch.over)
+                self._place.run(watch.over)
             raise StopIteration
         if watch is not None:
             watch.sent(len(chunk))
@@ -146,7 +170,7 @@ class _Body:
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
-                self._context.run(close)
+                self._place.run(close)
         finally:
             if self._watch is not None:
-                self._context.run(self._watch.closed)
+                self._place.run(self._watch.closed)
