@@ -642,7 +642,6 @@ def test_what_is_not_applied_is_reported() -> None:
         f"{route}.route.internal_redirect_policy",
         f"{route}.route.retry_policy.per_try_idle_timeout",
         f"{route}.request_headers_to_add[0].header.value<%TRACE_ID%>",
-        f"{route}.tracing",
         f'{route}.typed_per_filter_config["envoy.filters.http.cors"]',
     }
     assert len(found.warnings) == 1

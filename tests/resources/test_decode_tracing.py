@@ -77,7 +77,8 @@ def test_tags() -> None:
 
 @pytest.mark.parametrize("kind", ["request", "cluster", "host"])
 def test_metadata_that_is_not_known_is_reported(kind: str) -> None:
-    tag = {"tag": "t", "metadata": {"kind": {kind: {}}, "metadata_key": {"key": "k", "path": [{"key": "p"}]}, "default_value": "z"}}
+    key = {"key": "k", "path": [{"key": "p"}]}
+    tag = {"tag": "t", "metadata": {"kind": {kind: {}}, "metadata_key": key, "default_value": "z"}}
     result = decoded(proto.LISTENER, api_listener(tracing={"custom_tags": [tag]}))
     listener = result.resource
     assert isinstance(listener, Listener)
