@@ -7,7 +7,7 @@ import sys
 from random import Random
 
 from meshlib.engine.observer import InboundCall
-from meshlib.observe.access_log.facts import InboundFacts
+from meshlib.observe.access_log.inbound import InboundFacts
 from meshlib.observe.access_log.logs import Logs
 from meshlib.resources.access_log import TextFormat
 from meshlib.resources.format import parse

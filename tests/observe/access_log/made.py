@@ -28,6 +28,7 @@ class MadeFacts:
         **given: Any,
     ) -> None:
         self.request = RequestView(method, "http", "svc", path, list(headers))
+        self.pairs = headers
         self.headers = dict(reversed(headers))
         self.method, self.scheme, self.authority, self.path = method, "http", "svc", path
         self.response_headers = response_headers

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from meshlib.observe.access_log.facts import CallFacts, InboundFacts
 from meshlib.observe.access_log.files import FileStats, LineFile, LineStream
 from meshlib.observe.access_log.filters import Predicate, compile_filter
 from meshlib.observe.access_log.formatter import compile_fields, compile_line, compile_value
+from meshlib.observe.access_log.inbound import InboundFacts
+from meshlib.observe.access_log.outbound import CallFacts
 from meshlib.observe.access_log.queue import Queue
 from meshlib.observe.access_log.records import Entry, LoggingSink, OpenTelemetryLogs
 from meshlib.resources.access_log import (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshlib.engine.observer import CallObserver, InboundObserver
-from meshlib.observe.access_log.facts import CallFacts, InboundFacts
+from meshlib.observe.access_log.inbound import InboundFacts
 from meshlib.observe.access_log.logs import Logs, Write
+from meshlib.observe.access_log.outbound import CallFacts
 
 if TYPE_CHECKING:
     from meshlib.engine.call import Call

@@ -1,0 +1,127 @@
+"""What an access log says of a request that a server of this process has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from meshlib.observe.access_log.facts import Sent, Trailers, trace_of
+from meshlib.routing.matchers.header import HasHeaders
+from meshlib.routing.request import ResponseView
+
+if TYPE_CHECKING:
+    from meshlib.engine.observer import InboundCall
+
+__all__ = ["InboundFacts"]
+
+
+class InboundFacts:
+    """Of a request that a server of this process has answered."""
+
+    __slots__ = ("_record", "duration", "ended", "headers", "pairs", "started")
+
+    def __init__(self, record: InboundCall) -> None:
+        self._record = record
+        self.started = record.epoch
+        self.duration = record.ended - record.started
+        self.ended = record.epoch + self.duration
+        self.pairs = record.headers
+        self.headers = dict(reversed(record.headers))
+
+    @property
+    def request(self) -> HasHeaders:
+        return Sent(self)
+
+    @property
+    def method(self) -> str:
+        return self._record.method
+
+    @property
+    def scheme(self) -> str:
+        return self._record.scheme
+
+    @property
+    def path(self) -> str:
+        return self._record.path
+
+    @property
+    def authority(self) -> str:
+        return self._record.authority
+
+    @property
+    def response_headers(self) -> Sequence[tuple[str, str]]:
+        return self._record.response_headers
+
+    body = None
+    cluster = None
+    cluster_raw = None
+    endpoint = None
+    hostname = None
+    stream_id = None
+    failure = None
+    upstream_protocol = None
+    first_byte = None
+    attempts = 0
+    connected = False
+    attempted: Sequence[tuple[str, str]] = ()
+
+    @property
+    def response(self) -> HasHeaders | None:
+        record = self._record
+        return ResponseView(record.status, record.response_headers) if record.status else None
+
+    @property
+    def trailers(self) -> HasHeaders | None:
+        return Trailers(self._record.response_trailers)
+
+    @property
+    def route_name(self) -> str | None:
+        return self._record.operation or None
+
+    @property
+    def protocol(self) -> str | None:
+        return self._record.protocol or None
+
+    @property
+    def status(self) -> int:
+        return self._record.status
+
+    @property
+    def grpc_status(self) -> str | None:
+        return self._record.grpc_status
+
+    @property
+    def flags(self) -> str:
+        return ",".join(self._record.flags) or "-"
+
+    @property
+    def details(self) -> str | None:
+        return self._record.details or None
+
+    @property
+    def received(self) -> int:
+        return self._record.bytes_received
+
+    @property
+    def sent(self) -> int:
+        return self._record.bytes_sent
+
+    @property
+    def remote(self) -> str | None:
+        return self._record.remote or None
+
+    @property
+    def peer(self) -> str | None:
+        return self._record.peer
+
+    @property
+    def own(self) -> str | None:
+        return self._record.own
+
+    @property
+    def trace(self) -> tuple[str, str] | None:
+        return trace_of(self.headers)
+
+    @property
+    def listener(self) -> str | None:
+        return self._record.listener or None
