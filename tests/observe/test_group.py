@@ -304,3 +304,27 @@ def test_of_others_only_what_they_have_used_is_wanted(pair: tuple[Process, Proce
     assert "unused_total" not in other.asked().document.families
     found = one.totals.whole([other.asked()], lambda: {"11", "12"})
     assert found.families["unused_total"].samples == {(): 0}
+
+
+def test_what_programs_that_have_ended_left_is_removed(folder: Path) -> None:
+    """Of a program that is one process, nobody asks any more when it has ended."""
+    gone = Process(folder, "31", 1.0, group="app")
+    gone.totals._key = f"{os.getpid()}~1"  # a process that began at another time
+    gone.counter.value = 3
+    gone.totals.close()
+    assert (folder / "31.totals").exists()
+    later = Process(folder, "32", 2.0)
+    assert not (folder / "31.totals").exists()
+    assert not list(folder.glob("*.group"))
+    later.totals.close()
+
+
+def test_workers_that_outlive_their_master_keep_their_totals(folder: Path) -> None:
+    one, other = Process(folder, "11", 1.0), Process(folder, "12", 2.0)
+    for each in (one, other):
+        each.totals._key = f"{os.getpid()}~1"
+        each.counter.value = 2
+    other.totals.close()
+    for _ in range(2):
+        assert count(one.totals.whole([], lambda: {"11"})) == 4
+    one.totals.close()

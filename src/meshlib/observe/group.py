@@ -175,7 +175,8 @@ class GroupTotals:
             parts.setdefault(kept.id, kept.document)
         counted = [found for who, found in parts.items() if who not in folded.ids or who == self.identity]
         if any(who != self.identity for who in single):
-            self._fold(alive)
+            with contextlib.suppress(OSError):  # the folder is gone, or full: the files stay as they are
+                self._fold(alive)
         return merge([*counted, folded.document])
 
     def _files(self) -> Iterator[_Kept]:
@@ -200,20 +201,24 @@ class GroupTotals:
             files = list(self._files())
             living = alive()
             for kept in files:
-                if kept.name in living or kept.id == self.identity:
-                    continue
-                if _is_over(kept.group):
-                    self._remove(f"{kept.group}.group")
-                else:
-                    into = _folded(self._read(f"{kept.group}.group"))
-                    if kept.id not in into.ids:
-                        self._write(f"{kept.group}.group", into.plus(kept))
-                self._remove(f"{kept.name}.totals")
+                if kept.id != self.identity and (self._over(kept.group) or kept.name not in living):
+                    self._fold_one(kept)
             with os.scandir(self._folder) as entries:
                 groups = [entry.name for entry in entries if entry.name.endswith(".group")]
             for name in groups:
-                if _is_over(name.removesuffix(".group")):
+                if self._over(name.removesuffix(".group")):
                     self._remove(name)
+
+    def _fold_one(self, kept: _Kept) -> None:
+        if not self._over(kept.group):
+            into = _folded(self._read(f"{kept.group}.group"))
+            if kept.id not in into.ids:
+                self._write(f"{kept.group}.group", into.plus(kept))
+        self._remove(f"{kept.name}.totals")
+
+    def _over(self, group: str) -> bool:
+        """Whether nobody will ask for the totals of that group any more."""
+        return group != self._key and _is_over(group)
 
     @contextlib.contextmanager
     def _turn(self, *, wait: bool) -> Iterator[bool]:
