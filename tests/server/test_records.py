@@ -443,6 +443,23 @@ def test_an_observer_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -
     assert len(caplog.records) <= 2
 
 
+def test_a_mesh_that_cannot_start_keeps_nobody_from_being_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start() -> None:
+        raise meshlib.ConfigError("gevent has patched `threading`")
+
+    with watched() as (mesh, recorder):
+        monkeypatch.setattr(mesh.engine, "start", start)
+        inbound = Inbound(mesh)
+        for _ in range(2):
+            assert wsgi.MeshMiddleware(ok, inbound)(environ(), lambda *_: None) == [b"ok"]
+        assert len(recorder.over) == 2
+    assert [each.message for each in caplog.records if each.name == "meshlib.server"] == [
+        "the Mesh of this server does not start: gevent has patched `threading`"
+    ]
+
+
 def test_nobody_watches() -> None:
     with meshlib.Mesh(config=[], observe=QUIET) as mesh:
         visit = Inbound(mesh).receive(arrival(), "HTTP/1.1")

@@ -264,9 +264,8 @@ class Inbound:
         where the server has read that already. refused: it has been judged.
         """
         mesh, clock = self._mesh, self.clock
-        if mesh is not None and self._started != (here := os.getpid()) and not mesh.engine.closed:
-            mesh.engine.start()
-            self._started = here
+        if mesh is not None and self._started != os.getpid():
+            self._start(mesh.engine)
         now = clock.monotonic()
         admission = refused or self.admit(arrival)
         context = inherited(arrival.headers, now, remaining)
@@ -275,9 +274,8 @@ class Inbound:
             return Visit(admission, context, None, clock, ())
         engine, chain = mesh.engine, admission.chain
         edge = chain is not None and chain.downstream.use_remote_address
-        context.forced &= (
-            arrival.connection.peer is not None and not edge
-        )  # who is not known can't ask for it
+        if edge or arrival.connection.peer is None:
+            context.forced = False  # who is not known can't ask for a trace
         context.request_id = request_id(
             context.request_id, chain, envoy=engine.envoy_headers, random=engine.random
         )
@@ -292,6 +290,17 @@ class Inbound:
             record.headers = [*kept, (REQUEST_ID, context.request_id)]
         tell(observers.inbound_begun, record)
         return Visit(admission, context, record, clock, observers.inbound_over)
+
+    def _start(self, engine: Any) -> None:
+        """At the first request of a process: whoever is to observe requests subscribes when the Mesh starts."""
+        self._started = os.getpid()
+        if not engine.closed:
+            try:
+                engine.start()
+            except (
+                ConfigError
+            ) as error:  # gevent: the control plane is out of reach, which is no reason to answer nobody
+                logger.error("the Mesh of this server does not start: %s", error)
 
     def admit(self, arrival: Arrival) -> Admission:
         """Who is calling, and whether the request may pass."""
