@@ -104,7 +104,7 @@ class Registry:
     def after_fork_in_child(self) -> None:
         """A new lock: nobody here holds the old one. Counts begin at zero: the parent goes on with those of before."""
         self.lock = threading.Lock()
-        for metric in self:
+        for metric in self.metrics():
             if isinstance(metric, Counter):
                 metric.value = 0
             elif isinstance(metric, Histogram):
