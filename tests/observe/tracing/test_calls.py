@@ -483,6 +483,16 @@ def test_which_way_spans_are_made() -> None:
     assert spans_of(trace.NoOpTracerProvider(), "x", "1", "") is None
 
 
+def test_an_sdk_that_is_switched_off_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind are not told that nobody wants the trace."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    world = traced()
+    call = world.call()
+    call.answer(200)
+    assert sent(call) == {}
+    assert world.spans() == []
+
+
 @pytest.mark.parametrize(
     "sampler",
     [ALWAYS_ON, ALWAYS_OFF, ParentBased(ALWAYS_ON), ParentBased(ALWAYS_OFF), TraceIdRatioBased(0.5)],

@@ -16,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     NonRecordingSpan,
+    NoOpTracer,
     NoOpTracerProvider,
     ProxyTracerProvider,
     SpanContext,
@@ -213,10 +214,13 @@ def _known_drops(sampler: Any) -> tuple[bool, ...]:
 
 
 def spans_of(provider: TracerProvider, name: str, version: str, schema: str) -> Spans | None:
-    """The cheapest way that gives the same spans; None: there is no SDK, nothing is ever recorded."""
+    """The cheapest way that gives the same spans; None: there is no SDK, or it is switched off: nothing is ever recorded."""
     if isinstance(provider, NoOpTracerProvider | ProxyTracerProvider):
         return None
     tracer: Any = provider.get_tracer(name, version, schema_url=schema)
+    enabled = getattr(tracer, "_is_enabled", None)
+    if isinstance(tracer, NoOpTracer) or (enabled is not None and not enabled()):
+        return None
     return SdkSpans(tracer) if _plain(tracer) else ApiSpans(tracer)
 
 
@@ -233,7 +237,6 @@ def _plain(tracer: Any) -> bool:
         members: tuple[Any, ...] = processor._span_processors
         known: Mapping[str, Any] = vars(limits)
         counted = type(tracer._tracer_metrics).__name__ != "NoOpTracerMetrics"
-        enabled: bool = tracer._is_enabled()
         tracer.sampler, tracer.resource, tracer.id_generator, tracer._instrumentation_scope  # noqa: B018
     except AttributeError:  # pragma: no cover - another release of the SDK
         return False
@@ -241,8 +244,7 @@ def _plain(tracer: Any) -> bool:
         known.get("max_span_attribute_length") is None and (known.get("max_span_attributes") or 128) >= 64
     )
     return (
-        enabled
-        and not counted
+        not counted
         and unlimited
         and bool(members)
         and type(processor) is SynchronousMultiSpanProcessor
