@@ -94,7 +94,7 @@ class RequestView:
         if by_name is None:
             known = self._known
             if known is None:
-                return any(key == name for key, _ in self.headers)
+                return name in dict(self.headers)
             by_name = self._by_name = known.by_name()
         return name in by_name
 

@@ -140,7 +140,7 @@ class SdkSpans:
             self._random = int(getattr(TraceFlags, "RANDOM_TRACE_ID", 0))
 
     def drops(self, above: SpanContext | None) -> bool:
-        return self._drops[_relation(above)]
+        return self._drops[0 if above is None else _relation(above)]
 
     def root(
         self, name: str, kind: SpanKind, parent: Context, start: int, attributes: Attributes
@@ -188,10 +188,8 @@ class SdkSpans:
         )
 
 
-def _relation(above: SpanContext | None) -> int:
-    """0: no parent; else by whether it is sampled, and whether it is of another process."""
-    if above is None:
-        return 0
+def _relation(above: SpanContext) -> int:
+    """By whether the parent is sampled, and whether it is of another process; 0 is no parent."""
     return 1 + above.trace_flags.sampled + 2 * above.is_remote
 
 
