@@ -61,6 +61,7 @@ def running(
         text=True,
         cwd=ROOT,
         pass_fds=() if give is None else (give.fileno(),),
+        process_group=0,  # Ctrl-C in the terminal is for this process, which ends the others in order
     )
     with process:
         try:
@@ -183,20 +184,7 @@ def visit(url: str, each_second: float, stop: threading.Event) -> None:
                 client.get(f"/books/{book % 100}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.flask_app",
-        description="A Flask front end and two back ends on gunicorn, in a mesh with mTLS.",
-    )
-    parser.add_argument("--once", action="store_true", help="end after the first requests, not at Ctrl-C")
-    parser.add_argument("--open", action="store_true", help="show the page of the front end in a browser")
-    parser.add_argument(
-        "--visitors", type=float, default=5.0, metavar="N", help="requests a second while it runs; 0: none"
-    )
-    options = parser.parse_args()
-    stop: SimpleQueue[None] = SimpleQueue()  # a handler may interrupt its get(); not so an Event's wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.put(None))
+def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshlib-flask-")))
         url = start(stack, folder)
@@ -217,11 +205,27 @@ def main() -> int:
         visitors = threading.Thread(target=visit, args=(url, options.visitors, ended))
         if options.visitors > 0:
             visitors.start()
-        stop.get()
-        ended.set()
-        if visitors.is_alive():
-            visitors.join()
+            stack.callback(visitors.join)
+        stack.callback(ended.set)
+        SimpleQueue[None]().get()  # for ever: until a signal
     return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.flask_app",
+        description="A Flask front end and two back ends on gunicorn, in a mesh with mTLS.",
+    )
+    parser.add_argument("--once", action="store_true", help="end after the first requests, not at Ctrl-C")
+    parser.add_argument("--open", action="store_true", help="show the page of the front end in a browser")
+    parser.add_argument(
+        "--visitors", type=float, default=5.0, metavar="N", help="requests a second while it runs; 0: none"
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run(parser.parse_args())
+    except KeyboardInterrupt:
+        return 0
 
 
 if __name__ == "__main__":

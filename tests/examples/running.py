@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["finish", "processes_of", "start"]
+__all__ = ["end", "finish", "processes_of", "start"]
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 50.0
@@ -37,7 +37,7 @@ def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                end(process.pid)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -45,19 +45,31 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     try:
         return process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its own session: this process and what it started
+        end(process.pid)
         output, errors = process.communicate()
         pytest.fail(f"still running after {LIMIT} s: {output}{errors}")
 
 
 def processes_of(session: int) -> list[str]:
     """Command lines of the session's processes that are alive."""
-    found = []
+    return list(_alive(session).values())
+
+
+def end(session: int) -> None:
+    """Kill the first process of a session, and all that it has started."""
+    for pid in _alive(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _alive(session: int) -> dict[int, str]:
+    """Command lines by pid."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session and fields[0] != "Z":
-                found.append((entry / "cmdline").read_text().replace("\0", " "))
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue  # ended meanwhile
     return found
