@@ -55,6 +55,10 @@ Actions = Sequence[act.Action]
 NOTHING: Actions = ()
 
 
+_ROUTED = object()
+"""Among the notes of a call: its observers have been told that it is routed."""
+
+
 class Stage(Enum):
     """Where a call is; what an event means depends on it."""
 
@@ -108,17 +112,13 @@ class CallBase:
     _trailers: Sequence[tuple[str, str]] = ()
     _sent: act.Start | None = None
     _over_at: float | None = None
-    _routed = False
     program: Program | None = None
     error: BaseException | None = None
     failure: str | None = None
     notes: dict[object, Any] | None = None
     headers_to_add: tuple[tuple[str, str], ...] = ()
     passthrough = False
-    bytes_sent = 0
-    bytes_received = 0
-    messages_sent = 0
-    messages_received = 0
+    _traffic: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def __init__(
         self,
@@ -330,9 +330,9 @@ class CallBase:
 
     def _tell_routed(self, now: float) -> None:
         """It is known where the call goes, or that it is over before that. Tells once."""
-        observers = self._observers
-        if observers is not None and not self._routed:
-            self._routed = True
+        observers, notes = self._observers, self.notes
+        if observers is not None and notes is not None and _ROUTED not in notes:
+            notes[_ROUTED] = True
             for hook in observers.routed:
                 try:
                     hook(self, now)
@@ -374,8 +374,7 @@ class CallBase:
 
     def _tell_over(self, now: float) -> None:
         """The call is over. Tells once."""
-        if not self._routed:
-            self._tell_routed(now)
+        self._tell_routed(now)
         observers = self._observers
         if observers is None:
             return
@@ -390,7 +389,9 @@ class CallBase:
                 hook(self, now)
             except Exception as error:  # noqa: BLE001 - as in `_observe`
                 report(hook, error)
-        self.error = self.notes = None  # an error refers to frames, and those to the call
+        self.notes = None
+        if self.error is not None:
+            self.error = None  # it refers to frames, and those to the call
 
     def _dropped(self, now: float) -> None:
         """Nobody had it any more at `now`; what it held is given back elsewhere."""

@@ -197,6 +197,22 @@ class ObservedCall(TimedLoop):
         principals: tuple[str, str] = getattr(security, "principals", ("", ""))
         return principals[1] or None
 
+    @property
+    def bytes_sent(self) -> int:
+        return self._traffic[0]
+
+    @property
+    def bytes_received(self) -> int:
+        return self._traffic[1]
+
+    @property
+    def messages_sent(self) -> int:
+        return self._traffic[2]
+
+    @property
+    def messages_received(self) -> int:
+        return self._traffic[3]
+
     def account(
         self,
         sent: int,
@@ -207,10 +223,7 @@ class ObservedCall(TimedLoop):
     ) -> None:
         """From a transport, before it tells the end: bytes of both bodies, messages sent and received, and trailers that no
         `End` carries."""
-        self.bytes_sent = sent
-        self.bytes_received = received
-        if messages:
-            self.messages_sent, self.messages_received = messages
+        self._traffic = (sent, received, *messages) if messages else (sent, received, 0, 0)
         if trailers is not None:
             self._trailers = trailers
 

@@ -205,7 +205,7 @@ class AsyncExchange(AsyncAttempts):
         data = response.take()
         self._received += len(data)
         if self.call.observed:
-            self.call.bytes_received = self._received
+            self._account(None)
         lane.consumed(len(data))
         return data
 

@@ -224,7 +224,7 @@ class SyncExchange(SeveralAttempts):
         data = response.take()
         self._received += len(data)
         if self.call.observed:
-            self.call.bytes_received = self._received
+            self._account(None)
         connection.codec.consumed(len(data))
         return data
 
