@@ -47,7 +47,7 @@ export function traces({ model, extra, chosen, choose, matches, sorting }) {
 function outcome(trace) {
   if (trace.failed) return pill("bad", "failed");
   if (!trace.errors) return pill("good", "ok");
-  return pill("warn", `ok, ${count(trace.errors)} failed inside`);
+  return [pill("warn", "ok"), el("div", { class: "dim" }, `${count(trace.errors)} failed inside`)];
 }
 
 function nothing(processes) {
