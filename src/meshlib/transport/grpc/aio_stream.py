@@ -3,7 +3,7 @@
 An attempt is accepted when its response has begun: with initial metadata, or with the first message. Each attempt has a task
 that waits for that (`_watch`) and reads the first message; the application's reads go on from there, straight to the inner
 call. Empty initial metadata may be a response or the beginning of an answer that has only trailers, which grpc.aio does not
-tell apart: it counts as a response when no status has followed within GRACE.
+tell apart: it counts as a response when no status has followed within a `Grace`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -29,15 +30,50 @@ from meshlib.transport.grpc.metadata import LazyHeaders
 
 logger = logging.getLogger("meshlib.transport")
 
-__all__ = ["EOF", "StreamAttempt", "StreamDriver"]
+__all__ = ["EOF", "Grace", "StreamAttempt", "StreamDriver"]
 
-GRACE = 0.01
-"""Seconds after empty initial metadata until it is taken for the beginning of a response."""
+GRACE = 0.05
+"""Seconds after empty initial metadata until it is taken for the beginning of a response.
+
+A server that answers before it has read the whole request sends its trailers, then a reset, with which C-core knows the status.
+"""
+
+LATE = 0.002
+"""Seconds that the loop may come late to its timers and still count as one that has had time to look for a status."""
+
+TURNS = 10
+"""How often it is waited anew for a loop that comes late."""
 
 EOF = grpc.aio.EOF
 NOTHING: Any = object()
 _BEGIN_STREAMED = Begin(complete=False)
 _COMPLETE = RequestComplete()
+
+
+class Grace:
+    """Runs the task after GRACE seconds of a loop that had time for what came meanwhile: one that comes late has not looked."""
+
+    __slots__ = ("_due", "_handle", "_loop", "_task", "_turns")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: Callable[[], None]) -> None:
+        self._loop = loop
+        self._task = task
+        self._turns = TURNS
+        self._wait()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def _wait(self) -> None:
+        self._due = self._loop.time() + GRACE
+        self._handle: asyncio.Handle = self._loop.call_at(self._due, self._over)
+
+    def _over(self) -> None:
+        self._turns -= 1
+        if self._turns and self._loop.time() - self._due > LATE:
+            self._wait()
+        else:
+            self._task()
 
 
 class StreamAttempt(Attempt):
@@ -132,7 +168,7 @@ class StreamDriver(Driver):
             if metadata:
                 self._commit(attempt)
             else:
-                grace = self.home.loop.call_later(GRACE, self._commit, attempt)
+                grace = Grace(self.home.loop, partial(self._commit, attempt))
             if attempt.receive is not None:
                 message = await attempt.receive()
                 if message is not EOF:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 
 from meshlib.errors import MeshError
-from meshlib.transport.grpc import aio_inner
-from tests.transport.grpc.aio.support import Backend, backend, channel_to, eventually, held, name_of, run
+from meshlib.transport.grpc import aio_inner, aio_stream
+from meshlib.transport.grpc.aio_stream import GRACE, LATE, TURNS, Grace
+from tests.transport.grpc.aio.support import (
+    LIMIT,
+    Backend,
+    backend,
+    channel_to,
+    eventually,
+    held,
+    name_of,
+    run,
+)
 
 Code = grpc.StatusCode
 EOF = grpc.aio.EOF
@@ -129,6 +139,12 @@ def test_initial_metadata_come_before_the_first_message() -> None:
     run(main())
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the status may come long after the empty initial metadata."""
+    monkeypatch.setattr(aio_stream, "GRACE", LIMIT)
+
+
 def fail_once(server: Backend, after: int) -> None:
     """`collect` and `chat` end with UNAVAILABLE in their first call, after so many request messages and before any response."""
     failed: list[str] = []
@@ -159,6 +175,7 @@ def fail_once(server: Backend, after: int) -> None:
 
 @pytest.mark.parametrize("after", [0, 2, 3])
 @pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.usefixtures("patient")
 def test_request_messages_are_sent_again(after: int, *, warm: bool) -> None:
     async def main() -> None:
         async with backend() as server, channel_to(server.address, route=UNAVAILABLE) as (channel, mesh):
@@ -174,6 +191,7 @@ def test_request_messages_are_sent_again(after: int, *, warm: bool) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.usefixtures("patient")
 def test_writing_goes_on_over_a_retry(after: int) -> None:
     """Also when the application writes to an attempt that is over, which grpc.aio reports as INTERNAL."""
 
@@ -399,3 +417,61 @@ def test_hedged_request_streams_go_to_both_attempts() -> None:
             assert held(mesh) == 0
 
     run(main())
+
+
+# --- the grace of empty initial metadata -------------------------------------------------------------------------------
+
+
+class LateLoop:
+    """A loop that comes `late` seconds late to its timers."""
+
+    def __init__(self, late: float) -> None:
+        self.now = 0.0
+        self.late = late
+        self.timers: list[tuple[float, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, task: Any) -> Any:
+        self.timers.append((when, task))
+        return self
+
+    def cancel(self) -> None:
+        self.timers.clear()
+
+    def turn(self) -> None:
+        when, task = self.timers.pop(0)
+        self.now = when + self.late
+        task()
+
+
+def graced(late: float) -> tuple[LateLoop, list[float]]:
+    loop, over = LateLoop(late), list[float]()
+    Grace(cast(asyncio.AbstractEventLoop, loop), lambda: over.append(loop.now))
+    return loop, over
+
+
+def test_the_grace_of_a_loop_that_has_time() -> None:
+    loop, over = graced(late=LATE / 2)
+    loop.turn()
+    assert over == [GRACE + LATE / 2]
+    assert loop.timers == []
+
+
+def test_the_grace_begins_anew_when_the_loop_comes_late() -> None:
+    loop, over = graced(late=1.0)
+    loop.turn()
+    assert over == []
+    loop.late = 0.0
+    loop.turn()
+    assert over == [1.0 + 2 * GRACE]
+
+
+def test_the_grace_of_a_loop_that_always_comes_late_ends() -> None:
+    loop, over = graced(late=1.0)
+    for _ in range(TURNS):
+        assert over == []
+        loop.turn()
+    assert len(over) == 1
+    assert loop.timers == []
