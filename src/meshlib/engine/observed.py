@@ -223,7 +223,10 @@ class ObservedCall(TimedLoop):
     ) -> None:
         """From a transport, before it tells the end: bytes of both bodies, messages sent and received, and trailers that no
         `End` carries."""
-        self._traffic = (sent, received, *messages) if messages else (sent, received, 0, 0)
+        if messages is None:
+            self._traffic = (sent, received, 0, 0)
+        else:
+            self._traffic = (sent, received, messages[0], messages[1])
         if trailers is not None:
             self._trailers = trailers
 
