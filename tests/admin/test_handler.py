@@ -15,6 +15,7 @@ from meshlib.httpx import MeshTransport
 from meshlib.proto import CLUSTER, LISTENER
 from meshlib.testing import Upstream, serve, service
 from tests.admin.conftest import Get, configuration, parsed, text
+from tests.ports import reserved
 
 
 def test_the_list_names_every_path(get: Get) -> None:
@@ -44,12 +45,21 @@ def test_ready_says_what_is_missing(run_directory: object, upstream: Upstream) -
     del config["resources"][1]
     with serve(config) as plane, meshlib.Mesh(bootstrap=plane.bootstrap()) as mesh:
         handler = mesh.admin().handler
-        assert "has not answered yet" in text(handler.handle(Request(method="GET", path="/ready")))
-        mesh.start()
         with pytest.raises(meshlib.ConfigTimeout):
             mesh.wait_ready("reviews:80", timeout=0.5)
         answer = handler.handle(Request(method="GET", path="/ready"))
         assert (answer.status, "RouteConfiguration 'reviews'" in text(answer)) == (503, True)
+
+
+def test_ready_without_a_control_plane(run_directory: object) -> None:
+    """Who has asked for nothing waits for nothing."""
+    with reserved() as port, meshlib.Mesh(server_uri=f"127.0.0.1:{port}") as mesh:
+        handler = mesh.admin().handler
+        assert handler.handle(Request(method="GET", path="/ready")).status == 200
+        with pytest.raises(meshlib.ConfigTimeout):
+            mesh.wait_ready("reviews:80", timeout=0.5)
+        answer = handler.handle(Request(method="GET", path="/ready"))
+        assert (answer.status, "has not answered yet" in text(answer)) == (503, True)
 
 
 def test_config_dump(get: Get) -> None:

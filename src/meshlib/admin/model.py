@@ -106,11 +106,15 @@ def model(mesh: Mesh, process: dict[str, Any], view: View) -> dict[str, Any]:
 
 
 def readiness(mesh: Mesh) -> tuple[bool, str | None]:
-    """Whether calls can be made, else why not: the Mesh is closed, or waits for its first configuration."""
+    """Whether calls can be made, else why not: the Mesh is closed, or waits for configuration that was asked for.
+
+    A process that has asked for nothing, since it has called nobody yet, waits for nothing.
+    """
     if mesh.engine.closed:
         return False, "the Mesh has been closed"
     program = mesh.engine.program
-    if not (program.snapshot.complete or program.snapshot.listeners or mesh.journal.streams):
+    answered = program.snapshot.complete or program.snapshot.listeners or mesh.journal.streams
+    if not answered and mesh.status():
         return False, "the control plane has not answered yet"
     missing = first_missing(program, program.snapshot.listeners, mesh.clock.monotonic())
     return missing is None, None if missing is None else f"waiting for {missing}"
