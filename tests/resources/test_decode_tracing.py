@@ -12,8 +12,8 @@ from meshlib.resources.listener import Listener
 from meshlib.resources.matching import FractionalPercent
 from meshlib.resources.route import Route
 from meshlib.resources.tracing import CustomTag, RouteTracing, TagSource, Tracing
-from tests.resources.building import decoded
-from tests.resources.test_decode_listener import API, api_listener, refused
+from tests.resources.building import api_listener, decoded, refused
+from tests.resources.test_decode_listener import API
 
 
 def tracing(**fields: Any) -> Tracing | None:

@@ -94,7 +94,9 @@ def observed() -> None:
 
 
 def logged() -> None:
-    lines = meshlib.AccessLog(format="%START_TIME% %RESPONSE_CODE%\n", to=Path("access.log"), calls="outbound")
+    lines = meshlib.AccessLog(
+        format="%START_TIME% %RESPONSE_CODE%\n", to=Path("access.log"), calls="outbound"
+    )
     records = meshlib.AccessLog(format={"code": "%RESPONSE_CODE%"}, to=logging.getLogger("calls"))
     meshlib.Mesh(config=[], observe=meshlib.Observe(access_log=[lines, records, "istio"]))
     meshlib.Mesh(config=[], observe=meshlib.Observe(access_log="envoy", listener_access_log=False))
