@@ -126,7 +126,7 @@ class _CaseRun:
         self._envoy = self._ask_envoy()
         wrong = unexpected(case, self._envoy.outcomes)
         if _unlucky(wrong):
-            self._envoy = self._ask_envoy()
+            self._draw_again()
             wrong = unexpected(case, self._envoy.outcomes)
         return CaseResult(name=case.name, envoy=_word(self._envoy.outcomes), wrong_expectation=wrong)
 
@@ -163,7 +163,7 @@ class _CaseRun:
         run = self._observed(lambda: runner.run(self._case, self._compiled))
         found = differences(self._case, self._envoy.outcomes, run.outcomes)
         if _unlucky(found):
-            self._envoy = self._ask_envoy()
+            self._draw_again()
             run = self._observed(lambda: runner.run(self._case, self._compiled))
             found = differences(self._case, self._envoy.outcomes, run.outcomes)
         errors = {
@@ -177,6 +177,10 @@ class _CaseRun:
             verdict.counters = compared(self._envoy.counters, run.counters)
         verdict.word = _word(run.outcomes)
         return found
+
+    def _draw_again(self) -> None:
+        """Ask Envoy once more. Its connections are there by then, so the counters stay those of the first time."""
+        self._envoy = replace(self._ask_envoy(), counters=self._envoy.counters)
 
     def _observed(self, run: Callable[[], Run]) -> Run:
         self._upstreams.record.reset()

@@ -37,6 +37,9 @@ LIVE_TIMEOUT = 1.0
 
 KEEP_ALIVE_FROM = 100
 
+MERGED = 0.5
+"""Seconds after which the samples of a histogram are taken to be all that come."""
+
 SETTLED = 5.0
 """Seconds for the counters to settle after a run."""
 
@@ -85,19 +88,29 @@ class Envoy:
         return Run(outcomes=outcomes, counters=since(now, before, first))
 
     def _settled(self, case: Case) -> Counters:
-        """The counters once the requests of the run are over and all samples of its histograms are merged."""
-        deadline = time.monotonic() + SETTLED
-        now = self._counters(case)
+        """The counters once the requests of the run are over and all samples of its histograms are merged.
+
+        Envoy merges them some time after it was asked. The last sample of a request is how long it took, which one that the
+        client has cut off does not have: then the wait ends by itself.
+        """
+        begun = time.monotonic()
+        now = self._read(case)
         while True:
             time.sleep(_PAUSE)
-            previous, now = now, self._counters(case)
-            busy = any(value for name, value in now.items() if BUSY.match(name))
-            if (previous == now and not busy) or time.monotonic() > deadline:
-                return now
+            previous, now = now, self._read(case)
+            counters = shortened(now.items(), case)
+            busy = any(value for name, value in counters.items() if BUSY.match(name))
+            waited = time.monotonic() - begun
+            merged = _answered(now, case) or waited > MERGED
+            if (previous == now and merged and not busy) or waited > SETTLED:
+                return counters
 
     def _counters(self, case: Case) -> Counters:
-        names = re.escape(case.name)
-        return shortened(self._process.stats(rf"^((cluster|http)\.{names}\.|vhost\.)").items(), case)
+        return shortened(self._read(case).items(), case)
+
+    def _read(self, case: Case) -> Counters:
+        """By Envoy's own names."""
+        return self._process.stats(rf"^((cluster|http)\.{re.escape(case.name)}\.|vhost\.)")
 
     def rejection(self, case: Case, compiled: Compiled) -> str | None:
         """Envoy's complaint about a configuration, None if it would take it."""
@@ -211,3 +224,9 @@ def _untyped(resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _complaint(output: str) -> str:
     lines = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines()
     return " ".join(lines[:3])
+
+
+def _answered(found: Counters, case: Case) -> bool:
+    """Whether there is a sample of each request that was answered."""
+    prefix = f"http.{case.name}."
+    return found.get(prefix + "downstream_rq_time", 0) >= found.get(prefix + "downstream_rq_completed", 0)
