@@ -61,8 +61,11 @@ class AdminServer:
         self._closing = False
         self._rest = threading.Event()
         self._waker, self._woken = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._woken, selectors.EVENT_READ)
         for listener in self._listeners:
             listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._accept_all, name="meshlib-admin", daemon=True)
         self._thread.start()
 
@@ -100,18 +103,16 @@ class AdminServer:
     def forget(self) -> None:
         """In a forked child: the threads are the parent's; let go of the sockets without touching what they are connected to."""
         self._closing = True
+        self._selector.close()
         for each in (self._waker, self._woken, *self._listeners, *self._connections):
             each.close()
 
     # --- connections -------------------------------------------------------------------------------------------------
 
     def _accept_all(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._woken, selectors.EVENT_READ)
-            for listener in self._listeners:
-                selector.register(listener, selectors.EVENT_READ)
+        with self._selector:
             while not self._closing:
-                for key, _ in selector.select():
+                for key, _ in self._selector.select():
                     if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._woken:
                         self._accept(key.fileobj)
 

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[3]
 
 def test_each_line_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    command = [sys.executable, "-m", "tests.observe.access_log.forking", str(path)]
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]  # Python 3.12 warns of threads at a fork
+    command = [sys.executable, *quiet, "-m", "tests.observe.access_log.forking", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     names = ["before", *(f"{who}{number}" for number in range(3) for who in ("child", "after"))]
