@@ -316,7 +316,7 @@ def test_each_end_of_an_asgi_response(sends: list[Message], receives: list[Messa
     [
         ("", "", "/users/{number}"),
         ("/root", "/root", "/users/{number}"),
-        ("/root", "/root/api", "/api/users/{number}"),
+        ("/mount", "/mount/api", "/api/users/{number}"),
         ("", "/t/blue", "/t/{tenant}/users/{number}"),
         ("/root", "/other", "/users/{number}"),
     ],
