@@ -315,10 +315,10 @@ def test_each_end_of_an_asgi_response(sends: list[Message], receives: list[Messa
     ("before", "after", "expected"),
     [
         ("", "", "/users/{number}"),
-        ("/root", "/root", "/users/{number}"),
+        ("/mount", "/mount", "/users/{number}"),
         ("/mount", "/mount/api", "/api/users/{number}"),
         ("", "/t/blue", "/t/{tenant}/users/{number}"),
-        ("/root", "/other", "/users/{number}"),
+        ("/mount", "/other", "/users/{number}"),
     ],
 )
 def test_the_route_of_what_is_mounted(before: str, after: str, expected: str) -> None:
