@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Mesh", "default_mesh"]
 
+ATTACHING = 10.0
+"""Seconds that a fork waits at most for observers to be loaded, which happens once, at the first call."""
+
 SETTLE_AFTER = 0.05
 """Seconds after a push before endpoints that have left are looked for; calls come first."""
 
@@ -106,6 +109,8 @@ class Mesh:
         self._follow_identity = False
         self._newest = Snapshot()
         self._publishing = threading.RLock()
+        self._attaching = threading.RLock()
+        self._held = False
         store = StateStore(self.stats)
         self.engine = Engine(
             clock=self.clock,
@@ -213,7 +218,7 @@ class Mesh:
 
     def _starting(self) -> None:
         """At the first call of a process, also of a forked one."""
-        with self._publishing:
+        with self._attaching:
             settings = self._observe
             if settings is not None:
                 from meshlib.observe.attach import attach
@@ -326,12 +331,15 @@ class Mesh:
     # --- around a fork -----------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Nothing to pause: the source pauses by itself."""
+        """Wait for another thread's first call: a child could not import what that is importing. The source pauses by itself."""
+        self._held = self._attaching.acquire(timeout=ATTACHING)
 
     def after_fork_in_parent(self) -> None:
-        """Nothing was paused."""
+        if self._held:
+            self._attaching.release()
 
     def after_fork_in_child(self) -> None:
+        self._attaching = threading.RLock()
         self._publishing = threading.RLock()
         self.engine.renew_locks()
         self._breakers.renew_locks()
