@@ -23,7 +23,7 @@ with grpc.insecure_channel("xds:///reviews:80") as channel:
     call = channel.unary_unary("/test.Reviews/Get")
     for line in sys.stdin:
         try:
-            print(call(line.strip().encode(), timeout=20, wait_for_ready=True).decode(), flush=True)
+            print(call(line.strip().encode(), timeout=45, wait_for_ready=True).decode(), flush=True)
         except grpc.RpcError as error:
             print(error.code().name, error.details(), flush=True)
 """
