@@ -335,10 +335,12 @@ class Mesh:
         self._held = self._attaching.acquire(timeout=ATTACHING)
 
     def after_fork_in_parent(self) -> None:
-        if self._held:
+        held, self._held = self._held, False
+        if held:
             self._attaching.release()
 
     def after_fork_in_child(self) -> None:
+        self._held = False
         self._attaching = threading.RLock()
         self._publishing = threading.RLock()
         self.engine.renew_locks()

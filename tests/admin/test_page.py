@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -408,7 +407,6 @@ def test_text_is_readable_on_its_ground(wide: Any, scheme: str) -> None:
 
 def test_two_hundred_services(browser: Any, upstream: Upstream) -> None:
     names = [f"service-{number:03d}" for number in range(200)]
-    stop = threading.Event()
     with (
         meshlib.Mesh(config=configuration(upstream.address, *names, endpoints=25)) as mesh,
         httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client,
@@ -423,7 +421,6 @@ def test_two_hundred_services(browser: Any, upstream: Upstream) -> None:
             assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 200
             open_view(page, "endpoints")
             assert page.locator("tbody tr").count() == 25
-        stop.set()
 
 
 def test_a_process_that_has_gone(browser: Any, control_plane: ControlPlane) -> None:
