@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 
@@ -181,19 +182,21 @@ def test_what_is_no_certificate(data: bytes) -> None:
         load([data])
 
 
-@settings(max_examples=40)
-@given(st.data())
-def test_a_certificate_with_one_bit_changed_is_never_accepted(data: st.DataObject) -> None:
-    der = bytearray(GOOD.der)
-    place = data.draw(st.integers(0, len(der) * 8 - 1))
-    der[place // 8] ^= 1 << place % 8
-    with pytest.raises(IdentityError):
-        find_path(
-            load([bytes(der)]),
-            [SHARED.certificate],
-            now=time.time(),
-            purpose=ExtendedKeyUsageOID.SERVER_AUTH,
-        )
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_what_is_signed_cannot_be_changed_by_a_bit() -> None:
+    """Each bit of a certificate is turned. What passes (a count of unused bits after the signature) says the same."""
+    for place in range(len(GOOD.der) * 8):
+        der = bytearray(GOOD.der)
+        der[place // 8] ^= 1 << place % 8
+        with contextlib.suppress(IdentityError):
+            (leaf, _) = find_path(
+                load([bytes(der)]),
+                [SHARED.certificate],
+                now=time.time(),
+                purpose=ExtendedKeyUsageOID.SERVER_AUTH,
+            )
+            assert leaf.tbs_certificate_bytes == GOOD.certificate.tbs_certificate_bytes
+            assert leaf.signature == GOOD.certificate.signature
 
 
 GOOD = SHARED.issue(ID)

@@ -48,11 +48,17 @@ def load(certificates: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
         IdentityError: one can't be read.
     """
     try:
-        return tuple(x509.load_der_x509_certificate(der) for der in certificates)
-    except (ValueError, UnsupportedAlgorithm):
+        return tuple(_load(der) for der in certificates)
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise IdentityError(
             "a certificate of the peer can't be read", reason="verify cert failed: cert precheck"
         ) from None
+
+
+def _load(der: bytes) -> x509.Certificate:
+    certificate = x509.load_der_x509_certificate(der)
+    _ = certificate.subject, certificate.issuer  # read late otherwise, where nothing is prepared for an error
+    return certificate
 
 
 def find_path(
