@@ -12,6 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from conformance.lateness import kept_waiting
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -76,6 +78,11 @@ class EnvoyProcess:
         time.sleep(PAUSE)
         assert self._process is not None
         return self._process.poll() is None and time.monotonic() < self._started + START_TIMEOUT
+
+    @property
+    def kept_waiting(self) -> float:
+        """Seconds that it was ready to run since it began, and did not."""
+        return 0.0 if self._process is None else kept_waiting(self._process.pid)
 
     @property
     def live(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class Listed:
 
     One between counters is about names rather than about cases: ``case``, ``runner`` and ``field`` are patterns then, several of
     them apart by blanks, and what it explains does not make a case a listed one. ``chance``: the difference comes and goes.
+    ``by``: how far apart the values of such a counter may be.
     """
 
     case: str
@@ -38,6 +40,7 @@ class Listed:
     field: str
     category: str
     reason: str
+    by: float = inf
 
     def covers(self, case: str, runner: str, difference: Difference) -> bool:
         """Whether this entry explains ``difference``."""
@@ -45,6 +48,7 @@ class Listed:
             _matches(case, self.case)
             and _matches(runner, self.runner)
             and _matches(difference.field, self.field.replace("[", "[[]"))
+            and (self.by == inf or _apart(difference) <= self.by)
         )
 
     @property
@@ -59,6 +63,13 @@ class Listed:
         """
         meant = {name for name in given if _matches(name, self.case)}
         return self.category != CHANCE and bool(meant) and meant <= run and _matches(runner, self.runner)
+
+
+def _apart(difference: Difference) -> float:
+    """How far apart the values of a counter are."""
+    assert isinstance(difference.envoy, int | float)
+    assert isinstance(difference.other, int | float)
+    return abs(difference.envoy - difference.other)
 
 
 def _matches(text: str, patterns: str) -> bool:
@@ -78,6 +89,7 @@ def load_listed(path: Path = LISTED) -> list[Listed]:
             field=names or child.text("field"),
             category=child.choice("category", CATEGORIES, ""),
             reason=child.text("reason"),
+            by=child.integer("by", 1, 1) if names and child.has("by") else inf,
         )
         if not (entry.case and entry.field and entry.reason):
             raise child.error("needs case, field, category and reason")

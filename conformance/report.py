@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+from conformance.lateness import LATE
 from conformance.listed import COUNTERS, MAX_SHARE, Listed
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class Verdict:
 
 @dataclass(slots=True, kw_only=True)
 class CaseResult:
-    """One case: Envoy's own outcome in a word, its quarrels with ``expect``, and every runner's verdict."""
+    """One case: Envoy's own outcome in a word, its quarrels with ``expect``, and every runner's verdict.
+
+    ``late``: by how many seconds the machine was late meanwhile. ``before``: what differed in earlier looks, when it was.
+    """
 
     name: str
     envoy: str
@@ -59,6 +63,24 @@ class CaseResult:
     error: str = ""
     runners: dict[str, Verdict] = field(default_factory=dict)
     seconds: float = 0.0
+    late: float = 0.0
+    before: list[str] = field(default_factory=list)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it differs, and the machine may be to blame."""
+        return self.kind == UNEXPLAINED and self.late > LATE
+
+    @property
+    def in_short(self) -> str:
+        """What is unexplained, in a line."""
+        found = [f"Envoy: {difference}" for difference in self.wrong_expectation]
+        for name, verdict in self.runners.items():
+            if verdict.error:
+                found.append(f"{name}: {verdict.error.splitlines()[-1]}")
+            found += [f"{name}: {difference}" for difference in verdict.unexplained]
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        return f"{self.late * 1000:.0f} ms late: {''.join(found[:1])}{more}"
 
     @property
     def kind(self) -> str:
@@ -127,7 +149,8 @@ class Report:
     def summary(self) -> dict[str, object]:
         """The JSON summary."""
         tally = _tally([result.kind for result in self.results])
-        return {**tally, "runners": self.counts(), "counters": self.counters()}
+        again = [result.name for result in self.results if result.before]
+        return {**tally, "asked_again": again, "runners": self.counts(), "counters": self.counters()}
 
     @property
     def failed(self) -> bool:
@@ -143,6 +166,9 @@ class Report:
         for runners, results in tables.items():
             _write_table(runners, results, out)
         self._write_differences(out)
+        for result in self.results:
+            for before in result.before:
+                print(f"asked again: {result.name}: {before}", file=out)
         for problem in self.problems():
             print(problem, file=out)
         total = _tally([result.kind for result in self.results])

@@ -69,6 +69,11 @@ class Envoy:
     def __exit__(self, *exc: object) -> None:
         self._process.__exit__()
 
+    @property
+    def kept_waiting(self) -> float:
+        """Seconds that Envoy was ready to run since it began, and did not."""
+        return self._process.kept_waiting
+
     def run(self, case: Case, compiled: Compiled) -> Run:
         """Send the requests of ``case`` through its listener, which has held ``compiled`` since the start."""
         self._log.forget(case.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,13 @@ def test_an_entry_that_covers_a_case_covers_its_counters() -> None:
     assert entry(case="a/b", field="*").covers("a/b", "httpx", TOTAL)
 
 
+def test_how_far_apart_counters_may_be() -> None:
+    close = replace(entry(category="chance"), by=1)
+    assert close.covers("a/b", "httpx", TOTAL)
+    assert close.covers("a/b", "httpx", replace(TOTAL, envoy=3))
+    assert not close.covers("a/b", "httpx", replace(TOTAL, envoy=0))
+
+
 def test_when_an_entry_must_show() -> None:
     given = {"retries/a", "retries/b", "limits/a"}
     some = entry(case="retries/*")
@@ -109,9 +117,9 @@ def test_when_an_entry_must_show() -> None:
 
 def test_names_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "listed.yaml"
-    path.write_text("counters: [{counter: a.* b.c, runner: grpc, category: chance, reason: r}]")
+    path.write_text("counters: [{counter: a.* b.c, runner: grpc, category: chance, reason: r, by: 2}]")
     (found,) = load_listed(path)
-    assert (found.case, found.field) == ("*", f"{COUNTERS}a.* {COUNTERS}b.c")
+    assert (found.case, found.field, found.by) == ("*", f"{COUNTERS}a.* {COUNTERS}b.c", 2)
 
 
 def _report(*verdicts: Verdict) -> Report:

@@ -32,6 +32,7 @@ def test_all_equal() -> None:
         "equal": 2,
         "listed": 0,
         "unexplained": 0,
+        "asked_again": [],
         "runners": {"httpx": {"cases": 2, "equal": 2, "listed": 0, "unexplained": 0}},
         "counters": {},
     }
@@ -110,6 +111,7 @@ def test_the_real_list_is_read() -> None:
         ("{case: a/b, field: x, reason: r}", "category: '' is not one of"),
         ("{case: a/b, field: x, category: mood, reason: r}", "category: 'mood' is not one of"),
         ("{case: a/b, field: x, category: by-design, reason: r, why: y}", "why: unknown field"),
+        ("{case: a/b, field: x, category: by-design, reason: r, by: 1}", "by: unknown field"),
     ],
 )
 def test_a_bad_entry(tmp_path: Path, entry: str, complaint: str) -> None:
