@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,8 +14,10 @@ import meshlib
 import meshlib.httpx
 from meshlib.admin.golden import Golden, RouteKey, Totals
 from meshlib.admin.graph import merged
+from meshlib.admin.http import Reply as Answer
 from meshlib.admin.http import Request
-from meshlib.admin.statistics import percentile
+from meshlib.admin.model import PARTS
+from meshlib.admin.statistics import percentile, percentiles
 from meshlib.runtime.clock import FakeClock
 from meshlib.stats import ENVOY_BOUNDS, Registry
 from meshlib.testing import Reply, Upstream, serve
@@ -89,6 +92,13 @@ def test_a_percentile_is_in_the_bucket_of_its_rank(values: list[float], share: f
     upper = next(bound for bound in histogram.bounds if exact <= bound)
     lower = max([bound for bound in histogram.bounds if bound < exact], default=0.0)
     assert lower <= found <= upper
+
+
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=4), st.lists(st.floats(0.0, 1.0), max_size=4))
+def test_several_percentiles_at_once(buckets: list[int], shares: list[float]) -> None:
+    bounds = (1.0, 5.0, 10.0)
+    found = percentiles(bounds, buckets, sorted(shares))
+    assert found == [percentile(bounds, buckets, share) for share in sorted(shares)]
 
 
 def test_a_percentile_of_nothing() -> None:
@@ -175,6 +185,64 @@ def test_an_ejection_and_its_reason() -> None:
             assert (second["usable"], second["health"], second["ejection"]) == (False, "UNHEALTHY", None)
             lines = text(handler.handle(Request(method="GET", path="/clusters"))).splitlines()
             assert f"reviews::{upstream.address}::health_flags::/failed_outlier_check" in lines
+
+
+@pytest.fixture
+def still(upstream: Upstream) -> Iterator[Get]:
+    """Asks a Mesh that has made a call, and whose clock stands."""
+    config = configuration(upstream.address)
+    del config["resources"][1]["virtual_hosts"][0]["routes"][1]["route"]["weighted_clusters"]["clusters"][1]
+    with meshlib.Mesh(config=[config], clock=FakeClock()) as mesh:
+        with httpx.Client(transport=meshlib.httpx.MeshTransport(mesh)) as client:
+            client.get("http://reviews/x")
+        handler = mesh.admin().handler
+
+        def ask(target: str) -> Answer:
+            path, _, query = target.partition("?")
+            return handler.handle(Request(method="GET", path=path, query=Request.parameters(query)))
+
+        yield ask
+
+
+def test_only_the_parts_that_are_asked_for(still: Get) -> None:
+    whole = model(still)
+    always = {"now", "process", "window", "alarms"}
+    assert whole.keys() == {*always, *PARTS, "routes_total"}
+    for part in PARTS:
+        found = parsed(still(f"/mesh.json?parts={part}"))
+        assert found.keys() - {"routes_total"} == {*always, part}
+        assert found[part] == whole[part]
+    assert parsed(still("/mesh.json?parts=")).keys() == always
+    assert parsed(still("/mesh.json?parts=calls,routes")).keys() == {
+        *always,
+        "calls",
+        "routes",
+        "routes_total",
+    }
+    assert still("/mesh.json?parts=calls,nothing").status == 400
+
+
+def test_alarms() -> None:
+    with Upstream(default=Reply(status=503)) as upstream:
+        config = configuration(upstream.address)
+        with meshlib.Mesh(config=[config]) as mesh:
+            handler = mesh.admin().handler
+            asked = Request(method="GET", path="/mesh.json", query={"parts": ""})
+            assert parsed(handler.handle(asked))["alarms"] == {"ejections": 0, "problems": 0, "expired": 0}
+            with httpx.Client(transport=meshlib.httpx.MeshTransport(mesh, local_reply="response")) as client:
+                while not parsed(handler.handle(asked))["alarms"]["ejections"]:
+                    client.get("http://reviews/")
+
+
+def test_clusters_come_with_those_that_are_called_most_first(still: Get) -> None:
+    found = parsed(still("/mesh.json?parts=clusters,services,graph"))
+    assert found["clusters"] == [each["name"] for each in found["services"] if each["exists"]] == ["reviews"]
+    own, reviews = found["graph"]["nodes"]
+    assert "endpoints" not in own
+    assert reviews["endpoints"] == {"total": 2, "healthy": 1}
+    most = parsed(still("/mesh/endpoints.json"))
+    assert (most["cluster"], most["total"]) == ("reviews", 2)
+    assert most["service"] == found["services"][0]
 
 
 def test_endpoints_come_in_pages(get: Get, upstream: Upstream) -> None:

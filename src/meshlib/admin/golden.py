@@ -11,12 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from operator import add, sub
 from typing import Any, NamedTuple
 
-from meshlib.admin.statistics import percentile
+from meshlib.admin.statistics import percentiles
 from meshlib.stats import ENVOY_BOUNDS, Counter, Histogram, Registry
 
-__all__ = ["WINDOW", "Golden", "RouteKey", "Signals", "Totals", "summed"]
+__all__ = ["WINDOW", "Golden", "RouteKey", "Signals", "Totals", "View"]
 
 WINDOW = 10.0
 """Seconds that rates and latencies are about, where somebody has looked so often."""
@@ -50,22 +52,26 @@ class Totals(NamedTuple):
         return self.success + self.error + self.cancelled
 
     def plus(self, other: Totals) -> Totals:
+        if self is NOTHING or other is NOTHING:
+            return other if self is NOTHING else self
         return Totals(
             self.success + other.success,
             self.error + other.error,
             self.cancelled + other.cancelled,
-            _each(int.__add__, self.buckets, other.buckets),
+            _each(add, self.buckets, other.buckets),
         )
 
     def since(self, before: Totals) -> Totals:
         """What has been counted since then; all of it where counting has begun anew (after a fork)."""
         if before.requests > self.requests:
             return self
+        if before is self:
+            return NOTHING
         return Totals(
             self.success - before.success,
             self.error - before.error,
             self.cancelled - before.cancelled,
-            _each(int.__sub__, self.buckets, before.buckets),
+            _each(sub, self.buckets, before.buckets),
         )
 
 
@@ -99,34 +105,54 @@ class Signals:
         }
 
 
-class View(NamedTuple):
-    """One look. now: totals by key; before: those of `window` seconds ago."""
+class View:
+    """One look. now: totals by key; before: those of `window` seconds ago.
 
-    now: Mapping[RouteKey, Totals]
-    before: Mapping[RouteKey, Totals]
-    window: float
+    What has been worked out stays with it: services, edges and routes are often about the same keys.
+    """
+
+    def __init__(
+        self, now: Mapping[RouteKey, Totals], before: Mapping[RouteKey, Totals], window: float
+    ) -> None:
+        self.now = now
+        self.before = before
+        self.window = window
+        self._signals: dict[tuple[RouteKey, ...], Signals] = {}
+
+    @cached_property
+    def by_cluster(self) -> dict[str, tuple[RouteKey, ...]]:
+        """The keys of each cluster that was called; of calls that no cluster was chosen for under the empty name."""
+        found: dict[str, list[RouteKey]] = {}
+        for key in self.now:
+            found.setdefault(key.cluster, []).append(key)
+        return {name: tuple(keys) for name, keys in found.items()}
 
     def signals(self, keys: Iterable[RouteKey]) -> Signals:
         """Of these keys together."""
+        chosen = tuple(keys)
+        found = self._signals.get(chosen)
+        if found is None:
+            found = self._signals[chosen] = self._summed(chosen)
+        return found
+
+    def _summed(self, keys: tuple[RouteKey, ...]) -> Signals:
         total = recent = NOTHING
         for key in keys:
-            now = self.now.get(key, NOTHING)
-            total = total.plus(now)
-            recent = recent.plus(now.since(self.before.get(key, NOTHING)))
-        return summed(total, recent, self.window)
-
-
-def summed(total: Totals, recent: Totals, window: float) -> Signals:
-    return Signals(
-        total=total.requests,
-        errors_total=total.error,
-        window=window,
-        rate=recent.requests / window,
-        error_rate=recent.error / window,
-        p50=percentile(ENVOY_BOUNDS, recent.buckets, 0.5),
-        p90=percentile(ENVOY_BOUNDS, recent.buckets, 0.9),
-        p99=percentile(ENVOY_BOUNDS, recent.buckets, 0.99),
-    )
+            now = self.now.get(key)
+            if now is not None:
+                total = total.plus(now)
+                recent = recent.plus(now.since(self.before.get(key, NOTHING)))
+        p50, p90, p99 = percentiles(ENVOY_BOUNDS, recent.buckets, (0.5, 0.9, 0.99))
+        return Signals(
+            total=total.requests,
+            errors_total=total.error,
+            window=self.window,
+            rate=recent.requests / self.window,
+            error_rate=recent.error / self.window,
+            p50=p50,
+            p90=p90,
+            p99=p99,
+        )
 
 
 class Golden:

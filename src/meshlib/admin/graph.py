@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from meshlib.admin.golden import RouteKey, View
-from meshlib.admin.hosts import mtls_of
+from meshlib.admin.golden import View
+from meshlib.admin.hosts import mtls_of, summary_of
 from meshlib.observe.istio import destination_of
 from meshlib.stats import Counter
 
@@ -30,16 +30,19 @@ def service_of(mesh: Mesh, cluster: str) -> str:
 
 
 def graph_of(mesh: Mesh, own: str, view: View) -> dict[str, Any]:
-    """`nodes`: id, kind (`self`, `service` or `caller`); `edges`: source, destination, cluster, the golden signals, tls, mtls,
-    principal (of the other end, None where that is not known)."""
+    """`nodes`: id, kind (`self`, `service` or `caller`), and of a service whose cluster exists `endpoints` {total, healthy} (of
+    the largest one); `edges`: source, destination, cluster, the golden signals, tls, mtls, principal (of the other end, None
+    where it is not known)."""
     nodes: dict[str, dict[str, Any]] = {own: {"id": own, "kind": "self"}}
     edges: list[dict[str, Any]] = []
-    for cluster, keys in by_cluster(view).items():
+    for cluster, keys in view.by_cluster.items():
         if not cluster:
             continue
         service = service_of(mesh, cluster)
-        nodes.setdefault(service, {"id": service, "kind": "service"})
+        node = nodes.setdefault(service, {"id": service, "kind": "service"})
         program = mesh.engine.program.clusters.get(cluster)
+        if program is not None and node["kind"] == "service":
+            _count(node, summary_of(program))
         tls, shows = (False, False) if program is None else mtls_of(program)
         edges.append(
             {
@@ -49,7 +52,7 @@ def graph_of(mesh: Mesh, own: str, view: View) -> dict[str, Any]:
                 **view.signals(keys).to_dict(),
                 "tls": tls,
                 "mtls": tls and shows,
-                "principal": _principal(mesh, cluster),
+                "principal": _principal(mesh, cluster) if tls else None,
             }
         )
     for principal, found in _callers(mesh).items():
@@ -71,12 +74,10 @@ def graph_of(mesh: Mesh, own: str, view: View) -> dict[str, Any]:
     return {"nodes": list(nodes.values()), "edges": edges}
 
 
-def by_cluster(view: View) -> dict[str, list[RouteKey]]:
-    """The keys of each cluster that was called."""
-    found: dict[str, list[RouteKey]] = {}
-    for key in view.now:
-        found.setdefault(key.cluster, []).append(key)
-    return found
+def _count(node: dict[str, Any], summary: dict[str, int]) -> None:
+    known = node.get("endpoints")
+    if known is None or known["total"] < summary["total"]:
+        node["endpoints"] = {name: summary[name] for name in ("total", "healthy")}
 
 
 def merged(graphs: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -92,6 +93,8 @@ def merged(graphs: Iterable[dict[str, Any]]) -> dict[str, Any]:
             known = nodes.setdefault(node["id"], dict(node))
             if node["kind"] == "self":
                 known["kind"] = "self"
+            elif "endpoints" in node:
+                known.setdefault("endpoints", node["endpoints"])
         for edge in graph["edges"]:
             if edge["cluster"] is None:
                 later.append(edge)

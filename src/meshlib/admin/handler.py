@@ -199,14 +199,20 @@ class Handler:
     # --- for the page and the commands -------------------------------------------------------------------------------
 
     def mesh(self, request: Request) -> Reply:
-        found = models.model(self._mesh, self._about(), self._golden.look())
+        given = request.query.get("parts")
+        parts = None if given is None else set(filter(None, given.split(",")))
+        unknown = (parts or set()) - models.PARTS.keys()
+        if unknown:
+            raise ValueError(f"unknown part {min(unknown)!r}; there are {', '.join(models.PARTS)}")
+        found = models.model(self._mesh, self._about(), self._golden.look(), parts)
         return json_reply(found, request, extra={"now": round(self._mesh.clock.time(), 3)})
 
     def endpoints(self, request: Request) -> Reply:
-        name = request.query.get("cluster", "")
+        mesh, view = self._mesh, self._golden.look()
+        name = request.query.get("cluster") or next(iter(models.clusters(mesh, view)), "")
         start = request.number("start", 0, most=10**9)
         limit = request.number("limit", 200, most=MOST_ENDPOINTS)
-        found = models.endpoints(self._mesh, name, start=start, limit=limit)
+        found = models.endpoints(mesh, view, name, start=start, limit=limit)
         return (
             text_reply(f"there is no cluster {name!r}\n", 404)
             if found is None
@@ -228,7 +234,7 @@ class Handler:
 
     def graph(self, request: Request) -> Reply:
         graphs = [graph_of(self._mesh, self._about()["service"], self._golden.look())]
-        graphs += (found["graph"] for found in self._others("/mesh.json"))
+        graphs += (found["graph"] for found in self._others("/mesh.json?parts=graph"))
         return json_reply(merged(graphs), request)
 
     def traces(self, request: Request) -> Reply:
@@ -373,7 +379,7 @@ PATHS: Mapping[str, _Path] = {
         Handler.tap,
         "calls as they end, a JSON line each; cluster, route, status, flag, min_duration (ms), header",
     ),
-    "/mesh.json": _Path(Handler.mesh, "all that the page shows"),
+    "/mesh.json": _Path(Handler.mesh, "all that the page shows; parts"),
     "/mesh/endpoints.json": _Path(Handler.endpoints, "endpoints of a cluster; cluster, start, limit"),
     "/mesh/call.json": _Path(Handler.call, "a recent call and why it went where it went; number"),
     "/mesh/processes.json": _Path(Handler.processes, "the processes of this user that have an admin"),

@@ -11,7 +11,7 @@ from meshlib.resources.endpoint import Health, Locality
 from meshlib.resources.tls import select_tls
 from meshlib.state import EndpointState
 
-__all__ = ["Ejection", "Host", "ejection_of", "hosts_of", "mtls_of"]
+__all__ = ["Ejection", "Host", "ejected_of", "ejection_of", "hosts_of", "mtls_of", "summary_of"]
 
 
 class Ejection(NamedTuple):
@@ -105,6 +105,28 @@ def _living(host: Host, state: EndpointState, cluster: ClusterProgram) -> Host:
         waiting=len(state.waiters),
         failures=state.consecutive_5xx,
     )
+
+
+def summary_of(cluster: ClusterProgram) -> dict[str, int]:
+    """Counts without a look at each endpoint, of which there may be 100,000."""
+    localities = () if cluster.assignment is None else cluster.assignment.localities
+    total = sum(len(locality.endpoints) for locality in localities)
+    unhealthy = sum(len(locality.unhealthy) for locality in localities)
+    degraded = sum(len(locality.degraded) for locality in localities)
+    ejected = len(ejected_of(cluster))
+    return {
+        "total": total,
+        "healthy": max(total - unhealthy - degraded - ejected, 0),
+        "degraded": degraded,
+        "unhealthy": unhealthy,
+        "ejected": ejected,
+    }
+
+
+def ejected_of(cluster: ClusterProgram) -> list[EndpointState]:
+    if cluster.outlier is None:
+        return []
+    return [each for each in list(cluster.state.endpoints.values()) if each.ejected and not each.departed]
 
 
 def ejection_of(state: EndpointState, cluster: ClusterProgram) -> Ejection | None:

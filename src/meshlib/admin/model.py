@@ -1,17 +1,22 @@
 """`/mesh.json`: everything that the page shows of one process, in one object that is fast to make.
 
-    now                 seconds since 1970 (not part of the ETag)
-    process             id, name (in the process directory), pid, group, service, command, meshlib, python, host, started, url,
+Whoever does not need all of it says which PARTS: `/mesh.json?parts=routes,calls`. What is marked with a star is always there.
+
+    now *               seconds since 1970 (not part of the ETag)
+    process *           id, name (in the process directory), pid, group, service, command, meshlib, python, host, started, url,
                         ready, why_not_ready, loop_lag (seconds), recent_calls (how many are kept),
                         control_plane: kind (`files` or `xds`), server, node, connected, connected_since, streams, error;
                         types: for each type `type` (lds, ...), resources, nacked, awaited, version, last_ack and last_nack
                         ({version, at, reason} or null)
+    window *            seconds that rates and percentiles are about
+    alarms *            how many endpoints are ejected (`ejections`), resources are refused (`problems`) and certificates have
+                        ended (`expired`)
     services            for each cluster: name, service (behind it), called, total, errors_total, rate and error_rate (a second),
                         p50, p90, p99 (milliseconds, null without calls), exists, and when it does: active, pending, connections,
                         saturation {share, resource} (0 to 1, the limit that is nearest), endpoints {total, healthy, degraded,
                         unhealthy, ejected}, tls, mtls, principals {own, peer}, discovery, lb_policy, breaker (its state, null
                         without one); those that are called most come first
-    window              seconds that rates and percentiles are about
+    clusters            the names of those that exist, in the same order
     graph               nodes, edges: `meshlib.admin.graph`
     ejections           cluster, endpoint, reason, at, until (seconds since 1970; until is the earliest), times, failures in a row
     routes              listener, route_config, virtual_host, domains, route, match, action, cluster, split ([{cluster, weight,
@@ -24,24 +29,24 @@
     problems            refused resources: type, name, version, reason, at; in force: whether an older version is
     unsupported         fields that were reported and not applied: type, name, path; at most 200
 
-`/mesh/endpoints.json?cluster=NAME&start=0&limit=200` has the endpoints of a cluster, `/mesh/call.json?number=N` one call with its
-decision, `/mesh/processes.json` the processes of the directory, `/mesh/graph.json` the graph of all of them. With
-`process=NAME` the first three, and `/mesh.json`, are those of another process. Traces: `meshlib.admin.traces`.
+`/mesh/endpoints.json?cluster=NAME&start=0&limit=200` has the endpoints of a cluster (without a name: of the one that is called
+most) and what `services` says of it (`service`), `/mesh/call.json?number=N` one call with its decision, `/mesh/processes.json`
+the processes of the directory, `/mesh/graph.json` the graph of all of them. With `process=NAME` the first two, and `/mesh.json`,
+are those of another process. Traces: `meshlib.admin.traces`.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshlib.admin.calls import call_json, request_json
 from meshlib.admin.certs import certificates
-from meshlib.admin.golden import RouteKey, View
-from meshlib.admin.graph import by_cluster, graph_of, service_of
-from meshlib.admin.hosts import Ejection, Host, ejection_of, hosts_of, mtls_of
+from meshlib.admin.golden import View
+from meshlib.admin.graph import graph_of, service_of
+from meshlib.admin.hosts import Ejection, Host, ejected_of, ejection_of, hosts_of, mtls_of, summary_of
 from meshlib.admin.routes import routes
-from meshlib.engine.program import ClusterProgram
 from meshlib.engine.readiness import first_missing
 from meshlib.snapshot import Kind, ResourceState, ResourceStatus
 from meshlib.state import EndpointState, Permits
@@ -54,7 +59,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_CALLS",
+    "PARTS",
     "about_this_machine",
+    "clusters",
     "control_plane",
     "endpoints",
     "model",
@@ -72,14 +79,23 @@ _LIMITS = (
 )
 
 
-def model(mesh: Mesh, process: dict[str, Any], view: View) -> dict[str, Any]:
-    """The object, but for `now`. process: who this is; the rest of its facts are added."""
-    statuses = mesh.status()
+class _Look(NamedTuple):
+    mesh: Mesh
+    process: dict[str, Any]
+    view: View
+    statuses: tuple[ResourceStatus, ...]
+
+
+def model(
+    mesh: Mesh, process: dict[str, Any], view: View, parts: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The object, but for `now`. process: who this is; the rest of its facts are added. parts: of PARTS, None for all of them."""
+    look = _Look(mesh, process, view, mesh.status())
     ready, why_not = readiness(mesh)
-    recent, served = mesh.recent, mesh.served
+    recent = mesh.recent
     lags = [metric for _, metric in mesh.stats.natives("meshlib_event_loop_lag_seconds")]
     lag = max((metric.value for metric in lags if isinstance(metric, Reading)), default=0.0)
-    return {
+    found = {
         "process": {
             **process,
             "ready": ready,
@@ -87,21 +103,23 @@ def model(mesh: Mesh, process: dict[str, Any], view: View) -> dict[str, Any]:
             "loop_lag": round(lag, 4),
             "recent_calls": 0 if recent is None else recent.size,
             "control_plane": control_plane(mesh),
-            "types": _types(mesh, statuses),
+            "types": _types(mesh, look.statuses),
         },
         "window": round(view.window, 1),
-        "services": services(mesh, view),
-        "graph": graph_of(mesh, process["service"], view),
-        "ejections": ejections(mesh),
-        **routes(mesh, view),
-        "calls": [
-            call_json(number, facts, mesh.clock, trace)
-            for number, facts, trace in (() if recent is None else recent.newest(MOST_CALLS))
-        ],
-        "requests": [request_json(each) for each in (() if served is None else served.newest(MOST_CALLS))],
-        "certificates": certificates(mesh),
-        "problems": _problems(statuses),
-        "unsupported": _unsupported(mesh),
+        "alarms": _alarms(look),
+    }
+    for part, tell in PARTS.items():
+        if parts is None or part in parts:
+            found |= tell(look)
+    return found
+
+
+def _alarms(look: _Look) -> dict[str, int]:
+    clusters = look.mesh.engine.program.clusters.values()
+    return {
+        "ejections": sum(len(ejected_of(cluster)) for cluster in clusters),
+        "problems": sum(status.error is not None for status in look.statuses),
+        "expired": sum(each["expires_in"] <= 0 for each in certificates(look.mesh)),
     }
 
 
@@ -166,16 +184,28 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
 
 def services(mesh: Mesh, view: View) -> list[dict[str, Any]]:
     """Each cluster of the configuration, and each that calls wanted and that does not exist."""
-    program = mesh.engine.program
-    keys = by_cluster(view)
-    names = [*program.clusters, *(name for name in keys if name and name not in program.clusters)]
-    found = [_service(mesh, name, program.clusters.get(name), keys.get(name, ()), view) for name in names]
-    return sorted(found, key=lambda entry: (-entry["rate"], -entry["total"], entry["name"]))
+    known, called = mesh.engine.program.clusters, view.by_cluster
+    names = [*known, *(name for name in called if name and name not in known)]
+    return [_service(mesh, name, view) for name in _busiest(names, view)]
 
 
-def _service(
-    mesh: Mesh, name: str, cluster: ClusterProgram | None, keys: Iterable[RouteKey], view: View
-) -> dict[str, Any]:
+def clusters(mesh: Mesh, view: View) -> list[str]:
+    return _busiest(mesh.engine.program.clusters, view)
+
+
+def _busiest(names: Iterable[str], view: View) -> list[str]:
+    """Those first that are called most."""
+
+    def weight(name: str) -> tuple[float, int, str]:
+        signals = view.signals(view.by_cluster.get(name, ()))
+        return -signals.rate, -signals.total, name
+
+    return sorted(names, key=weight)
+
+
+def _service(mesh: Mesh, name: str, view: View) -> dict[str, Any]:
+    cluster = mesh.engine.program.clusters.get(name)
+    keys = view.by_cluster.get(name, ())
     signals = view.signals(keys).to_dict()
     entry = {"name": name, "service": service_of(mesh, name), "called": bool(keys), **signals}
     if cluster is None:
@@ -189,10 +219,10 @@ def _service(
         "pending": sum(each.pending for each in permits),
         "connections": sum(each.connections for each in permits),
         "saturation": _saturation(permits),
-        "endpoints": _summary(cluster),
+        "endpoints": summary_of(cluster),
         "tls": tls,
         "mtls": mtls,
-        "principals": _principals(list(state.endpoints.values())),
+        "principals": _principals(list(state.endpoints.values()) if tls else ()),
         "discovery": cluster.cluster.discovery.name,
         "lb_policy": type(cluster.cluster.lb_policy).__name__.removesuffix("Config"),
         "breaker": None if cluster.breaker is None else cluster.breaker.state,
@@ -212,28 +242,6 @@ def _saturation(permits: Iterable[Permits]) -> dict[str, Any]:
     return {"share": round(share, 4), "resource": resource}
 
 
-def _summary(cluster: ClusterProgram) -> dict[str, int]:
-    """Counts without a look at each endpoint, of which there may be 100,000."""
-    localities = () if cluster.assignment is None else cluster.assignment.localities
-    total = sum(len(locality.endpoints) for locality in localities)
-    unhealthy = sum(len(locality.unhealthy) for locality in localities)
-    degraded = sum(len(locality.degraded) for locality in localities)
-    ejected = len(_ejected(cluster))
-    return {
-        "total": total,
-        "healthy": max(total - unhealthy - degraded - ejected, 0),
-        "degraded": degraded,
-        "unhealthy": unhealthy,
-        "ejected": ejected,
-    }
-
-
-def _ejected(cluster: ClusterProgram) -> list[EndpointState]:
-    if cluster.outlier is None:
-        return []
-    return [each for each in list(cluster.state.endpoints.values()) if each.ejected and not each.departed]
-
-
 def _principals(endpoints: Iterable[EndpointState]) -> dict[str, str | None]:
     """Who this process is to the endpoints, and who they must be."""
     for endpoint in endpoints:
@@ -243,13 +251,14 @@ def _principals(endpoints: Iterable[EndpointState]) -> dict[str, str | None]:
     return {"own": None, "peer": None}
 
 
-def endpoints(mesh: Mesh, name: str, *, start: int, limit: int) -> dict[str, Any] | None:
-    """A page of the endpoints of a cluster: `cluster`, `total`, `start`, `endpoints`. None: there is no such cluster."""
+def endpoints(mesh: Mesh, view: View, name: str, *, start: int, limit: int) -> dict[str, Any] | None:
+    """A page of the endpoints of a cluster, with `cluster`, `service`, `total`, `start`. None: there is no such cluster."""
     cluster = mesh.engine.program.clusters.get(name)
     if cluster is None:
         return None
     return {
         "cluster": name,
+        "service": _service(mesh, name, view),
         "total": 0 if cluster.assignment is None else cluster.assignment.size,
         "start": start,
         "endpoints": [_endpoint(mesh, host) for host in hosts_of(cluster, start, limit)],
@@ -279,7 +288,7 @@ def ejections(mesh: Mesh) -> list[dict[str, Any]]:
     """The latest first."""
     found = []
     for name, cluster in mesh.engine.program.clusters.items():
-        for state in _ejected(cluster):
+        for state in ejected_of(cluster):
             ejection = ejection_of(state, cluster)
             if ejection is not None:
                 shown = _ejection(mesh, ejection, state.consecutive_5xx)
@@ -324,6 +333,33 @@ def _unsupported(mesh: Mesh) -> list[dict[str, Any]]:
                 return found
             found.append({"type": kind.short, "name": name, "path": path})
     return found
+
+
+def _calls(look: _Look) -> dict[str, Any]:
+    clock, recent = look.mesh.clock, look.mesh.recent
+    newest = () if recent is None else recent.newest(MOST_CALLS)
+    return {"calls": [call_json(number, facts, clock, trace) for number, facts, trace in newest]}
+
+
+def _requests(look: _Look) -> dict[str, Any]:
+    served = look.mesh.served
+    return {
+        "requests": [request_json(each) for each in (() if served is None else served.newest(MOST_CALLS))]
+    }
+
+
+PARTS: Mapping[str, Callable[[_Look], dict[str, Any]]] = {
+    "services": lambda look: {"services": services(look.mesh, look.view)},
+    "clusters": lambda look: {"clusters": clusters(look.mesh, look.view)},
+    "graph": lambda look: {"graph": graph_of(look.mesh, look.process["service"], look.view)},
+    "ejections": lambda look: {"ejections": ejections(look.mesh)},
+    "routes": lambda look: routes(look.mesh, look.view),
+    "calls": _calls,
+    "requests": _requests,
+    "certificates": lambda look: {"certificates": certificates(look.mesh)},
+    "problems": lambda look: {"problems": _problems(look.statuses)},
+    "unsupported": lambda look: {"unsupported": _unsupported(look.mesh)},
+}
 
 
 def about_this_machine() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshlib.stats import Counter, Gauge, Histogram, Reading, Registry
@@ -10,7 +10,7 @@ from meshlib.stats import Counter, Gauge, Histogram, Reading, Registry
 if TYPE_CHECKING:
     from meshlib.stats.metrics import Metric
 
-__all__ = ["percentile", "stats_json", "stats_text"]
+__all__ = ["percentile", "percentiles", "stats_json", "stats_text"]
 
 Sample = Counter | Gauge | Histogram | Reading
 
@@ -38,8 +38,8 @@ def stats_json(
     for metric in _chosen(registry, used_only, matches):
         if isinstance(metric, Histogram):
             values = [
-                {"interval": None, "cumulative": percentile(metric.bounds, metric.buckets, share)}
-                for share in PERCENTILES
+                {"interval": None, "cumulative": value}
+                for value in percentiles(metric.bounds, metric.buckets, PERCENTILES)
             ]
             computed.append({"name": metric.name, "values": values})
         else:
@@ -50,23 +50,34 @@ def stats_json(
     return {"stats": found}
 
 
-def percentile(bounds: Iterable[float], buckets: Iterable[int], share: float) -> float | None:
+def percentile(bounds: Sequence[float], buckets: Sequence[int], share: float) -> float | None:
     """The value below which that share of the recorded ones lies, linear within its bucket; None without any.
 
     What is beyond the last bound counts as that bound: nothing more is known of it.
     """
-    limits, counts = list(bounds), list(buckets)
-    total = sum(counts)
+    return percentiles(bounds, buckets, (share,))[0]
+
+
+def percentiles(
+    bounds: Sequence[float], buckets: Sequence[int], shares: Iterable[float]
+) -> list[float | None]:
+    """Several at once. shares: the smallest first."""
+    total = sum(buckets)
     if not total:
-        return None
-    rank = share * total
-    below, seen = 0.0, 0
-    for bound, count in zip(limits, counts, strict=False):
-        if count and seen + count >= rank:
-            return below + (bound - below) * max(0.0, rank - seen) / count
-        seen += count
-        below = bound
-    return below
+        return [None for _ in shares]
+    found: list[float | None] = []
+    at, seen, last = 0, 0, len(bounds)
+    for share in shares:
+        rank = share * total
+        while at < last and (not buckets[at] or seen + buckets[at] < rank):
+            seen += buckets[at]
+            at += 1
+        if at == last:
+            found.append(bounds[-1] if bounds else 0.0)
+            continue
+        below = bounds[at - 1] if at else 0.0
+        found.append(below + (bounds[at] - below) * max(0.0, rank - seen) / buckets[at])
+    return found
 
 
 def _chosen(registry: Registry, used_only: bool, matches: Callable[[str], object] | None) -> Iterator[Sample]:
@@ -87,9 +98,9 @@ def _used(metric: Metric) -> bool:
 def _summary(metric: Histogram) -> str:
     if not metric.count:
         return "No recorded values"
+    values = percentiles(metric.bounds, metric.buckets, PERCENTILES)
     return " ".join(
-        f"P{share * 100:g}({_number(percentile(metric.bounds, metric.buckets, share) or 0.0)})"
-        for share in PERCENTILES
+        f"P{share * 100:g}({_number(value or 0.0)})" for share, value in zip(PERCENTILES, values, strict=True)
     )
 
 
