@@ -24,6 +24,7 @@ from benchmarks import (
     grpc_world,
     mtls,
     observe,
+    page,
     plan,
     push,
     report,
@@ -208,6 +209,17 @@ def _tell(
     print(f"\n{report.table(report.ratio_rows(quoted | others, confirmed))}")
 
 
+def _page(how: Plan, result: dict[str, Any]) -> None:
+    """The admin's page in a browser, where there is one."""
+    missing = page.missing()
+    if missing is not None:
+        print(f"\npage: skipped, {missing}")
+        return
+    with _stopwatch("page"):
+        result["page"] = page.run(how.pages)
+    print(f"\n{report.table(result['page'])}")
+
+
 def main() -> int:
     arguments = _arguments()
     how = plan.QUICK if arguments.quick else plan.FULL
@@ -239,6 +251,8 @@ def main() -> int:
         with _stopwatch("observe"):
             result["observe"] = observe.run(how.rounds, random.Random(arguments.seed))
         print(f"\n{report.table(result['observe'])}")
+    if "page" in arguments.sections and not arguments.baselines:
+        _page(how, result)
     if "import" in arguments.sections and not arguments.baselines:
         with _stopwatch("import"):
             rows = footprint.import_times(how.imports)

@@ -30,6 +30,7 @@ SECTIONS = {
         "grpc_rps64_vs_grpcio",
     ),
     "observe": (),
+    "page": (),
     "import": ("import_ms",),
     "memory": (),
 }
@@ -45,6 +46,7 @@ class Plan:
     seconds: float
     pushes: int
     imports: int
+    pages: int
 
     def part(self, divisor: int) -> Plan:
         """A shorter plan, for the confirmation without pinning."""
@@ -55,11 +57,12 @@ class Plan:
             seconds=self.seconds,
             pushes=self.pushes,
             imports=self.imports,
+            pages=self.pages,
         )
 
 
-FULL = Plan(rounds=21, calls=200, concurrent_rounds=7, seconds=0.7, pushes=7, imports=15)
-QUICK = Plan(rounds=5, calls=80, concurrent_rounds=2, seconds=0.3, pushes=3, imports=5)
+FULL = Plan(rounds=21, calls=200, concurrent_rounds=7, seconds=0.7, pushes=7, imports=15, pages=7)
+QUICK = Plan(rounds=5, calls=80, concurrent_rounds=2, seconds=0.3, pushes=3, imports=5, pages=3)
 
 
 def sections(only: list[str]) -> list[str]:
