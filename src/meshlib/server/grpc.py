@@ -29,6 +29,7 @@ from meshlib.runtime.signals import Signals
 from meshlib.server.grpc_handlers import asynchronous, blocking, wrapped
 from meshlib.server.grpc_inbound import Gate, credentials, headers_of
 from meshlib.server.grpc_listen import listen
+from meshlib.server.grpc_messages import AsyncMessages, Messages
 from meshlib.server.inbound import Admission, Inbound
 from meshlib.server.peer import NOBODY
 from meshlib.server.visit import Visit, inherited
@@ -61,12 +62,12 @@ class MeshInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     """
 
     def __init__(self, inbound: Inbound | None = None, *, clock: Clock | None = None) -> None:
-        self._door = _Door(inbound, clock)
+        self._door = _Door(inbound, clock, Messages)
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         enter = functools.partial(self._door.enter, handler_call_details.method)
         found = continuation(self._door.details(handler_call_details, _Details))
-        return wrapped(found, functools.partial(blocking, enter))
+        return wrapped(found, functools.partial(blocking, enter), self._door.count)
 
 
 class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -74,7 +75,7 @@ class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     generators, or blocking functions, which grpc.aio runs in threads."""
 
     def __init__(self, inbound: Inbound | None = None, *, clock: Clock | None = None) -> None:
-        self._door = _Door(inbound, clock)
+        self._door = _Door(inbound, clock, AsyncMessages)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -82,7 +83,7 @@ class AsyncMeshInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         enter = functools.partial(self._door.enter, handler_call_details.method)
         cls = type(handler_call_details)  # grpc.aio takes no other
         found = await continuation(self._door.details(handler_call_details, cls))
-        return wrapped(found, functools.partial(asynchronous, enter))
+        return wrapped(found, functools.partial(asynchronous, enter), self._door.count)
 
 
 class _Details(grpc.HandlerCallDetails):  # type: ignore[misc]
@@ -92,9 +93,10 @@ class _Details(grpc.HandlerCallDetails):  # type: ignore[misc]
 
 
 class _Door:
-    """What happens before a handler, in the context that belongs to its call alone."""
+    """What happens before a handler, in the context that belongs to its call alone. count: None where no call is recorded."""
 
-    def __init__(self, inbound: Inbound | None, clock: Clock | None) -> None:
+    def __init__(self, inbound: Inbound | None, clock: Clock | None, count: type[Messages]) -> None:
+        self.count = None if inbound is None else count
         self._clock = clock or (SystemClock() if inbound is None else inbound.clock)
         self._gate = None if inbound is None else Gate(inbound)
 

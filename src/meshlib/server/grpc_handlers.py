@@ -2,7 +2,7 @@
 
 A blocking handler runs in a copy of the context, each step of a streaming one in that same copy: its responses are taken outside
 the interceptor, and on an asyncio server by a thread that serves other calls too. An asyncio handler has a task of its own, which
-ends with the call.
+ends with the call. `grpc_messages` counts what handlers take and give.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
+from meshlib.server.grpc_messages import Messages
 from meshlib.server.visit import Visit
-
-if TYPE_CHECKING:
-    from meshlib.engine.observer import InboundCall
 
 __all__ = ["asynchronous", "blocking", "wrapped"]
 
@@ -47,55 +45,70 @@ _CANCELLED, _UNKNOWN, _LATE = "1", "2", "4"
 _END: Any = object()
 
 
-def wrapped(handler: Any, wrap: Callable[[_Behavior, bool, bool], _Behavior]) -> Any:
-    """The handler with its function wrapped; None, for a method that does not exist, stays None."""
+def wrapped(
+    handler: Any,
+    wrap: Callable[[_Behavior, bool, Messages | None], _Behavior],
+    count: Callable[..., Messages] | None,
+) -> Any:
+    """The handler for one call, with its function wrapped; None, for a method that does not exist, stays None.
+
+    count: makes what counts messages, of the deserializer and the serializer; None where nobody wants to know.
+    """
     if handler is None:
         return None
-    streams = bool(handler.request_streaming), bool(handler.response_streaming)
-    name, factory = _FACTORIES[streams]
-    behavior = wrap(getattr(handler, name), *streams)
-    return factory(behavior, handler.request_deserializer, handler.response_serializer)
+    streams = bool(handler.response_streaming)
+    name, factory = _FACTORIES[bool(handler.request_streaming), streams]
+    coders = handler.request_deserializer, handler.response_serializer
+    messages = None
+    if count is not None:
+        messages = count(*coders)
+        coders = messages.read, messages.write
+    return factory(wrap(getattr(handler, name), streams, messages), *coders)
 
 
-def blocking(enter: _Enter, behavior: _Behavior, asks: bool, streams: bool) -> _Behavior:
-    """asks, streams: whether its requests, its responses, are a stream."""
+def blocking(enter: _Enter, behavior: _Behavior, streams: bool, messages: Messages | None) -> _Behavior:
+    """streams: whether its responses are a stream."""
 
     @functools.wraps(behavior)
     def answer(request: Any, context: Any, *more: Any) -> Any:
         own = copy_context()
-        visit, refusal = own.run(_begin, enter, context)
+        visit, refusal = own.run(_begin, enter, context, messages)
         if refusal is not None:
             context.abort(*refusal)
         context = _told(visit, context)
         try:
-            response = own.run(behavior, _counted(visit, request, asks), context, *more)
+            response = own.run(behavior, request, context, *more)
+            if messages is not None and visit.record is not None and not streams:
+                response = own.run(messages.last, response, _code(context))
         except BaseException as error:
-            own.run(_over, visit, context, error)
+            own.run(_over, visit, context, messages, error)
             raise
-        _sent(visit)
-        own.run(_over, visit, context)
+        own.run(_over, visit, context, messages)
         return response
 
     @functools.wraps(behavior)
     def answers(request: Any, context: Any, *more: Any) -> Iterator[Any]:
         own = copy_context()
-        visit, refusal = own.run(_begin, enter, context)
+        visit, refusal = own.run(_begin, enter, context, messages)
         if refusal is not None:
             _end(context, refusal)
             return
         context = _told(visit, context)
         close: Callable[[], Any] | None = None
         try:
-            responses = own.run(lambda: iter(behavior(_counted(visit, request, asks), context, *more)))
+            responses = own.run(lambda: iter(behavior(request, context, *more)))
             close = getattr(responses, "close", None)
             while (response := own.run(next, responses, _END)) is not _END:
-                _sent(visit)
+                if messages is not None and visit.record is not None:
+                    response = own.run(messages.next, response)
+                    if messages.broken:  # grpcio ends the call, and lets go of this generator at some time
+                        own.run(_over, visit, context, messages)
                 yield response
         except BaseException as error:
-            own.run(_over, visit, context, error)
+            own.run(_over, visit, context, messages, error)
             raise
         else:
-            own.run(_over, visit, context)
+            own.run(_over, visit, context, messages)
         finally:
             if close is not None:
                 own.run(close)
@@ -104,48 +117,49 @@ def blocking(enter: _Enter, behavior: _Behavior, asks: bool, streams: bool) -> _
     return answers if streams and not getattr(behavior, "experimental_non_blocking", False) else answer
 
 
-def asynchronous(enter: _Enter, behavior: _Behavior, asks: bool, streams: bool) -> _Behavior:
+def asynchronous(enter: _Enter, behavior: _Behavior, streams: bool, messages: Messages | None) -> _Behavior:
     """For `grpc.aio`: a coroutine, an asynchronous generator, or a blocking function."""
     if inspect.isasyncgenfunction(behavior):
-        return _generating(enter, behavior, asks)
+        return _generating(enter, behavior, messages)
     if inspect.iscoroutinefunction(behavior):
-        return _awaiting(enter, behavior, asks)
-    return blocking(enter, behavior, asks, streams)
+        return _awaiting(enter, behavior, streams, messages)
+    return blocking(enter, behavior, streams, messages)
 
 
-def _awaiting(enter: _Enter, behavior: _Behavior, asks: bool) -> _Behavior:
+def _awaiting(enter: _Enter, behavior: _Behavior, streams: bool, messages: Messages | None) -> _Behavior:
     @functools.wraps(behavior)
     async def answer(request: Any, context: Any) -> Any:
-        visit, refusal = _begin(enter, context)
+        visit, refusal = _begin(enter, context, messages)
         if refusal is not None:
             await context.abort(*refusal)
         try:
-            response = await behavior(_counted_later(visit, request, asks), context)
+            response = await behavior(request, context)
         except BaseException as error:
-            _over(visit, context, error)
+            _over(visit, context, messages, error)
             raise
-        if response is not None:
-            _sent(visit)
-        _over(visit, context)
+        if messages is not None and streams:
+            messages.broken = False  # it has caught what `context.write` raised
+        elif messages is not None and visit.record is not None:
+            response = messages.last(response, _code(context))
+        _over(visit, context, messages)
         return response
 
     return answer
 
 
-def _generating(enter: _Enter, behavior: _Behavior, asks: bool) -> _Behavior:
+def _generating(enter: _Enter, behavior: _Behavior, messages: Messages | None) -> _Behavior:
     @functools.wraps(behavior)
     async def answers(request: Any, context: Any) -> Any:
-        visit, refusal = _begin(enter, context)
+        visit, refusal = _begin(enter, context, messages)
         if refusal is not None:
             await context.abort(*refusal)
         try:
-            async for response in behavior(_counted_later(visit, request, asks), context):
-                _sent(visit)
+            async for response in behavior(request, context):
                 yield response
         except BaseException as error:
-            _over(visit, context, error)
+            _over(visit, context, messages, error)
             raise
-        _over(visit, context)
+        _over(visit, context, messages)
 
     return answers
 
@@ -153,7 +167,7 @@ def _generating(enter: _Enter, behavior: _Behavior, asks: bool) -> _Behavior:
 # --- the beginning and the end -------------------------------------------------------------------------------------------
 
 
-def _begin(enter: _Enter, context: Any) -> tuple[Visit, Refusal | None]:
+def _begin(enter: _Enter, context: Any, messages: Messages | None) -> tuple[Visit, Refusal | None]:
     visit = enter(context)
     visit.enter()
     reply = visit.admission.refusal
@@ -163,6 +177,8 @@ def _begin(enter: _Enter, context: Any) -> tuple[Visit, Refusal | None]:
     record = visit.record
     if record is not None:
         record.status, record.grpc_status = 200, str(code.value[0])
+        if messages is not None:
+            messages.tell(record)
     visit.refused()
     return visit, (code, reply.body.decode())
 
@@ -174,14 +190,20 @@ def _end(context: Any, refusal: Refusal) -> None:
     context.set_details(details)
 
 
-def _over(visit: Visit, context: Any, error: BaseException | None = None) -> None:
+def _over(visit: Visit, context: Any, messages: Messages | None, error: BaseException | None = None) -> None:
     record = visit.record
     if record is None:
         visit.over(answered=error is None)
         return
     record.status = 200
     code = _code(context)
-    if isinstance(error, (asyncio.CancelledError, GeneratorExit)) or _has_gone(context):
+    given_up = isinstance(error, (asyncio.CancelledError, GeneratorExit))
+    if messages is not None:
+        messages.tell(record)
+    if messages is not None and messages.broken and (error is None or given_up):
+        record.grpc_status = messages.failure if code == "0" else code
+        visit.over(answered=False)
+    elif given_up or _has_gone(context):
         remaining = context.time_remaining()
         record.grpc_status = _LATE if remaining is not None and remaining <= 0 else _CANCELLED
         visit.lost()
@@ -244,41 +266,3 @@ def _is_abort(error: BaseException, code: str) -> bool:
     return isinstance(error, grpc.aio.AbortError) or (
         type(error) is Exception and not error.args and code != "0"
     )
-
-
-# --- messages --------------------------------------------------------------------------------------------------------
-
-
-def _sent(visit: Visit) -> None:
-    if visit.record is not None:
-        visit.record.messages_sent += 1
-
-
-def _counted(visit: Visit, request: Any, asks: bool) -> Any:
-    """The request, or the stream of requests, as the handler gets it."""
-    record = visit.record
-    if record is None:
-        return request
-    if asks:
-        return _each(record, request)
-    record.messages_received = 1
-    return request
-
-
-def _each(record: InboundCall, requests: Iterator[Any]) -> Iterator[Any]:
-    for request in requests:
-        record.messages_received += 1
-        yield request
-
-
-def _counted_later(visit: Visit, request: Any, asks: bool) -> Any:
-    record = visit.record
-    if asks and record is not None:
-        return _each_later(record, request)
-    return _counted(visit, request, asks)
-
-
-async def _each_later(record: InboundCall, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        record.messages_received += 1
-        yield request

@@ -179,7 +179,8 @@ class Visit:
             record.details = self.admission.details
             record.status = record.status or reply.status
             record.response_headers = record.response_headers or list(reply.headers)
-            record.bytes_sent = len(reply.body)
+            if record.grpc_status is None:  # gRPC has it in the status
+                record.bytes_sent = len(reply.body)
         self.over()
 
 

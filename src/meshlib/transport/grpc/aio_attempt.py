@@ -61,6 +61,11 @@ class Attempt:
         if self.driver is not None:
             self.driver.ended(self)
 
+    def ended_late(self, inner: Any) -> None:
+        """The same for an inner call of grpc.aio whose one response counts, which is there in the next turn of the loop."""
+        if self.driver is not None:
+            self.driver.home.loop.call_soon(self.ended, inner)
+
     def opened(self, kind: FailureKind | None, reason: str) -> None:
         """The inner channel is open, or could not be opened."""
         driver = self.driver

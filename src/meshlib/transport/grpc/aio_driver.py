@@ -61,7 +61,7 @@ class Driver:
     awaits this without a detour. accepted: the attempt whose response is the answer. edited: its headers after the route's
     edits, None as they came. error: what the call raises when nothing was accepted, or when the accepted response was cut;
     `asyncio.CancelledError` when the application cancelled it. refused: what broke the TLS of the last connection that could
-    not be opened. sent, received: messages of the application, and their size.
+    not be opened. sent, received: messages of the application, and their size. one_response: the response is no stream.
     """
 
     # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
@@ -79,6 +79,7 @@ class Driver:
     received = received_bytes = 0
     settled = False
     over = False
+    one_response = True
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class Driver:
         sent, received = self.sent, self.received
         self.call.account(
             self.sent_bytes + PREFIX * sent,
-            self.received_bytes + PREFIX * received if self.received_bytes else 0,
+            self.received_bytes + PREFIX * received,
             messages=(sent, received),
             trailers=trailers,
         )
@@ -322,7 +323,8 @@ class Driver:
             return None
         attempt.inner = inner
         self.direct = inner if attempt.number == 1 else None
-        inner.add_done_callback(attempt.ended)
+        late = self.one_response and self.call.observed and type(inner) is not LeanCall
+        inner.add_done_callback(attempt.ended_late if late else attempt.ended)
         self._tell()
         return None
 

@@ -11,7 +11,7 @@ import grpc.aio
 
 from meshlib.transport.grpc.judge import Ended
 
-__all__ = ["ending", "is_ok", "receiver", "result_of", "sender"]
+__all__ = ["ending", "is_ok", "message_of", "receiver", "result_of", "sender"]
 
 
 CORE = "_cython_call"
@@ -42,6 +42,17 @@ def ending(inner: Any) -> Ended:
         tuple(result_of(inner.initial_metadata())),
         tuple(result_of(inner.trailing_metadata())),
     )
+
+
+def message_of(inner: Any) -> bytes | None:
+    """The one response of an inner call that ended with OK a turn of the loop ago; None if it is not there."""
+    try:
+        inner.__await__().send(None)
+    except StopIteration as stop:
+        return None if stop.value is grpc.aio.EOF else stop.value
+    except (grpc.RpcError, asyncio.CancelledError):
+        return None
+    return None
 
 
 def sender(inner: Any) -> Callable[[bytes], Awaitable[None]]:

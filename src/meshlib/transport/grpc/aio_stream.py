@@ -23,7 +23,7 @@ from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import Lane
 from meshlib.transport.grpc.aio_home import Home
-from meshlib.transport.grpc.aio_inner import is_ok, receiver
+from meshlib.transport.grpc.aio_inner import is_ok, message_of, receiver
 from meshlib.transport.grpc.aio_outbox import LOST, Outbox, Sending
 from meshlib.transport.grpc.aio_outcome import outcome_of
 from meshlib.transport.grpc.metadata import LazyHeaders
@@ -109,6 +109,7 @@ class StreamDriver(Driver):
         arity: str,
     ) -> None:
         self.arity = arity
+        self.one_response = arity == "stream_unary"
         self.moved_at = 0.0
         self._reading: StreamAttempt | None = None
         self.request: bytes | None = None
@@ -128,8 +129,8 @@ class StreamDriver(Driver):
         self.run(BEGIN if self.outbox is None else _BEGIN_STREAMED)
 
     def ended(self, attempt: Attempt) -> None:
-        if self.call.observed and self.arity == "stream_unary" and is_ok(attempt.inner):
-            self.received = 1
+        if self.call.observed and self.one_response and is_ok(attempt.inner):
+            self.received, self.received_bytes = 1, len(message_of(attempt.inner) or b"")
         super().ended(attempt)
 
     def request_complete(self) -> None:
@@ -175,6 +176,8 @@ class StreamDriver(Driver):
                     attempt.answered = True
                     attempt.first = message
                     self._commit(attempt)
+                    if attempt is self.accepted:
+                        self._took(message)  # the status may come before the application does
         except (grpc.RpcError, asyncio.CancelledError):
             return  # the done callback of the inner call says how it ended
         finally:
@@ -273,8 +276,6 @@ class StreamDriver(Driver):
             attempt = await self._open()
             if attempt.first is not NOTHING:
                 first, attempt.first = attempt.first, NOTHING
-                if first is not EOF:
-                    self._took(first)
                 return first
         assert attempt.receive is not None
         try:

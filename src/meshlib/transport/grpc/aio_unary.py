@@ -13,7 +13,7 @@ from meshlib.engine.events import Succeeded
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import InnerChannel
-from meshlib.transport.grpc.aio_inner import is_ok, result_of
+from meshlib.transport.grpc.aio_inner import is_ok, message_of, result_of
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
 from meshlib.transport.grpc.metadata import LazyHeaders, to_headers
 from meshlib.transport.grpc.request import with_extra
@@ -75,10 +75,10 @@ class UnaryDriver(Driver):
         super()._account(trailers)
 
     def _trailers(self, inner: Any) -> Sequence[tuple[str, str]]:
-        """Of an inner call that went well. Of one of grpc.aio the size of the response is not known."""
+        """Of an inner call that went well."""
         self.received = 1
-        if type(inner) is LeanCall:
-            self.received_bytes = len(inner.message or b"")
+        message = inner.message if type(inner) is LeanCall else message_of(inner)
+        self.received_bytes = len(message or b"")
         return [("grpc-status", "0"), *to_headers(result_of(inner.trailing_metadata()))]
 
     def ended(self, attempt: Attempt) -> None:

@@ -51,7 +51,7 @@ _wall = SystemClock.time  # C-core takes deadlines in seconds since the epoch
 
 class Receipt(LazyHeaders):
     """A unary call that is over, with the questions that grpcio's own call objects answer. number: of google.rpc.Code. sent,
-    received: the messages, serialized.
+    received: the messages, serialized; None for none.
 
     As a sequence it is the headers of the response.
     """
@@ -63,8 +63,8 @@ class Receipt(LazyHeaders):
         self._status = status
         self.number: int = status.code()
         self.response = response
-        self.sent = sent
-        self.received = received
+        self.sent: bytes | None = sent
+        self.received: bytes | None = received
 
     def _all(self) -> Headers:
         return to_headers(self.initial_metadata())
@@ -105,10 +105,11 @@ class Broken(Receipt):
 
     __slots__ = ("_text",)
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, sent: bytes | None = None, received: bytes | None = None) -> None:
         self.number = 13
-        self.response = self.received = None
-        self.sent = b""
+        self.response = None
+        self.sent = sent
+        self.received = received
         self._text = text
 
     def initial_metadata(self) -> Metadata:
@@ -191,7 +192,7 @@ class LeanUnary:
         if response is not None and self._deserializer is not None:
             response = _common.deserialize(response, self._deserializer)
             if response is None:
-                return Broken("Exception deserializing response!")
+                return Broken("Exception deserializing response!", request, received)
         return Receipt(initial, status, response, request, received)
 
 

@@ -12,7 +12,7 @@ from meshlib.transport.grpc.errors import CODES, RpcFailed
 from meshlib.transport.grpc.judge import Ended
 from meshlib.transport.grpc.metadata import Metadata, decode_message, to_metadata
 
-__all__ = ["UnsupportedActionError", "arrived", "ended_of", "status_of", "waits"]
+__all__ = ["UnsupportedActionError", "arrived", "ended_of", "status_of"]
 
 
 class UnsupportedActionError(Exception):
@@ -30,11 +30,6 @@ def arrived(rpc: Any) -> Metadata | None:
     state = getattr(rpc, "_state", None)
     metadata: Metadata | None = getattr(state, "initial_metadata", None)
     return metadata
-
-
-def waits(rpc: Any) -> bool:
-    """Whether a message of this stream has come that nobody has taken yet, where grpcio tells."""
-    return getattr(getattr(rpc, "_state", None), "response", None) is not None
 
 
 def ended_of(error: Any) -> Ended:

@@ -23,6 +23,7 @@ from meshlib.transport.grpc.sync_call import Waker
 from meshlib.transport.grpc.sync_flight import Flight
 from meshlib.transport.grpc.sync_stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from meshlib.transport.grpc.sync_watch import Watch
+from meshlib.transport.grpc.tally import Incoming, Outgoing, Tally
 
 __all__ = ["MeshChannel", "MeshLike", "Method"]
 
@@ -98,6 +99,17 @@ class Method:
                     self._known.pop(other, None)
             known = self._known[inner] = inner.make(self._make)
         return known
+
+    def counted(self, inner: InnerChannel, path: str) -> tuple[Any, Tally]:
+        """The same for one attempt, and what counts its messages."""
+        same = path == self.path
+        arguments = dict(self._registered if same else self._arguments)
+        received = arguments["response_deserializer"] = Incoming(arguments["response_deserializer"])
+        sent = None
+        if not self._kind.startswith("stream"):
+            sent = arguments["request_serializer"] = Outgoing(self.serializer)
+        made = inner.make(lambda channel: getattr(channel, self._kind)(path, **arguments))
+        return made, Tally(sent, received)
 
     def without_mesh(self) -> Any:
         """The multicallable of a plain channel to the target; None unless such targets are let through."""

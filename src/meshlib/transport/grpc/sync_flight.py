@@ -41,7 +41,7 @@ from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, rpc_error
 from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
 from meshlib.transport.grpc.request import with_extra
-from meshlib.transport.grpc.status import arrived, ended_of, status_of, waits
+from meshlib.transport.grpc.status import arrived, ended_of, status_of
 from meshlib.transport.grpc.sync_shots import CANCELLED, Shot, Shots
 from meshlib.transport.grpc.timers import Alarm, timers
 
@@ -49,7 +49,7 @@ __all__ = ["Flight"]
 
 
 class Flight(Shots):
-    """See the module. active_at: when the application last took a message (monotonic seconds). received: how many it took.
+    """See the module. active_at: when the application last took a message (monotonic seconds).
 
     Once `over`: error is None when the status is OK; response: of a future; ended: what grpcio said, if an endpoint did.
     """
@@ -63,7 +63,6 @@ class Flight(Shots):
     _whole = False  # the response is one block of headers, with the status among them
     _alarm: Alarm | None = None
     _alarm_at = inf
-    received = 0
     _trailers: list[tuple[str, str]] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -104,7 +103,7 @@ class Flight(Shots):
                 shot.number, ended, answered=shot.answered, now=now, wake_at=self._call.wake_at
             )
         if isinstance(event, Cancelled):
-            self._give_up_with(status_of(ended, None, self.info, apart=False))
+            self._give_up_with(status_of(ended, None, self.info, apart=False), shot)
             return
         if isinstance(event, Headers):
             self._answered(shot, event, ended, now)
@@ -121,7 +120,7 @@ class Flight(Shots):
         """Report the headers. ended: the inner call is over already."""
         shot.answered = True
         self._whole = event.end and ended is not None and ended.code != 0
-        self._tell(event, now)
+        self._tell(event, now, shot)
         if self.accepted is not shot or ended is None:
             return
         if event.end:
@@ -166,20 +165,16 @@ class Flight(Shots):
             return
         self._finish(status_of(ended, self._edited, self.info, apart=not self._whole))
 
-    def _account(self) -> None:
-        """For those who observe the call. grpcio serializes a single request, and reads responses: no bytes of those.
-
-        A message of a stream counts when the application takes it, or when it waits for that.
-        """
-        requests, answered, accepted = self._requests, self.received, self.accepted
-        if accepted is not None and accepted.rpc is not None and self.streamed:
-            answered += waits(accepted.rpc)
-        if not self.streamed and self._trailers is not None:
-            answered = 1
-        sent, size = (1, 0) if requests is None else (requests.read, requests.read_bytes)
-        self._call.account(
-            size + PREFIX * sent if size else 0, 0, messages=(sent, answered), trailers=self._trailers
-        )
+    def _account(self, shot: Shot | None = None) -> None:
+        requests, outgoing, answers = self._requests, self._outgoing, self.accepted or shot
+        sent = size = received = received_size = 0
+        if requests is not None:
+            sent, size = requests.read, requests.read_bytes + PREFIX * requests.read
+        elif outgoing is not None:
+            sent, size = outgoing.count, outgoing.size
+        if answers is not None and answers.tally is not None:
+            received, received_size = answers.tally.received.count, answers.tally.received.size
+        self._call.account(size, received_size, messages=(sent, received), trailers=self._trailers)
 
     # --- headers of an inner call --------------------------------------------------------------------------------------
 
@@ -260,11 +255,11 @@ class Flight(Shots):
         if not self.over:
             self._give_up_with(RpcFailed(code, details, initial=self._begun(), info=self.info))
 
-    def _give_up_with(self, error: FinishedRpc) -> None:
-        """The application's side ended the call."""
+    def _give_up_with(self, error: FinishedRpc, shot: Shot | None = None) -> None:
+        """The application's side ended the call. shot: the attempt by which it did."""
         accepted = self.accepted
         if self._call.observed:
-            self._account()
+            self._account(shot)
             self._call.error = error
         self._let_go(self._call.handle(CANCELLED, self.monotonic()))
         if accepted is not None and not accepted.over:
@@ -381,7 +376,6 @@ class Flight(Shots):
             if ended:
                 self._do(partial(self._ended, shot))
             if shot is self.accepted and message is not None:
-                self.received += 1
                 return shot, message
             with self.changed:
                 while not self.over and self._live.get(shot.number) is shot:

@@ -166,7 +166,6 @@ class MeshStream(MeshRpc):
         except (StopIteration, grpc.RpcError):
             return self._end()
         flight.active_at = self._monotonic()
-        flight.received += 1
         return message
 
     def next(self) -> Any:

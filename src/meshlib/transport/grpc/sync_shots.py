@@ -34,6 +34,7 @@ from meshlib.transport.grpc.metadata import Metadata
 from meshlib.transport.grpc.replay import OverrunError, Requests, SerializeError
 from meshlib.transport.grpc.request import outgoing_metadata, view
 from meshlib.transport.grpc.status import UnsupportedActionError
+from meshlib.transport.grpc.tally import Outgoing, Tally
 from meshlib.transport.grpc.timers import timers
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Shot:
     """One attempt. rpc: the inner call once it is sent. answered: its headers were reported.
 
     reading: a thread of the application is inside `next(rpc)`; an ending is then left to that thread (`ended`), which may
-    hold a message that came before. plain: it is on a channel without the mesh, of which the engine knows nothing.
+    hold a message that came before. plain: it is on a channel without the mesh, of which the engine knows nothing. tally: of its
+    messages, where somebody observes the call.
     """
 
     __slots__ = (
@@ -73,6 +75,7 @@ class Shot:
         "reading",
         "rpc",
         "start",
+        "tally",
     )
 
     def __init__(self, number: int, start: Start | None) -> None:
@@ -87,6 +90,7 @@ class Shot:
         self.ended = False
         self.over = False
         self.plain = start is None
+        self.tally: Tally | None = None
 
 
 class _Wake:
@@ -113,6 +117,7 @@ class Shots:
     _refused: BaseException | None = (
         None  # what broke the TLS of the last connection that could not be opened
     )
+    _outgoing: Outgoing | None = None  # of a single request, as the last attempt has sent it
 
     def __init__(
         self,
@@ -213,6 +218,7 @@ class Shots:
                 self._arm()
             except Exception as error:  # noqa: BLE001 - the call ends with it
                 self._broken(error)
+                self._arm()
             finally:
                 after, self._after = self._after, []
                 busy.release()
@@ -228,15 +234,15 @@ class Shots:
             failed.__cause__ = error
             self._finish(failed)
 
-    def _tell(self, event: Event, now: float | None) -> None:
-        """Report to the engine and carry out what it says."""
+    def _tell(self, event: Event, now: float | None, shot: Shot | None = None) -> None:
+        """Report to the engine and carry out what it says. shot: whose response it is, if the event may be its acceptance."""
         if not self.over:
             if self._call.observed:
-                self._account()
+                self._account(shot)
             self._carry_out(self._call.handle(event, self.monotonic() if now is None else now))
 
-    def _account(self) -> None:
-        """Tell those who observe the call what went over the wire."""
+    def _account(self, shot: Shot | None = None) -> None:
+        """Tell those who observe the call what went over the wire. shot: of an attempt that answers, though none is accepted."""
         raise NotImplementedError
 
     # --- the engine's actions ----------------------------------------------------------------------------------------
@@ -375,7 +381,11 @@ class Shots:
         if requests is not None:
             requests.limit = min(requests.limit, self._call.buffer_limit)
         try:
-            multicallable = self._method.on(inner, start.path)
+            if self._call.observed:
+                multicallable, shot.tally = self._method.counted(inner, start.path)
+                self._outgoing = shot.tally.sent
+            else:
+                multicallable = self._method.on(inner, start.path)
             self._send(shot, multicallable, outgoing_metadata(start, self._metadata))
         except BaseException:
             inner.leave()

@@ -49,6 +49,7 @@ from meshlib.transport.grpc.status import UnsupportedActionError, ended_of, stat
 from meshlib.transport.grpc.sync_call import SucceededCall, Waker
 from meshlib.transport.grpc.sync_flight import Flight
 from meshlib.transport.grpc.sync_rpc import MeshRpc
+from meshlib.transport.grpc.tally import Tally
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.sync_channel import Method
@@ -209,14 +210,18 @@ class BlockingCall:
         alone = self._deadline is None  # no timer is the caller's: no deadline is sent
         metadata = outgoing_metadata(start, self._metadata)
         method, compression = self._method, self._compression
-        receipt = None
+        receipt = tally = None
         try:
             lean = method.lean(inner, start.path) if compression is None else None
             if lean is not None:
                 limit, until = (None, wake_at) if alone else (timeout, inf)
                 receipt = lean(self._request, limit, metadata, self._credentials, until)
             if receipt is None:
-                ahead.response, ahead.succeeded = method.on(inner, start.path).with_call(
+                if call.observed:
+                    multicallable, tally = method.counted(inner, start.path)
+                else:
+                    multicallable = method.on(inner, start.path)
+                ahead.response, ahead.succeeded = multicallable.with_call(
                     self._request, timeout, metadata, self._credentials, None, compression
                 )
             elif receipt.number == 0:
@@ -229,7 +234,7 @@ class BlockingCall:
             inner.leave()
         ended = ahead.ended
         if call.observed:
-            self._account(ahead, receipt)
+            self._account(ahead, receipt, tally)
         if ended is None:
             headers = LazyHeaders(ahead.succeeded.initial_metadata) if receipt is None else receipt
             return Succeeded(start.attempt, 200, headers, True), monotonic()
@@ -241,18 +246,25 @@ class BlockingCall:
         ahead.apart = isinstance(event, Headers) and not event.end
         return event, now
 
-    def _account(self, ahead: Ahead, receipt: Receipt | None) -> None:
-        """For those who observe the call: what went over the wire. Only a lean call tells of bytes."""
-        ended = ahead.ended
-        answered = ended is None or ended.message
-        sent = received = 0
-        if receipt is not None:
-            sent = len(receipt.sent) + PREFIX
-            received = 0 if receipt.received is None else len(receipt.received) + PREFIX
+    def _account(self, ahead: Ahead, receipt: Receipt | None, tally: Tally | None) -> None:
+        """For those who observe the call: what went over the wire."""
         trailers = None
-        if ended is None:
+        if ahead.ended is None:
             trailers = [("grpc-status", "0"), *to_headers(ahead.succeeded.trailing_metadata())]
-        self._call.account(sent, received, messages=(1, int(answered)), trailers=trailers)
+        sent = received = 0
+        messages = 0, 0
+        if receipt is not None:
+            if receipt.received is not None:
+                received = len(receipt.received) + PREFIX
+                messages = 1, 1
+            elif receipt.sent is not None:
+                messages = 1, 0
+            if receipt.sent is not None:
+                sent = len(receipt.sent) + PREFIX
+        elif tally is not None and tally.sent is not None:
+            sent, received = tally.sent.size, tally.received.size
+            messages = tally.sent.count, tally.received.count
+        self._call.account(sent, received, messages=messages, trailers=trailers)
 
     def metadata_without_mesh(self) -> Metadata | None:
         """What goes out when no Listener knows the host, and the Mesh lets such calls through."""
