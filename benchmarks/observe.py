@@ -72,7 +72,7 @@ class _Nowhere(SpanExporter):
 
 
 def _recent() -> meshlib.Observe:
-    return meshlib.Observe(tracing=False, metrics=False, listener_access_log=False)
+    return meshlib.Observe(tracing=False, metrics=False, listener_access_log=False, recent_calls=256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from meshlib.identity.store import IdentityStore
     from meshlib.observe.access_log.logs import Logs
     from meshlib.observe.decision import Decision
-    from meshlib.observe.recent import RecentCalls, RecentRequests
+    from meshlib.observe.recent import RecentCalls, RecentRequests, TraceSource
     from meshlib.resources.tls import UpstreamTls
     from meshlib.state import Security
     from meshlib.xds.bootstrap import Bootstrap, Node
@@ -47,6 +47,9 @@ __all__ = ["Mesh", "default_mesh"]
 
 ATTACHING = 10.0
 """Seconds that a fork waits at most for observers to be loaded, which happens once, at the first call."""
+
+RECENT_CALLS = 256
+"""So many of the last calls are kept once somebody can ask for them."""
 
 SETTLE_AFTER = 0.05
 """Seconds after a push before endpoints that have left are looked for; calls come first."""
@@ -98,7 +101,9 @@ class Mesh:
         self.clock: Clock = clock or SystemClock()
         self.stats = Registry()
         self.passthrough = unknown_hosts == "passthrough"
-        self._observe: Observe | None = observe or Observe()
+        self._observe = observe or Observe()
+        self._attached = False
+        self._asked = False
         self.access_logs: Logs | None = None
         self._own_random = random is None
         self._random = random or Random()
@@ -132,6 +137,7 @@ class Mesh:
         self.engine.explainer = _explained
         self.recent: RecentCalls | None = None
         self.served: RecentRequests | None = None
+        self.traces: TraceSource | None = None
         self.doors: Doors | None = None
         self._source: AdsClient | FileSource
         if config is not None:
@@ -219,16 +225,17 @@ class Mesh:
     def _starting(self) -> None:
         """At the first call of a process, also of a forked one."""
         with self._attaching:
-            settings = self._observe
-            if settings is not None:
+            if not self._attached:
                 from meshlib.observe.attach import attach
 
-                attach(self, settings)
-                self._observe = None
-                if wanted := settings.admin or os.environ.get("MESHLIB_ADMIN"):
-                    from meshlib.admin.doors import Doors
+                attach(self, self._observe)
+                self._attached = True
+                if self._asked:
+                    self.remember()
+                if wanted := self._observe.admin or os.environ.get("MESHLIB_ADMIN"):
+                    from meshlib.admin.doors import doors
 
-                    self.doors = Doors(self, wanted)
+                    self.doors = doors(self, wanted)
         if self.doors is not None:
             self.doors.open()
         self._start_identity()
@@ -257,6 +264,15 @@ class Mesh:
     def encoded(self, kind: Kind, name: str, *, refused: bool = False) -> bytes | None:
         """The bytes of a resource, refused: of its version that was refused last; None where they are not kept."""
         return self._source.encoded(kind, name, refused=refused)
+
+    def remember(self) -> None:
+        """Somebody can ask for the last calls: keep them from now on, unless `Observe.recent_calls` has settled that."""
+        with self._attaching:
+            self._asked = True
+            if self._attached and self.recent is None and self._observe.recent_calls is None:
+                from meshlib.observe.attach import remember
+
+                remember(self, RECENT_CALLS)
 
     def admin(
         self, *, token: str | None = None, allow_remote: bool = False, hosts: Iterable[str] = ()

@@ -70,7 +70,7 @@ def mesh(upstream: Upstream) -> Iterator[meshlib.Mesh]:
     config["resources"][1]["virtual_hosts"][0]["routes"][1]["route"]["weighted_clusters"]["clusters"][1][
         "weight"
     ] = 0
-    with meshlib.Mesh(config=[config]) as made:
+    with meshlib.Mesh(config=[config], observe=meshlib.Observe(recent_calls=256)) as made:
         made.start()
         yield made
 

@@ -112,7 +112,7 @@ def test_only_so_many() -> None:
 def test_what_a_process_tells(upstream: Upstream) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     config = service("reviews", upstream.address)
-    with meshlib.Mesh(config=[config], observe=meshlib.Observe(tracing=provider)) as mesh:
+    with meshlib.Mesh(config=[config], observe=meshlib.Observe(tracing=provider, recent_calls=256)) as mesh:
         with httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client:
             client.get("http://reviews/x?token=abc")
         found = spans_of(mesh, "7", "front")

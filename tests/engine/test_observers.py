@@ -343,7 +343,8 @@ class Auditor(CallObserver):
         self.begins += 1
         assert id(call) not in self.alive
         assert call.observed
-        call.notes[self] = 0  # type: ignore[index]
+        assert call.notes is None, "nobody has kept anything yet"
+        call.notes = {self: 0}
         self.alive[id(call)] = set()
 
     def routed(self, call: Call, now: float) -> None:

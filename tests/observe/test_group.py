@@ -169,10 +169,10 @@ def test_nothing_is_written_while_nothing_was_counted(folder: Path) -> None:
 
 def test_calls_have_it_written(folder: Path) -> None:
     mesh = FakeMesh(cluster("a"))
-    observer = MetricsObserver(mesh.engine, mesh.registry, Workload())
-    mesh.engine.observe(observer)
+    tally = MetricsObserver(mesh.engine, mesh.registry, Workload()).tally
+    mesh.engine.observe(tally)
     totals = GroupTotals(mesh.registry, folder=folder, name="5", started=1.0, group="app")
-    totals.follow(observer)
+    totals.follow(tally)
     mesh.call().answer(200)
     written = folder / "5.totals"
     while not written.exists():
@@ -183,7 +183,7 @@ def test_calls_have_it_written(folder: Path) -> None:
     totals.close()
     kept = Document.from_json(written.read_bytes())
     assert list(kept.families["istio_requests_total"].samples.values()) == [2]
-    assert observer.changed is None
+    assert tally.changed is None
 
 
 def test_a_forked_child_writes_nothing(folder: Path) -> None:

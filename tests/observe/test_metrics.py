@@ -71,6 +71,7 @@ def ratings(name: str = ISTIO, **fields: Any) -> Cluster:
 def observed(*clusters: Cluster, series: int = 100, **fields: Any) -> tuple[FakeMesh, MetricsObserver]:
     mesh = FakeMesh(*clusters, **fields)
     observer = MetricsObserver(mesh.engine, mesh.registry, OWN, series=series)
+    mesh.engine.observe(observer.tally)
     mesh.engine.observe(observer)
     return mesh, observer
 
@@ -217,10 +218,10 @@ def test_saturation_of_clusters_that_were_called() -> None:
 def test_a_push_gives_new_labels_and_keeps_what_was_counted() -> None:
     mesh, observer = observed(ratings("a"), action=forward("a"))
     mesh.call().answer(200)
-    before = observer._lines
+    before = observer.tally._lines
     mesh.publish(ratings("a", service=Service(host="r.example", name="r", namespace="n")))
     mesh.call().answer(200)
-    assert observer._lines is not before
+    assert observer.tally._lines is not before
     assert [value for _, value in found(mesh.registry, "istio_requests_total")] == [1, 1]
     mesh.publish()
     mesh.call().answer(200)
@@ -311,14 +312,14 @@ def test_grpc_that_arrives() -> None:
 def test_who_waits_for_changes_is_told_once() -> None:
     mesh, observer = observed(cluster("a"))
     told: list[int] = []
-    observer.changed = lambda: told.append(1)
+    observer.tally.changed = lambda: told.append(1)
     mesh.call().answer(200)
     assert told == []
-    observer.idle = True
+    observer.tally.idle = True
     for _ in range(3):
         mesh.call().answer(200)
     assert told == [1]
-    observer.idle = True
+    observer.tally.idle = True
     observer.inbound_over(inbound())
     assert told == [1, 1]
 
@@ -355,7 +356,7 @@ def test_what_goes_past_the_mesh_is_not_counted() -> None:
     mesh, observer = observed(cluster("a"))
     call = mesh.call()
     call.core.passthrough = True
-    observer.over(call.core, 1.0)
+    observer.tally.over(call.core, 1.0)
     assert found(mesh.registry, "istio_requests_total") == []
     call.answer(200)
 

@@ -59,7 +59,7 @@ def configuration(address: str) -> dict[str, Any]:
 
 def called(upstream: Upstream, *paths: str, **observe: Any) -> RecentCalls:
     """What a Mesh remembers that made these calls."""
-    observed = meshlib.Observe(**observe)
+    observed = meshlib.Observe(**{"recent_calls": 256, **observe})
     with meshlib.Mesh(config=[configuration(upstream.address)], observe=observed) as mesh:
         with httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client:
             for path in paths:
@@ -112,6 +112,48 @@ def test_none(upstream: Upstream) -> None:
         assert mesh.served is None
 
 
+def test_from_the_moment_on_when_somebody_can_ask(upstream: Upstream) -> None:
+    with meshlib.Mesh(config=[configuration(upstream.address)]) as mesh:
+        with httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client:
+            client.get("http://reviews/gone")
+            before = mesh.recent
+            mesh.admin()
+            client.get("http://reviews/api")
+            mesh.admin()
+            client.get("http://reviews/moved")
+        assert before is None
+        assert mesh.recent is not None
+        assert paths_of(mesh.recent) == [(2, "/moved"), (1, "/api")]
+
+
+def test_an_admin_that_is_made_before_the_first_call(upstream: Upstream) -> None:
+    with meshlib.Mesh(config=[configuration(upstream.address)]) as mesh:
+        mesh.admin()
+        with httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client:
+            client.get("http://reviews/gone")
+        assert mesh.recent is not None
+        assert paths_of(mesh.recent) == [(1, "/gone")]
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [("unix", True), ("0", False)])
+def test_with_the_environments_admin(
+    wanted: str, kept: bool, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHLIB_ADMIN", wanted)
+    with meshlib.Mesh(config=[configuration(upstream.address)]) as mesh:
+        mesh.start()
+        assert (mesh.recent is not None) is kept
+        assert (mesh.doors is not None) is kept
+
+
+def test_none_for_an_admin_either(upstream: Upstream) -> None:
+    observe = meshlib.Observe(recent_calls=0)
+    with meshlib.Mesh(config=[configuration(upstream.address)], observe=observe) as mesh:
+        mesh.start()
+        mesh.admin()
+        assert mesh.recent is None
+
+
 @given(st.lists(st.booleans()), st.integers(1, 4), st.none() | st.integers(0, 5))
 def test_rings(remarkable: list[bool], size: int, limit: int | None) -> None:
     rings: Rings[tuple[int]] = Rings(size)
@@ -145,7 +187,8 @@ def test_remembered_calls_keep_no_endpoints(upstream: Upstream) -> None:
     """A push leaves nothing of the endpoints before it, although calls that went there are remembered."""
     config = service("lonely", upstream.address)
     endpoints = config["resources"][3]["endpoints"][0]["lb_endpoints"]
-    with serve(config) as plane, meshlib.Mesh(bootstrap=plane.bootstrap()) as mesh:
+    remembering = meshlib.Observe(recent_calls=256)
+    with serve(config) as plane, meshlib.Mesh(bootstrap=plane.bootstrap(), observe=remembering) as mesh:
         with httpx.Client(transport=MeshTransport(mesh)) as client:
             client.get("http://lonely/api")
             assert assignments() == [1]
@@ -189,7 +232,8 @@ def traced(upstream: Upstream, request: pytest.FixtureRequest) -> Iterator[Trace
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     with (
         meshlib.Mesh(
-            config=[configuration(upstream.address)], observe=meshlib.Observe(tracing=provider)
+            config=[configuration(upstream.address)],
+            observe=meshlib.Observe(tracing=provider, recent_calls=256),
         ) as mesh,
         httpx.Client(transport=MeshTransport(mesh, local_reply="response")) as client,
     ):
@@ -225,7 +269,7 @@ def test_what_is_not_recorded_has_no_place(traced: Traced) -> None:
 
 
 def test_requests_of_a_process_without_an_sdk_hang_below_their_caller(upstream: Upstream) -> None:
-    observed = meshlib.Observe(tracing=NoOpTracerProvider())
+    observed = meshlib.Observe(tracing=NoOpTracerProvider(), recent_calls=256)
     with meshlib.Mesh(config=[configuration(upstream.address)], observe=observed) as mesh:
         mesh.start()
         with httpx.Client(transport=MeshTransport(mesh)) as client:

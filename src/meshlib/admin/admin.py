@@ -52,6 +52,7 @@ class Admin:
     def __init__(
         self, mesh: Mesh, *, token: str | None = None, allow_remote: bool = False, hosts: Iterable[str] = ()
     ) -> None:
+        mesh.remember()
         self._handler = Handler(mesh)
         self._token = token if token is not None else os.environ.get(TOKEN_VARIABLE)
         self._allow_remote = allow_remote

@@ -25,7 +25,7 @@ from meshlib.runtime import fork
 if TYPE_CHECKING:
     from meshlib.mesh import Mesh
 
-__all__ = ["Doors"]
+__all__ = ["Doors", "doors"]
 
 logger = logging.getLogger("meshlib.admin")
 
@@ -34,13 +34,21 @@ _OFF = frozenset({"0", "false", "no", "off"})
 _UNIX = "unix"
 
 
+def _text(wanted: bool | str) -> str:
+    return str(wanted).strip().lower()
+
+
+def doors(mesh: Mesh, wanted: bool | str) -> Doors | None:
+    """Those that MESHLIB_ADMIN or `Observe(admin=...)` asks for, not open yet; None for `0` and its like."""
+    return None if _text(wanted) in _OFF else Doors(mesh, wanted)
+
+
 class Doors:
     """wanted: True, or a text as MESHLIB_ADMIN has it: `1`, `host:port` (a port that is taken, by another worker for example, is
     replaced by a free one), or `unix`: no port, for machines whose other users must not see it."""
 
     def __init__(self, mesh: Mesh, wanted: bool | str) -> None:
-        text = str(wanted).strip().lower()
-        self._wanted = text not in _OFF
+        text = _text(wanted)
         self._listen = None if text == _UNIX else "127.0.0.1:0" if text in _ON else str(wanted)
         self.admin = Admin(mesh)
         self._mesh = mesh
@@ -109,8 +117,6 @@ class Doors:
             directory.close()
 
     def _open(self) -> None:
-        if not self._wanted:
-            return
         listeners: list[socket.socket] = []
         tcp = None if self._listen is None else self._tcp(self._listen)
         url = ""

@@ -11,7 +11,7 @@ from meshlib.admin.processes import Process, ProcessDirectory
 from meshlib.engine.observer import Observers
 from meshlib.observe.document import Document
 from meshlib.observe.group import GroupTotals, Member
-from meshlib.observe.metrics import MetricsObserver
+from meshlib.observe.tally import Tally
 from meshlib.stats import Registry
 
 __all__ = ["Membership"]
@@ -44,7 +44,7 @@ class Membership:
             group=process.group,
         )
         for member in observers.members:
-            if isinstance(member, MetricsObserver):
+            if isinstance(member, Tally):
                 self._totals.follow(member)
 
     def own(self) -> Document:

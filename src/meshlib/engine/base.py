@@ -55,10 +55,6 @@ Actions = Sequence[act.Action]
 NOTHING: Actions = ()
 
 
-_ROUTED = object()
-"""Among the notes of a call: its observers have been told that it is routed."""
-
-
 class Stage(Enum):
     """Where a call is; what an event means depends on it."""
 
@@ -116,6 +112,7 @@ class CallBase:
     error: BaseException | None = None
     failure: str | None = None
     notes: dict[object, Any] | None = None
+    _told_routed = False
     headers_to_add: tuple[tuple[str, str], ...] = ()
     passthrough = False
     _traffic: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -321,7 +318,6 @@ class CallBase:
             engine.drain_abandoned()
         self._observers = observers
         self.program = engine.program
-        self.notes = {}
         for hook in observers.begun:
             try:
                 hook(self, now)
@@ -330,9 +326,9 @@ class CallBase:
 
     def _tell_routed(self, now: float) -> None:
         """It is known where the call goes, or that it is over before that. Tells once."""
-        observers, notes = self._observers, self.notes
-        if observers is not None and notes is not None and _ROUTED not in notes:
-            notes[_ROUTED] = True
+        observers = self._observers
+        if observers is not None and not self._told_routed:
+            self._told_routed = True
             for hook in observers.routed:
                 try:
                     hook(self, now)

@@ -132,6 +132,31 @@ class ObservedCall(TimedLoop):
     def authority_sent(self) -> str:
         return self.request.authority if self._sent is None else self._sent.authority
 
+    def tally(self, now: float) -> tuple[Any, float, int, int, int, int]:
+        """What metrics want, in one piece: what tells calls apart, milliseconds until now, bytes and messages sent and received.
+
+        The first is hashable: the route (its plan to forward, where it has one), whose endpoint answered and how it is reached,
+        status, response flags, and of RPCs the gRPC status. It refers to configuration, and to no endpoint.
+        """
+        accepted, reply, request, plan = self.accepted, self.reply, self.request, self.plan
+        status = 0 if reply is None else reply.status
+        attempt: Attempt | None = None
+        if accepted is not None:
+            attempt = self._attempts[accepted - 1]
+            status = attempt.status or 0
+        elif self._attempts:
+            attempt = self._attempts[-1]
+        rpc = request.channel_id is not None
+        grpc_status = self.grpc_status if rpc else None
+        key: Any
+        if attempt is None:
+            key = (plan or self.route, status, self.flags, grpc_status, rpc)
+        else:
+            endpoint = attempt.endpoint
+            key = (plan, endpoint.workload, endpoint.way, status, self.flags, grpc_status, rpc)
+        sent, received, messages_sent, messages_received = self._traffic
+        return key, (now - self._started) * 1000.0, sent, received, messages_sent, messages_received
+
     def facts(self, now: float | None) -> tuple[Any, ...]:
         """What `meshlib.observe.decision.Facts` has, in its order: made for each call that is remembered. now: its end.
 

@@ -9,9 +9,8 @@ from meshlib.observe.settings import Observe
 
 if TYPE_CHECKING:
     from meshlib.mesh import Mesh
-    from meshlib.observe.tracing import TracingObserver
 
-__all__ = ["attach"]
+__all__ = ["attach", "remember"]
 
 
 def attach(mesh: Mesh, settings: Observe) -> None:
@@ -31,16 +30,16 @@ def attach(mesh: Mesh, settings: Observe) -> None:
             settings.access_log,
             configured=settings.listener_access_log,
         )
-    tracing: TracingObserver | None = None
     if settings.tracing is not False:
         from meshlib.observe.server_tracing import ServerTracingObserver
         from meshlib.observe.tracing import TracingObserver
+        from meshlib.observe.tracing.gate import Gate
 
         provider = None if settings.tracing is True else settings.tracing
-        tracing = TracingObserver(
+        mesh.traces = tracing = TracingObserver(
             provider=provider, trusted=engine.trust_request_headers, packs=engine.envoy_headers
         )
-        engine.observe(tracing)
+        engine.observe(Gate(tracing))
         engine.observe(ServerTracingObserver(provider=provider))
     if settings.metrics:
         _count(mesh)
@@ -49,20 +48,28 @@ def attach(mesh: Mesh, settings: Observe) -> None:
 
         given = None if settings.otel_metrics is True else settings.otel_metrics
         OtelMetrics(mesh.stats, mesh.clock.time, given)
-    if settings.recent_calls > 0:
+    if settings.recent_calls is not None:
+        remember(mesh, settings.recent_calls)
+
+
+def remember(mesh: Mesh, size: int) -> None:
+    """Keep the last calls and requests from now on, so many of each. Once for each Mesh; 0: none."""
+    if size > 0:
         from meshlib.observe.recent import RecentCalls, RecentRequests
 
-        mesh.recent = RecentCalls(settings.recent_calls, tracing)
-        mesh.served = RecentRequests(settings.recent_calls, traced=tracing is not None)
-        engine.observe(mesh.recent)
-        engine.observe(mesh.served)
+        mesh.recent = RecentCalls(size, mesh.traces)
+        mesh.served = RecentRequests(size, traced=mesh.traces is not None)
+        mesh.engine.observe(mesh.recent)
+        mesh.engine.observe(mesh.served)
 
 
 def _count(mesh: Mesh) -> None:
     from meshlib.observe.metrics import MetricsObserver
     from meshlib.observe.workload import own_workload
 
-    mesh.engine.observe(MetricsObserver(mesh.engine, mesh.stats, own_workload(mesh.node, os.environ)))
+    observer = MetricsObserver(mesh.engine, mesh.stats, own_workload(mesh.node, os.environ))
+    mesh.engine.observe(observer.tally)
+    mesh.engine.observe(observer)
 
 
 def _may_ask_for_logs(mesh: Mesh) -> bool:

@@ -34,7 +34,7 @@ from meshlib.runtime.clock import SystemClock
 from meshlib.stats import Registry
 
 if TYPE_CHECKING:
-    from meshlib.observe.metrics import MetricsObserver
+    from meshlib.observe.tally import Tally
 
 __all__ = ["GroupTotals", "Member", "identity"]
 
@@ -81,7 +81,7 @@ class GroupTotals:
         self._folder = _opened(folder)
         self._lock = threading.Lock()
         self._written: bytes | None = None
-        self._observer: MetricsObserver | None = None
+        self._tally: Tally | None = None
         self._wanted = threading.Event()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,13 +90,13 @@ class GroupTotals:
         fork.register(self)
         _open.add(self)
 
-    def follow(self, observer: MetricsObserver) -> None:
+    def follow(self, tally: Tally) -> None:
         """Write from now on after calls. Starts a thread, which sleeps while there are none."""
-        self._observer = observer
-        observer.changed = self._wanted.set
+        self._tally = tally
+        tally.changed = self._wanted.set
         self._thread = threading.Thread(target=self._run, name="meshlib-totals", daemon=True)
         self._thread.start()
-        observer.idle = True
+        tally.idle = True
 
     def close(self) -> None:
         """Write once more. Idempotent. Call it before the process can no longer be asked."""
@@ -105,9 +105,9 @@ class GroupTotals:
         if closed:
             return
         _open.discard(self)
-        if self._observer is not None:
-            self._observer.changed = None
-            self._observer.idle = False
+        if self._tally is not None:
+            self._tally.changed = None
+            self._tally.idle = False
         self._ending.set()
         self._wanted.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -148,8 +148,8 @@ class GroupTotals:
             self._wanted.wait()
             self._wanted.clear()
             began = _monotonic()
-            if self._observer is not None:
-                self._observer.idle = True
+            if self._tally is not None:
+                self._tally.idle = True
             try:
                 self.answer()
             except RuntimeError:
@@ -264,9 +264,9 @@ class GroupTotals:
         self._lock = threading.Lock()
         self._thread = None
         _open.discard(self)
-        if self._observer is not None:
-            self._observer.changed = None
-            self._observer.idle = False
+        if self._tally is not None:
+            self._tally.changed = None
+            self._tally.idle = False
         if not self._closed:
             self._closed = True
             os.close(self._folder)

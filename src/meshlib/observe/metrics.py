@@ -4,6 +4,7 @@ The engine counts by itself what Envoy counts (attempts, connections, retries, l
 it is over. All metrics that a call counts into are found at once, by one look into a dictionary with what tells calls apart
 (route and cluster, who answered, status, flags); what takes longer, such as putting twenty-five labels together, happens once
 for each of its keys. A new Program empties the dictionary, so that it keeps nothing of an old configuration alive.
+What a call measured is put down, and added up for many calls at once, or when somebody reads.
 
 Traffic and errors: `meshlib_route_requests_total` by outcome; latency: `meshlib_route_duration_milliseconds`; saturation:
 `meshlib_saturation` (share of each limit of a cluster that has been called) and `meshlib_event_loop_lag_seconds`.
@@ -12,19 +13,19 @@ Traffic and errors: `meshlib_route_requests_total` by outcome; latency: `meshlib
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from meshlib.engine.observer import CallObserver, InboundCall, InboundObserver
+from meshlib.engine.observer import InboundCall, InboundObserver
 from meshlib.observe.istio import Destination, Series, destination_of, labels
 from meshlib.observe.lag import LoopLag
+from meshlib.observe.tally import Line, Tally
 from meshlib.observe.workload import UNKNOWN, Workload, namespace_of, of_endpoint
 from meshlib.resources.cluster import Cluster
 from meshlib.resources.route import Priority
 from meshlib.state import ClusterState
-from meshlib.stats import ENVOY_BOUNDS, Counter, Histogram, Labels, Registry
+from meshlib.stats import ENVOY_BOUNDS, Labels, Registry
 
 if TYPE_CHECKING:
     from meshlib.engine.call import Call
@@ -38,9 +39,6 @@ SERIES = 4000
 """So many sets of labels at most; calls beyond are counted with `overflow` in the place of whom they are about."""
 
 OVERFLOW = "overflow"
-
-LINES = 2 * SERIES
-"""So many keys are remembered, more than the labels that they lead to."""
 
 _CODES = frozenset((None, *map(str, range(17))))
 """What may stand in grpc-status; a server may send anything."""
@@ -56,36 +54,8 @@ _LIMITS = (
 )
 
 
-class _Line:
-    """Everything that calls with one key count into: metrics, and the buckets of the histograms among them."""
-
-    __slots__ = (
-        "bytes_received",
-        "bytes_sent",
-        "duration",
-        "durations",
-        "received",
-        "requests",
-        "route_duration",
-        "route_durations",
-        "route_requests",
-        "sent",
-        "series",
-    )
-
-    def __init__(self, series: Series, route_requests: Counter, route_duration: Histogram) -> None:
-        self.series = series
-        self.requests = series.requests
-        self.duration, self.durations = series.duration, series.duration.buckets
-        self.bytes_sent, self.sent = series.bytes_out, series.bytes_out.buckets
-        self.bytes_received, self.received = series.bytes_in, series.bytes_in.buckets
-        self.route_requests = route_requests
-        self.route_duration, self.route_durations = route_duration, route_duration.buckets
-
-
-class MetricsObserver(CallObserver, InboundObserver):
-    """own: who this process is. series: how many sets of labels there may be. changed: called at the first call after `idle` was
-    set, see `meshlib.observe.group`."""
+class MetricsObserver(InboundObserver):
+    """own: who this process is. series: how many sets of labels there may be. tally: observes outgoing calls."""
 
     def __init__(self, engine: Engine, registry: Registry, own: Workload, *, series: int = SERIES) -> None:
         self._engine = engine
@@ -93,72 +63,11 @@ class MetricsObserver(CallObserver, InboundObserver):
         self._own = own
         self._series = series
         self._said = False
-        self._lines: dict[Any, _Line] = {}
         self._inbound: dict[Any, Series] = {}
-        self._program: object = None
         self._lag = LoopLag(engine.clock.monotonic)
-        self.idle = False
-        self.changed: Callable[[], None] | None = None
+        self.tally = Tally(engine, self._lag, self._bind)
+        registry.before_reading(self.tally.settle)
         registry.labelled(()).reading("meshlib_event_loop_lag_seconds", lambda: self._lag.value)
-
-    def over(self, call: Call, now: float) -> None:
-        """Written for speed: each call of each transport comes here."""
-        if call.passthrough:
-            return
-        program = self._engine.program
-        if program is not self._program:
-            self._lines = {}
-            self._program = program
-        attempts, accepted, reply = call.attempts, call.accepted, call.reply
-        status = 0 if reply is None else reply.status
-        attempt = None
-        if accepted is not None:
-            attempt = attempts[accepted - 1]
-            status = attempt.status or 0
-        elif attempts:
-            attempt = attempts[-1]
-        rpc = call.request.channel_id is not None
-        grpc_status = None
-        if rpc:
-            grpc_status = call.grpc_status
-            if grpc_status not in _CODES:
-                grpc_status = UNKNOWN
-        key: Any
-        if attempt is None:
-            key = (call.plan or call.route, status, call.flags, grpc_status, rpc)
-        else:
-            endpoint = attempt.endpoint
-            key = (call.plan, endpoint.workload, endpoint.way, status, call.flags, grpc_status, rpc)
-        line = self._lines.get(key)
-        if line is None:
-            if len(self._lines) >= LINES:
-                self._lines = {}
-            line = self._lines[key] = self._bind(call, status, grpc_status)
-        milliseconds = (now - call.started) * 1000.0
-        sent, received = call.bytes_sent, call.bytes_received
-        at = bisect_left(ENVOY_BOUNDS, milliseconds)
-        line.requests.value += 1
-        line.route_requests.value += 1
-        line.durations[at] += 1
-        line.duration.total += milliseconds
-        line.route_durations[at] += 1
-        line.route_duration.total += milliseconds
-        if sent:
-            line.sent[bisect_left(ENVOY_BOUNDS, sent)] += 1
-            line.bytes_sent.total += sent
-        else:
-            line.sent[0] += 1
-        if received:
-            line.received[bisect_left(ENVOY_BOUNDS, received)] += 1
-            line.bytes_received.total += received
-        else:
-            line.received[0] += 1
-        if rpc:
-            line.series.count_messages(call.messages_sent, call.messages_received)
-        if now >= self._lag.due:
-            self._lag.sample(now)
-        if self.idle:
-            self._wake()
 
     def inbound_over(self, record: InboundCall) -> None:
         rpc = record.grpc_status is not None or (record.first("content-type") or "").startswith(
@@ -168,24 +77,22 @@ class MetricsObserver(CallObserver, InboundObserver):
         key = (record.peer, record.own, record.status, record.flags, grpc_status, rpc)
         series = self._inbound.get(key)
         if series is None:
-            if len(self._inbound) >= LINES:
+            if len(self._inbound) >= 2 * SERIES:
                 self._inbound = {}
             series = self._inbound[key] = self._bind_inbound(record, grpc_status, rpc=rpc)
         duration = (record.ended - record.started) * 1000.0
         series.count(duration, record.bytes_received, record.bytes_sent)
         if rpc:
             series.count_messages(record.messages_received, record.messages_sent)
-        if self.idle:
-            self._wake()
-
-    def _wake(self) -> None:
-        self.idle = False
-        if self.changed is not None:
-            self.changed()
+        if self.tally.idle:
+            self.tally.wake()
 
     # --- binding: once for each key ----------------------------------------------------------------------------------
 
-    def _bind(self, call: Call, status: int, grpc_status: str | None) -> _Line:
+    def _bind(self, call: Call) -> Line:
+        status, grpc_status = call.status, call.grpc_status if call.is_rpc else None
+        if grpc_status not in _CODES:
+            grpc_status = UNKNOWN
         self._lag.find_asyncio()
         plan, attempt = call.plan, call.counted
         name = "" if plan is None else plan.cluster
@@ -217,10 +124,18 @@ class MetricsObserver(CallObserver, InboundObserver):
         )
         place = self._within_limits(_route(call, name))
         outcome = ("outcome", _outcome(status, grpc_status))
-        return _Line(
-            Series(self._registry, made, rpc=call.is_rpc),
-            self._registry.labelled_counter("meshlib_route_requests_total", (*place, outcome)),
-            self._registry.labelled_histogram("meshlib_route_duration_milliseconds", place, ENVOY_BOUNDS),
+        series = Series(self._registry, made, rpc=call.is_rpc)
+        requests = self._registry.labelled_counter("meshlib_route_requests_total", (*place, outcome))
+        duration = self._registry.labelled_histogram(
+            "meshlib_route_duration_milliseconds", place, ENVOY_BOUNDS
+        )
+        return Line(
+            (series.requests, requests),
+            (series.duration, duration),
+            series.bytes_out,
+            series.bytes_in,
+            series.messages_out,
+            series.messages_in,
         )
 
     def _bind_inbound(self, record: InboundCall, grpc_status: str | None, *, rpc: bool) -> Series:

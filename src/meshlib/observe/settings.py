@@ -28,7 +28,8 @@ class Observe:
     otel_metrics: all that is counted is also exported by OpenTelemetry's global meter provider, or by this one.
 
     recent_calls: how many of the last calls are remembered, with why each went where it went, and as many of those that failed,
-    were tried again or took a second; of requests that are served as many; 0: none. admin: what
+    were tried again or took a second; of requests that are served as many; 0: none. None: 256 from the moment on when somebody
+    can ask for them, which is with `admin`, or at the first `Mesh.admin()`; before, none. admin: what
     `Mesh.admin()` shows is served on this `host:port` of the loopback interface, True: on a port that is free, and to
     `meshlib status` and its like. The environment variable MESHLIB_ADMIN says the same without code.
     """
@@ -38,5 +39,5 @@ class Observe:
     otel_metrics: bool | MeterProvider = False
     access_log: Sequence[AccessLog | str] | AccessLog | str = ()
     listener_access_log: bool = True
-    recent_calls: int = 256
+    recent_calls: int | None = None
     admin: bool | str = False

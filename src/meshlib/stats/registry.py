@@ -28,6 +28,7 @@ class Registry:
         self.root = Scope(self, "", "", ())
         self._scopes: dict[str, Scope] = {}
         self._labelled: dict[Labels, Scope] = {}
+        self._before_reading: list[Callable[[], None]] = []
 
     def scope(self, name: str, tag: tuple[str, str] | None = None, *, within: Scope | None = None) -> Scope:
         """The scope with the prefix `NAME.`, `NAME.VALUE.` with a tag (label, value)."""
@@ -111,14 +112,25 @@ class Registry:
                 metric.buckets[:] = [0] * len(metric.buckets)
                 metric.total = 0.0
 
+    def before_reading(self, settle: Callable[[], None]) -> None:
+        """Have this called before metrics are read: it adds what its owner has not added yet. Any thread; no lock is held."""
+        self._before_reading.append(settle)
+
+    def settle(self) -> None:
+        """Before bound metrics are read one by one: have all of them complete."""
+        for settle in self._before_reading:
+            settle()
+
     def natives(self, family: str) -> list[tuple[Labels, Counter | Gauge | Histogram | Reading]]:
         """The metrics of a family with a name of its own, with their labels, in no order."""
+        self.settle()
         with self.lock:
             scopes = list(self._labelled.values())
         return [(scope.labels, scope.metrics[family]) for scope in scopes if family in scope.metrics]
 
     def metrics(self) -> list[Counter | Gauge | Histogram | Reading]:
         """All of them, in no order: names take longer to put together than values to read."""
+        self.settle()
         with self.lock:
             scopes = [self.root, *self._scopes.values(), *self._labelled.values()]
             return [metric for scope in scopes for metric in scope.metrics.values()]

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from meshlib.observe.tracing import TracingObserver
+from meshlib.observe.tracing.gate import Gate
 from tests.engine.wire import FakeCall, FakeMesh
 
 __all__ = ["Traced", "parent_of", "sent", "tree"]
@@ -32,8 +33,7 @@ class Traced:
         self.provider = TracerProvider(sampler=sampler, span_limits=limits, shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.mesh = mesh
-        self.observer = TracingObserver(provider=self.provider, trusted=trusted, packs=packs)
-        mesh.engine.observe(self.observer)
+        mesh.engine.observe(Gate(TracingObserver(provider=self.provider, trusted=trusted, packs=packs)))
 
     def spans(self) -> list[ReadableSpan]:
         """In the order in which they ended; they are forgotten."""

@@ -18,6 +18,7 @@ from meshlib.errors import DeadlineExceeded
 from meshlib.observe.tracing import TracingObserver
 from meshlib.observe.tracing.attributes import error_type, redacted, server_of
 from meshlib.observe.tracing.chance import OwnRandom
+from meshlib.observe.tracing.gate import Gate
 from meshlib.observe.tracing.spans import ApiSpans, SdkSpans, spans_of
 from meshlib.policy.failure import FailureKind
 from meshlib.resources.cluster import HttpProtocol
@@ -387,7 +388,7 @@ def test_a_trace_that_is_not_recorded_from_its_beginning_says_so(straight: bool)
 
 def test_without_an_sdk_the_context_still_goes_on() -> None:
     mesh = FakeMesh(cluster())
-    mesh.engine.observe(TracingObserver())
+    mesh.engine.observe(Gate(TracingObserver()))
     call = mesh.call()
     assert sent(call) == {}
     token = context.attach(
@@ -522,7 +523,7 @@ def test_both_ways_ask_the_sampler(sampler: Any, sampled: int | None, remote: bo
 
 def test_a_provider_that_is_set_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = FakeMesh(cluster())
-    mesh.engine.observe(TracingObserver())
+    mesh.engine.observe(Gate(TracingObserver()))
     mesh.call().answer(200)
     world = Traced(FakeMesh(cluster()))
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", world.provider)

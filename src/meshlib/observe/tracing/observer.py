@@ -107,17 +107,26 @@ class TracingObserver(CallObserver):
             )
         return self._spans
 
+    @property
+    def silent(self) -> bool:
+        """No spans are made. True until the first call asks."""
+        return self._spans is None
+
     # --- the call ----------------------------------------------------------------------------------------------------
 
     def begun(self, call: Call, now: float) -> None:
         context = contexts.get_current()
-        if context.get(_SUPPRESSED):
+        if not context:
+            if self._recorder() is None:
+                return
+        elif context.get(_SUPPRESSED):
             return
         inbound = INBOUND.get()
         if inbound is not None and inbound.forced:
             context = contexts.set_value(_FORCED, True, context)
-        if call.notes is not None:
-            call.notes[self] = context
+        if call.notes is None:
+            call.notes = {}
+        call.notes[self] = context
 
     def routed(self, call: Call, now: float) -> None:
         notes = call.notes
@@ -125,8 +134,6 @@ class TracingObserver(CallObserver):
         if context is None or notes is None:
             return
         request, spans = call.request, self._recorder()
-        if spans is None and not context:
-            return
         above = trace.get_current_span(context).get_span_context() if context else None
         if above is not None and not above.is_valid:
             above = None
