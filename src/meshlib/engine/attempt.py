@@ -29,7 +29,8 @@ class Attempt:
     status, failure: the verdict. streamed: `upstream_rq_total` has it. counted_by: what counts it beside its cluster.
 
     headers_to_add: what an observer wants this attempt to carry. notes: what observers keep, by observer, None until one does.
-    told: they have heard of its end.
+    told: they have heard of its end. connection: what its connection is like, for access logs that show it
+    (`Engine.shows_connections`); None until it has one.
     """
 
     holding: Holding
@@ -48,6 +49,7 @@ class Attempt:
     headers_to_add: tuple[tuple[str, str], ...] = ()
     notes: dict[object, Any] | None = None
     told = False
+    connection: object | None = None
 
     def __init__(
         self, number: int, endpoint: EndpointState, cluster: ClusterProgram, permits: Permits, started: float

@@ -12,7 +12,10 @@ from contextvars import ContextVar, copy_context
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-__all__ = ["INBOUND", "InboundContext", "in_context"]
+__all__ = ["ARRIVAL", "INBOUND", "InboundContext", "in_context"]
+
+ARRIVAL = "arrival"
+"""Under this key `InboundCall.context` has the request as the server's adapter brought it (`server.arrival.Arrival`)."""
 
 
 class InboundContext:

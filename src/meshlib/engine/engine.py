@@ -66,7 +66,8 @@ class Engine:
     a request to the name of its Listener; server_listener_name: the same from the `ip:port` of a server. defer: runs a task on
     the publishing thread a little later, so that calls have the interpreter right after a push; None: at once. starting: called
     before the source is started. passthrough: transports send requests to unknown hosts without the mesh.
-    explainer: says why a call went where it went (`CallInfo.decision`).
+    explainer: says why a call went where it went (`CallInfo.decision`). shows_connections: an access log shows what connections
+    are like, so transports leave it in `Attempt.connection`.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Engine:
         self.config_timeout = config_timeout
         self.closed = False
         self.passthrough = False
+        self.shows_connections = False
         self.observers = Observers()
         self.listener_name: Callable[[str], str] = str
         self.server_listener_name: Callable[[str], str] = str
@@ -155,7 +157,10 @@ class Engine:
     def publish(self, snapshot: Snapshot) -> None:
         """Make the snapshot take effect: compile it, swap one reference, wake whoever waits. One thread at a time."""
         previous = self.program
-        self.program = self._compiler.compile(snapshot, previous, self.defer)
+        program = self._compiler.compile(snapshot, previous, self.defer)
+        if not self.shows_connections:
+            self.shows_connections = any(each.shows_connections for each in program.listeners.values())
+        self.program = program
         self._wake_all()
         if self._unsettled is None:
             self._unsettled = previous

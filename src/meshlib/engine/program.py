@@ -17,6 +17,7 @@ from meshlib.balance.membership import changed_priorities
 from meshlib.balance.outlier import OutlierDetector
 from meshlib.engine.filters import Link, build_chain
 from meshlib.engine.steps import FilterScope
+from meshlib.resources.access_log import shows_connections
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener, RouterConfig
@@ -44,7 +45,7 @@ class ListenerProgram:
 
     table: None when its RouteConfiguration is not there. awaited: it has been asked for and may still come. normalise,
     normalise_path: what the HttpConnectionManager does to the Host and to the path, None when nothing. stats: what its
-    stat_prefix counts, or the listener's name where it has none.
+    stat_prefix counts, or the listener's name where it has none. shows_connections: one of its access logs does.
     """
 
     listener: Listener
@@ -56,6 +57,7 @@ class ListenerProgram:
     normalise_path: Callable[[str], NormalPath] | None
     suppress_envoy_headers: bool
     stats: HttpStats
+    shows_connections: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ class Compiler:
             normalise_path=compile_path(listener.http),
             suppress_envoy_headers=isinstance(router, RouterConfig) and router.suppress_envoy_headers,
             stats=self._store.http(stat_prefix),
+            shows_connections=any(shows_connections(log.format) for log in listener.http.access_log),
         )
 
     def _cluster(self, cluster: Cluster, snapshot: Snapshot, known: ClusterProgram | None) -> ClusterProgram:

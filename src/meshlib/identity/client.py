@@ -52,6 +52,12 @@ class ClientHandshake:
         """The own certificates, and what is trusted: for those who have another TLS library shake hands."""
         return self._ready.resolved
 
+    @property
+    def own(self) -> bytes:
+        """The certificate that the server may ask for, DER; empty for none. Of several, the first."""
+        svids = self._ready.resolved.svids
+        return svids[0].chain[0] if svids else b""
+
     def verify(self, tls: ssl.SSLObject | ssl.SSLSocket) -> Peer:
         """Who the server is. To be called when the handshake is over, before a byte is written or given to anybody.
 

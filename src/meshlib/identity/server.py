@@ -169,6 +169,12 @@ class ServerSecurity:
         return ready.resolved.svids[0].uri_sans if ready is not None and ready.resolved.svids else ()
 
     @property
+    def own(self) -> bytes:
+        """The certificate that callers are shown, DER; empty while there is none. Of several, the first."""
+        ready = self._ready
+        return ready.resolved.svids[0].chain[0] if ready is not None and ready.resolved.svids else b""
+
+    @property
     def requires_certificate(self) -> bool:
         """A caller without a certificate is refused.
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from meshlib.resources.format import Format, parse
 from meshlib.resources.matching import FractionalPercent, HeaderMatch
+from meshlib.resources.operators import OF_CONNECTIONS
 
 __all__ = [
     "DEFAULT_FORMAT",
@@ -43,6 +44,7 @@ __all__ = [
     "StreamSink",
     "TextFormat",
     "TraceableFilter",
+    "shows_connections",
 ]
 
 
@@ -92,6 +94,23 @@ class OpenTelemetryFormat:
 
 
 LogFormat = TextFormat | JsonFormat | OpenTelemetryFormat
+
+
+def shows_connections(shown: LogFormat) -> bool:
+    """Whether the format has one of `operators.OF_CONNECTIONS`."""
+    if isinstance(shown, TextFormat):
+        return not OF_CONNECTIONS.isdisjoint(shown.format.operators())
+    if isinstance(shown, JsonFormat):
+        return _shows_connections(shown.root)
+    return _shows_connections(shown.body) or _shows_connections(shown.attributes)
+
+
+def _shows_connections(value: JsonValue) -> bool:
+    if isinstance(value, Format):
+        return not OF_CONNECTIONS.isdisjoint(value.operators())
+    if isinstance(value, JsonObject):
+        return any(_shows_connections(member) for _, member in value.members)
+    return isinstance(value, JsonList) and any(map(_shows_connections, value.items))
 
 
 # --- sinks ---------------------------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ class Cluster:
     max_requests_per_connection: 0 is no limit. keepalive: pings over HTTP/2, None for none.
     tls, transport_socket_matches: how endpoints are connected to, see `tls.select_tls`; tls None is plaintext.
     load_reporting: its control plane wants to hear of its load (LRS). service: whose endpoints these are, for metrics; None when
-    its metadata does not say.
+    its metadata does not say. metadata: see `metadata.packed`.
     """
 
     name: str
@@ -222,6 +222,7 @@ class Cluster:
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
     load_reporting: bool = False
     service: Service | None = None
+    metadata: bytes = b""
 
     @property
     def secrets(self) -> tuple[SecretRef, ...]:

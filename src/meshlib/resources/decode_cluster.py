@@ -20,6 +20,7 @@ from meshlib.resources.decode_lb import decode_lb
 from meshlib.resources.decode_transport_socket import transport_socket_matches, upstream_socket
 from meshlib.resources.decode_upstream_http import UpstreamHttp, upstream_http
 from meshlib.resources.endpoint import ClusterLoadAssignment
+from meshlib.resources.metadata import packed
 from meshlib.resources.reader import Reader
 from meshlib.resources.tls import TransportSocketMatch, UpstreamTls
 
@@ -70,6 +71,7 @@ def decode_cluster(reader: Reader) -> Cluster:
         transport_socket_matches=matches,
         load_reporting=_load_reporting(reader),
         service=_service(reader.message.metadata),
+        metadata=packed(reader.message.metadata),
         **http.options,
     )
 

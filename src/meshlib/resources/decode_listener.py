@@ -13,6 +13,7 @@ from meshlib.resources.decode_transport_socket import is_plaintext
 from meshlib.resources.filters import RBAC
 from meshlib.resources.inbound import InboundListener
 from meshlib.resources.listener import HttpConnectionManager, Listener
+from meshlib.resources.metadata import packed
 from meshlib.resources.reader import Reader
 
 __all__ = ["decode_listener"]
@@ -46,6 +47,7 @@ def _listener(
         http=http,
         per_connection_buffer_limit_bytes=_BUFFER_LIMIT if limit is None else limit,
         inbound=inbound,
+        metadata=packed(reader.message.metadata),
     )
 
 

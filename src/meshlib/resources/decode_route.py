@@ -9,6 +9,7 @@ from meshlib.resources.decode_matching import header_match, query_parameter_matc
 from meshlib.resources.decode_retry import hedge_policy, retry_policy
 from meshlib.resources.decode_tracing import decode_metadata, decode_route_tracing
 from meshlib.resources.filters import decode_overrides
+from meshlib.resources.metadata import packed
 from meshlib.resources.reader import Reader
 from meshlib.resources.route import (
     PathKind,
@@ -73,6 +74,7 @@ def _virtual_host(reader: Reader, seen: dict[str, str], body_limit: int) -> Virt
         per_request_buffer_limit_bytes=next((limit for limit in limits if limit is not None), None),
         typed_per_filter_config=decode_overrides(reader),
         virtual_clusters=tuple(_virtual_cluster(entry) for entry in reader.each("virtual_clusters")),
+        metadata=packed(reader.message.metadata),
     )
 
 

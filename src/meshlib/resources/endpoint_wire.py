@@ -16,7 +16,14 @@ from typing import Any, overload
 from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources.endpoint import Endpoint, Health
-from meshlib.resources.metadata import NO_METADATA, TRANSPORT_SOCKET, Scalar, SocketMetadata, scalars
+from meshlib.resources.metadata import (
+    NO_METADATA,
+    TRANSPORT_SOCKET,
+    Scalar,
+    SocketMetadata,
+    as_python,
+    scalars,
+)
 
 __all__ = [
     "BAD",
@@ -223,6 +230,10 @@ class LazyEndpoints(Sequence[Endpoint]):
             transport_socket_metadata=metadata,
             workload=tail.workload,
         )
+
+    def labels(self, index: int) -> Mapping[str, Any]:
+        """The filter_metadata of the endpoint, read now."""
+        return as_python(parse(self.items[index]).metadata)
 
     def names(self, start: int, stop: int, *, hostnames: bool) -> list[str]:
         """What the endpoints start .. stop-1 are known by to the policies that hash: without making any, where possible.

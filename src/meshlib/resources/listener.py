@@ -81,10 +81,11 @@ class Listener:
     """config.listener.v3.Listener. The HttpConnectionManager of `api_listener`, or of the socket listener's filter chain.
 
     per_connection_buffer_limit_bytes: how much of a request body is kept for a retry. inbound: what it says to a server, None for
-    an api_listener. A Listener that only a server can use is an `inbound.InboundListener`.
+    an api_listener. metadata: see `metadata.packed`. A Listener that only a server can use is an `inbound.InboundListener`.
     """
 
     name: str
     http: HttpConnectionManager
     per_connection_buffer_limit_bytes: int = 1024 * 1024
     inbound: InboundListener | None = None
+    metadata: bytes = b""

@@ -1,11 +1,15 @@
-"""Metadata that decides how an endpoint is connected to: `envoy.transport_socket_match` of an endpoint and of its locality."""
+"""Metadata: what decides how an endpoint is connected to (`envoy.transport_socket_match` of an endpoint and of its locality), and
+what is kept for access logs."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
+
+from meshlib import proto
 
 __all__ = [
     "NO_METADATA",
@@ -13,9 +17,12 @@ __all__ = [
     "Other",
     "Scalar",
     "SocketMetadata",
+    "as_python",
     "contains",
+    "packed",
     "plain",
     "scalars",
+    "unpacked",
     "value_of",
 ]
 
@@ -93,3 +100,22 @@ def plain(value: Any) -> Any:
     if kind == "list_value":
         return [plain(item) for item in value.list_value.values]
     return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def packed(metadata: Any) -> bytes:
+    """A core.v3.Metadata as `unpacked` takes it, for what is rarely asked for; empty without filter_metadata."""
+    return bytes(metadata.SerializeToString(deterministic=True)) if metadata.filter_metadata else b""
+
+
+@functools.lru_cache(maxsize=4096)
+def unpacked(data: bytes) -> Mapping[str, Any]:
+    """Its filter_metadata as Python has it. Not to be changed."""
+    return as_python(proto.parse("envoy.config.core.v3.Metadata", data))
+
+
+def as_python(metadata: Any) -> Mapping[str, Any]:
+    """The filter_metadata of a core.v3.Metadata."""
+    return {
+        name: {key: plain(value) for key, value in struct.fields.items()}
+        for name, struct in metadata.filter_metadata.items()
+    }

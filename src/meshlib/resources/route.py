@@ -354,7 +354,7 @@ class VirtualCluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualHost:
-    """config.route.v3.VirtualHost. domains are as written; matching is case-insensitive."""
+    """config.route.v3.VirtualHost. domains are as written; matching is case-insensitive. metadata: see `metadata.packed`."""
 
     name: str
     domains: tuple[str, ...]
@@ -370,6 +370,7 @@ class VirtualHost:
     per_request_buffer_limit_bytes: int | None = None
     typed_per_filter_config: FilterConfigs = field(default_factory=lambda: NO_FILTER_CONFIGS)
     virtual_clusters: tuple[VirtualCluster, ...] = ()
+    metadata: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,7 @@ class Gate:
             server_name=names[0].decode("latin-1") if names else "",
             alpn=ALPN[0],
             own_uris=security.own_uris,
+            own=security.own,
             epoch=security.epoch,
         )
 

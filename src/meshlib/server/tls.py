@@ -68,6 +68,8 @@ class Security(Protocol):
     def outdated(self, epoch: int, lot: float, /) -> bool: ...
     @property
     def own_uris(self) -> tuple[str, ...]: ...
+    @property
+    def own(self) -> bytes: ...
     def verify(self, tls: Any, /) -> Peer | None: ...
     def configure(self, context: ssl.SSLContext) -> None: ...
     def alert(self, record: bytes, error: ssl.SSLError, /) -> bytes: ...
@@ -80,7 +82,9 @@ class Connection:
     peer: who showed a certificate, None for a caller without one. server_name: the SNI, empty without one. alpn: the protocol
     that was chosen. own_uris: URI SANs of the server's certificate. epoch: of the server's material at that time. security:
     where that comes from. lot: in [0, 1): when it is exchanged after a renewal, since not all are at once. admitted_by: the rules
-    whose network filters let it in; None when they were not asked, or too little was known.
+    whose network filters let it in; None when they were not asked, or too little was known. version, cipher, session_id
+    (hexadecimal), chain (DER, as it was verified, leaf first) and own (the server's certificate, DER): for access logs, empty
+    where nobody tells.
     """
 
     tls: bool
@@ -92,6 +96,11 @@ class Connection:
     security: Security | None = field(default=None, repr=False, compare=False)
     lot: float = field(default_factory=draw, repr=False, compare=False)
     admitted_by: object = field(default=None, repr=False, compare=False)
+    version: str = ""
+    cipher: str = ""
+    session_id: str = ""
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
+    own: bytes = field(default=b"", repr=False)
 
     @property
     def outdated(self) -> bool:
@@ -378,10 +387,18 @@ class ServerContext(ssl.SSLContext):
             peer = self._security.verify(tls)
         except IdentityError as error:
             raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, str(error)) from error
+        from meshlib.identity.peer import verified_chain  # needs cryptography, as whatever has verified it
+
+        cipher, session = tls.cipher(), tls.session
         return Connection(
             tls=True,
             peer=peer,
             server_name=tls.server_name,
+            version=tls.version() or "",
+            cipher="" if cipher is None else cipher[0],
+            session_id="" if session is None else session.id.hex(),
+            chain=() if peer is None else verified_chain(tls),
+            own=self._security.own,
             alpn=tls.selected_alpn_protocol() or "",
             own_uris=self._security.own_uris,
             epoch=self._security.epoch,

@@ -25,7 +25,7 @@ __all__ = ["HTTP1", "HTTP2", "Handshake", "Secure", "Security", "Way", "Ways"]
 
 class Handshake(Protocol):
     """One TLS handshake of a client. epoch: of the material. not_after: wall seconds, the end of our own certificate's life;
-    inf without one."""
+    inf without one. own: the certificate that the server may ask for, DER; empty for none."""
 
     @property
     def context(self) -> ssl.SSLContext: ...
@@ -35,6 +35,8 @@ class Handshake(Protocol):
     def epoch(self) -> int: ...
     @property
     def not_after(self) -> float: ...
+    @property
+    def own(self) -> bytes: ...
 
     def verify(self, tls: ssl.SSLObject | ssl.SSLSocket) -> object:
         """Right after the handshake, before the first byte. Raises IdentityError when this peer can't be trusted."""

@@ -16,7 +16,7 @@ import meshlib
 from conformance.envoy_process import EnvoyProcess
 from meshlib.httpx import MeshTransport
 
-__all__ = ["TYPES", "both_logs", "closed_port", "file_log", "verdicts"]
+__all__ = ["TYPES", "both_logs", "closed_port", "file_log", "lines_of", "verdicts"]
 
 TYPES = "type.googleapis.com/envoy."
 _REJECTED = re.compile(r"lds: listener 'n(\d+)' config rejected: ([^\n]*)")
@@ -38,7 +38,20 @@ def manager(logs: list[dict[str, Any]], routes: list[dict[str, Any]]) -> dict[st
             "route_config": {
                 "name": "rc",
                 "validate_clusters": False,
-                "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}],
+                "virtual_hosts": [
+                    {
+                        "name": "v",
+                        "domains": ["*"],
+                        "routes": routes,
+                        "metadata": {"filter_metadata": {"of.host": {"name": "v"}}},
+                        "virtual_clusters": [
+                            {
+                                "name": "read",
+                                "headers": [{"name": ":method", "string_match": {"exact": "GET"}}],
+                            }
+                        ],
+                    }
+                ],
             },
             "http_filters": [
                 {
@@ -59,7 +72,8 @@ def resources(
     logs: list[dict[str, Any]], routes: list[dict[str, Any]], clusters: list[dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
     """The `static_resources` of Envoy."""
-    return {"listeners": [listener("l", manager(logs, routes))], "clusters": clusters}
+    labels = {"filter_metadata": {"of.listener": {"name": "l"}}}
+    return {"listeners": [listener("l", manager(logs, routes), metadata=labels)], "clusters": clusters}
 
 
 def both_logs(
@@ -84,7 +98,7 @@ def both_logs(
                 client.send(
                     httpx.Request(request.method, at, headers=request.headers, content=request.read())
                 )
-        theirs = {name: _lines(path, len(requests)) for name, path in paths.items()}
+        theirs = {name: lines_of(path, len(requests)) for name, path in paths.items()}
     paths = {name: folder / f"{name}.log" for name in formats}
     logs = [file_log(paths[name], **config) for name, config in formats.items()]
     static = resources(logs, routes, clusters)
@@ -103,8 +117,8 @@ def _split(path: Path) -> list[str]:
     return re.findall("[^\n]*\n", path.read_bytes().decode("utf-8", "surrogateescape"))
 
 
-def _lines(path: Path, number: int) -> list[str]:
-    """What Envoy has written; it flushes each 5 ms."""
+def lines_of(path: Path, number: int) -> list[str]:
+    """What Envoy has written; it flushes each 5 ms. As many lines as there are after a while, if there are fewer."""
     until = time.monotonic() + _PATIENCE
     while True:
         lines = _split(path) if path.exists() else []

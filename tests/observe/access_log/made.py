@@ -7,6 +7,7 @@ from typing import Any
 
 from meshlib.observe.access_log.facts import Trailers
 from meshlib.routing.request import RequestView, ResponseView
+from meshlib.transport.http.description import TlsDescription
 
 __all__ = ["MOMENT", "MadeFacts"]
 
@@ -50,8 +51,16 @@ class MadeFacts:
         self.attempted: Sequence[tuple[str, str]] = (("10.0.0.1:80", "host.example"),)
         self.connected = True
         self.remote: str | None = None
-        self.peer: str | None = None
-        self.own: str | None = None
+        self.direct: str | None = None
+        self.local: str | None = None
+        self.downstream_tls: TlsDescription | None = None
+        self.upstream_local: str | None = None
+        self.upstream_tls: TlsDescription | None = None
+        self.upstream_connection: int | None = 0
+        self.connections: Sequence[int] = ()
+        self.virtual_cluster: str | None = None
+        self.framed = False
+        self.labels: dict[str, Any] = {}
         self.trace: tuple[str, str] | None = None
         self.failure: str | None = None
         self.listener: str | None = "l"
@@ -63,3 +72,6 @@ class MadeFacts:
         self.ended = self.started + self.duration
         self.response = ResponseView(self.status, response_headers) if self.status else None
         self.trailers = Trailers(trailers)
+
+    def metadata(self, kind: str) -> Any:
+        return self.labels.get(kind)

@@ -79,13 +79,8 @@ def test_every_operator_that_is_not_reported_is_evaluated() -> None:
         ("%DOWNSTREAM_REMOTE_ADDRESS%|%DOWNSTREAM_PEER_URI_SAN%", MadeFacts(), "-|-"),
         (
             "%DOWNSTREAM_REMOTE_ADDRESS%|%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%|%DOWNSTREAM_DIRECT_REMOTE_PORT%",
-            MadeFacts(remote="10.0.0.9:5"),
-            "10.0.0.9:5|10.0.0.9|5",
-        ),
-        (
-            "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_LOCAL_URI_SAN%",
-            MadeFacts(peer="spiffe://td/a", own="spiffe://td/b"),
-            "spiffe://td/a spiffe://td/b",
+            MadeFacts(remote="10.0.0.9:0", direct="10.0.0.8:5"),
+            "10.0.0.9:0|10.0.0.9|5",
         ),
         ("%TRACE_ID% %SPAN_ID%", MadeFacts(trace=("ab" * 16, "cd" * 8)), f"{'ab' * 16} {'cd' * 8}"),
         ("%TRACE_ID%", MadeFacts(), "-"),

@@ -31,19 +31,31 @@ VARYING = {
 }
 """Numbers of milliseconds: whether there is one is compared."""
 
+OWN_ENDS = {
+    "UPSTREAM_CONNECTION_ID",
+    "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
+    "UPSTREAM_LOCAL_ADDRESS",
+    "UPSTREAM_LOCAL_PORT",
+    "UPSTREAM_TLS_SESSION_ID",
+}
+"""Numbers of connections and of their ports, one after the other: only the digits differ."""
+
 CALLER = {name for name in operators.LOGGED if name.startswith("DOWNSTREAM_")}
 """Of a connection that there is not: the caller is this process."""
 
 ARGUMENTS = {
+    "CLUSTER_METADATA": "of.cluster:a:b",
     "COMMON_DURATION": "DS_RX_BEG:US_RX_BEG:us",
     "DYNAMIC_METADATA": "m:k",
     "ENVIRONMENT": "MESHLIB_NOT_SET",
     "FILTER_STATE": "k",
+    "METADATA": "ROUTE:of.route:name",
     "QUERY_PARAM": "b",
     "REQUEST_HEADER": "x-a",
     "RESPONSE_HEADER": "x-b",
     "RESPONSE_TRAILER": "x",
     "UPSTREAM_FILTER_STATE": "k",
+    "UPSTREAM_METADATA": "of.endpoint:workload",
 }
 ALL = {
     name: f"%{name}({ARGUMENTS[name]})%" if name in ARGUMENTS else f"%{name}%"
@@ -79,6 +91,28 @@ MIXED = {
     "parameter": "%QUERY_PARAM(b)%",
     'key"\u00e9\n': 'value"\u00e9\n\x7f',
 }
+METADATA = {
+    name: f"%{each}%"
+    for name, each in {
+        "object": "CLUSTER_METADATA(of.cluster)",
+        "deep": "METADATA(CLUSTER:of.cluster:a:b)",
+        "too deep": "CLUSTER_METADATA(of.cluster:a:b:c)",
+        "number": "CLUSTER_METADATA(of.cluster:number)",
+        "fraction": "CLUSTER_METADATA(of.cluster:fraction)",
+        "large": "CLUSTER_METADATA(of.cluster:large)",
+        "list": "CLUSTER_METADATA(of.cluster:list)",
+        "yes": "CLUSTER_METADATA(of.cluster:yes)",
+        "null": "CLUSTER_METADATA(of.cluster:null)",
+        "text": "METADATA(CLUSTER:of.cluster:text):3",
+        "cut object": "METADATA(CLUSTER:of.cluster:a):5",
+        "nobody's": "CLUSTER_METADATA(nobody)",
+        "route": "METADATA(ROUTE:of.route)",
+        "virtual host": "METADATA(VIRTUAL_HOST:of.host:name)",
+        "listener": "METADATA(LISTENER:of.listener:name)",
+        "endpoint": "METADATA(UPSTREAM_HOST:of.endpoint)",
+        "dynamic": "METADATA(DYNAMIC:any)",
+    }.items()
+}
 FORMATS: dict[str, dict[str, Any]] = {
     "default": {},
     "all": {"log_format": {"json_format": ALL}},
@@ -88,6 +122,11 @@ FORMATS: dict[str, dict[str, Any]] = {
     },
     "json": {"log_format": {"json_format": MIXED}},
     "json-omitting": {"log_format": {"json_format": MIXED, "omit_empty_values": True}},
+    "metadata": {"log_format": {"json_format": {**METADATA, "all": "|".join(METADATA.values())}}},
+    "metadata-text": {
+        "log_format": {"text_format_source": {"inline_string": "|".join(METADATA.values()) + "\n"}}
+    },
+    "metadata-omitting": {"log_format": {"json_format": METADATA, "omit_empty_values": True}},
     "older": {"json_format": {"a": "%REQ(x-a)%", "n": "%RESPONSE_CODE%"}},
 }
 
@@ -101,11 +140,38 @@ def answer(request: Request) -> Behaviour:
     return Reply(status=status, body=b"hello world", headers=(("x-b", "1"), ("x-b", "2")))
 
 
-def static(name: str, port: int | None) -> dict[str, Any]:
+def labels(key: str, **values: Any) -> dict[str, Any]:
+    return {"filter_metadata": {key: values}}
+
+
+OF_CLUSTER = labels(
+    "of.cluster",
+    a={"b": "deep", "\u00e9": []},
+    number=2,
+    fraction=1.5,
+    large=1e21,
+    list=[1, "x", {"q": None}],
+    yes=True,
+    null=None,
+    text='quote"',
+)
+
+
+def static(name: str, port: int | None, **fields: Any) -> dict[str, Any]:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address, "hostname": "host.example:99"}}]}]
-    assignment = {"cluster_name": name, "endpoints": endpoints if port else []}
-    return {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": assignment}
+    endpoint = {
+        "endpoint": {"address": address, "hostname": "host.example:99"},
+        "metadata": labels("of.endpoint", workload="w;n"),
+    }
+    locality = {"lb_endpoints": [endpoint], "metadata": labels("of.endpoint", workload="of the locality")}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [locality] if port else []},
+        "metadata": OF_CLUSTER,
+        **fields,
+    }
 
 
 def header(key: str, value: str) -> dict[str, Any]:
@@ -115,6 +181,7 @@ def header(key: str, value: str) -> dict[str, Any]:
 ROUTES: list[dict[str, Any]] = [
     {
         "name": "rewritten",
+        "metadata": labels("of.route", name="rewritten", number=1),
         "match": {"prefix": "/old"},
         "route": {"cluster": "up", "prefix_rewrite": "/new"},
         "request_headers_to_add": [header("x-added", "yes")],
@@ -122,6 +189,7 @@ ROUTES: list[dict[str, Any]] = [
     },
     {
         "name": "direct",
+        "metadata": labels("of.route", name="direct"),
         "match": {"prefix": "/direct"},
         "direct_response": {"status": 404, "body": {"inline_string": "no"}},
     },
@@ -189,9 +257,18 @@ def masked(name: str, line: str) -> object:
         line = pattern.sub(mask, line)
     if name == "all":
         members = json.loads(line)
+        members["RESPONSE_HEADERS_BYTES"] = (
+            members["RESPONSE_HEADERS_BYTES"] > 0
+        )  # `date` and `server` are not added here
+        if members["UPSTREAM_HOST"] is None:
+            members["REQUEST_HEADERS_BYTES"] = (
+                members["REQUEST_HEADERS_BYTES"] > 0
+            )  # nor what goes to endpoints
         return {
-            key: "number" if key in VARYING and value is not None else value for key, value in members.items()
-        }
+            key: "number" if key in VARYING and value is not None else value
+            for key, value in members.items()
+            if key not in OWN_ENDS
+        } | {key: re.sub(r"[1-9]\d*$", "<n>", str(members[key])) for key in OWN_ENDS}
     if name == "default":
         # Duration and upstream service time.
         return re.sub(r"(\d+ \d+) \d+ (\d+|-) \"", r'\1 <ms> <ms> "', line)

@@ -248,7 +248,7 @@ def inbound(manager: HttpConnectionManager | None) -> InboundCall:
 def test_inbound_requests(tmp_path: Path) -> None:
     shown = (
         "%REQ(:METHOD)% %REQ(:SCHEME)%://%REQ(:AUTHORITY)%%PATH% %PROTOCOL% %RESPONSE_CODE% %GRPC_STATUS% %BYTES_RECEIVED%"
-        " %BYTES_SENT% %DURATION% %DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_LOCAL_URI_SAN%"
+        " %BYTES_SENT% %DURATION% %DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_LOCAL_ADDRESS%"
         " %UPSTREAM_HOST% %ROUTE_NAME% %TRACE_ID% %RESP(x-b)% %TRAILER(grpc-status)% %LISTENER_NAME% %START_TIME(%s)%"
         " %UPSTREAM_REQUEST_ATTEMPT_COUNT% %RESPONSE_DURATION%\n"
     )
@@ -264,7 +264,7 @@ def test_inbound_requests(tmp_path: Path) -> None:
             for record in (inbound(manager), inbound(None)):
                 tell(mesh.engine.observers.inbound_over, record)
     expected = (
-        "POST https://svc/in?x=1 HTTP/2 200 NotFound 7 9 250 10.0.0.9:1234 spiffe://td/caller spiffe://td/me"
+        "POST https://svc/in?x=1 HTTP/2 200 NotFound 7 9 250 10.0.0.9:1234 - -"
         f" - /pkg.Service/Method {'ab' * 16} 1 5 in 1700000000 0 -\n"
     )
     assert (tmp_path / "log").read_text() == expected * 2

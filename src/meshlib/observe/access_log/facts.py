@@ -8,10 +8,13 @@ for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.routing.format import Facts
 from meshlib.routing.matchers.header import HasHeaders
+
+if TYPE_CHECKING:
+    from meshlib.transport.http.description import TlsDescription
 
 __all__ = ["PSEUDO", "LogFacts", "Sent", "Trailers", "trace_of"]
 
@@ -31,10 +34,13 @@ class LogFacts(Facts, Protocol):
     method, scheme, authority, path: of the request; pairs: its headers; headers: the first value of each. response_headers:
     pairs.
     grpc_status: its number as a text, None when the response has none. received, sent: bytes of the request's and of the
-    response's body. remote: `ip:port` of the caller; peer, own: the principals on its connection, None without TLS. trace: trace
-    id and span id, hexadecimal, of the context that the request carries. attempted: address and hostname of the endpoints that
-    a request was sent to, each once. connected: the last endpoint took the connection. hostname: the endpoint's, its address
-    without one. failure: why the connection to it failed.
+    response's body. remote: `ip:port` of the caller, with port 0 where x-forwarded-for says who that is; direct: of the other end
+    of its connection; local: of this one. downstream_tls: None without TLS. trace: trace id and span id, hexadecimal, of the context
+    that the request carries. attempted: address and hostname of the endpoints that a request was sent to, each once. connected:
+    the last endpoint took the connection. hostname: the endpoint's, its address without one. failure: why the connection to it
+    failed. upstream_local, upstream_tls: of the connection to it; upstream_connection: its number, 0 for none, None where nobody
+    tells; connections: the numbers of all that were used. virtual_cluster: None for none of those that have a name. framed: what
+    goes over the wire beside the headers is not known (gRPC).
     """
 
     @property
@@ -66,9 +72,11 @@ class LogFacts(Facts, Protocol):
     @property
     def remote(self) -> str | None: ...
     @property
-    def peer(self) -> str | None: ...
+    def direct(self) -> str | None: ...
     @property
-    def own(self) -> str | None: ...
+    def local(self) -> str | None: ...
+    @property
+    def downstream_tls(self) -> TlsDescription | None: ...
     @property
     def trace(self) -> tuple[str, str] | None: ...
     @property
@@ -83,6 +91,21 @@ class LogFacts(Facts, Protocol):
     def failure(self) -> str | None: ...
     @property
     def listener(self) -> str | None: ...
+    @property
+    def upstream_local(self) -> str | None: ...
+    @property
+    def upstream_tls(self) -> TlsDescription | None: ...
+    @property
+    def upstream_connection(self) -> int | None: ...
+    @property
+    def connections(self) -> Sequence[int]: ...
+    @property
+    def virtual_cluster(self) -> str | None: ...
+    @property
+    def framed(self) -> bool: ...
+
+    def metadata(self, kind: str) -> Mapping[str, Any] | None:
+        """The filter_metadata of CLUSTER, LISTENER, ROUTE, UPSTREAM_HOST or VIRTUAL_HOST; None where there is none."""
 
 
 class Trailers:

@@ -10,12 +10,12 @@ One thing is different. Envoy's text format writes values as they are, and %QUER
 
 from __future__ import annotations
 
-import json.encoder
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from meshlib.observe.access_log.inlined import compile_values
-from meshlib.observe.access_log.operators import OPERATORS
+from meshlib.observe.access_log.json_text import escape_json, json_text
+from meshlib.observe.access_log.operators import OPERATORS, TEXT_OPERATORS
 from meshlib.resources.access_log import JsonFormat, JsonList, JsonObject, JsonValue, TextFormat
 from meshlib.resources.format import Format, Operator
 from meshlib.routing.format import Read, Value, compile_reads
@@ -33,27 +33,10 @@ _ESCAPED = {
 }
 """What would end a line, drive a terminal or turn the direction of writing."""
 
-_quoted: Callable[[str], str] = json.encoder.encode_basestring
-
 
 def escape_text(value: str) -> str:
     """The value as it may stand in a line of text."""
     return value if value.isprintable() else value.translate(_ESCAPED)
-
-
-def escape_json(value: str) -> str:
-    """The value as a JSON string, with its quotes. Bytes that are no UTF-8 are `\\u00ff`, as in Envoy."""
-    if value.isascii():
-        return _quoted(value)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return '"' + "".join(map(_escaped_byte, value.encode("utf-8", "surrogateescape"))) + '"'
-    return _quoted(value)
-
-
-def _escaped_byte(byte: int) -> str:
-    return chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\u{byte:04x}"
 
 
 def compile_line(shown: TextFormat | JsonFormat) -> Line:
@@ -135,7 +118,9 @@ def _json_text(fmt: Format, missing: str) -> Callable[[Any], str]:
         value = read(facts)
         if value is None:
             return "null"
-        return escape_json(value) if isinstance(value, str) else str(value)
+        if isinstance(value, str):
+            return escape_json(value)
+        return str(value) if type(value) is int else json_text(value)
 
     return render
 
@@ -164,38 +149,7 @@ def _omitting(value: JsonValue, *, root: bool = False) -> _Render:
 
 
 def _constant(value: JsonValue) -> str:
-    if isinstance(value, Format):
-        return escape_json(value.literal or "")
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    assert isinstance(value, float)
-    return _number(value)
-
-
-def _number(value: float) -> str:
-    """The shortest way to write it: `1e+06`, as C++'s std::to_chars."""
-    if value == 0:
-        return "0"
-    sign, digits, exponent = "-" if value < 0 else "", *_digits(abs(value))
-    point = len(digits) + exponent
-    if exponent >= 0:
-        fixed = digits + "0" * exponent
-    elif point > 0:
-        fixed = f"{digits[:point]}.{digits[point:]}"
-    else:
-        fixed = f"0.{'0' * -point}{digits}"
-    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
-    scientific = f"{digits[0]}{fraction}e{point - 1:+03d}"
-    return sign + (fixed if len(fixed) <= len(scientific) else scientific)
-
-
-def _digits(value: float) -> tuple[str, int]:
-    """The fewest digits that tell the number, and the power of ten that they are multiplied with."""
-    mantissa, _, exponent = f"{value!r}".partition("e")
-    whole, _, fraction = mantissa.partition(".")
-    digits = (whole + fraction).lstrip("0")
-    stripped = digits.rstrip("0")
-    return stripped, int(exponent or 0) - len(fraction) + len(digits) - len(stripped)
+    return json_text(value.literal or "" if isinstance(value, Format) else value)
 
 
 # --- records -------------------------------------------------------------------------------------------------------------
@@ -240,7 +194,7 @@ def _single(fmt: Format) -> Read | None:
 
 
 def _mixed(fmt: Format, missing: str) -> Line:
-    segments = compile_reads(fmt, OPERATORS)
+    segments = compile_reads(fmt, TEXT_OPERATORS)
 
     def text(facts: Any) -> str:
         return "".join([_shown(segment, facts, missing) for segment in segments])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from meshlib.engine.context import ARRIVAL
+from meshlib.observe.access_log.addresses import host_and_port
 from meshlib.observe.access_log.facts import Sent, Trailers, trace_of
 from meshlib.routing.matchers.header import HasHeaders
 from meshlib.routing.request import ResponseView
+from meshlib.transport.http.description import TlsDescription
 
 if TYPE_CHECKING:
     from meshlib.engine.observer import InboundCall
+    from meshlib.server.arrival import Arrival
 
 __all__ = ["InboundFacts"]
 
@@ -60,6 +64,11 @@ class InboundFacts:
     stream_id = None
     failure = None
     upstream_protocol = None
+    upstream_local = None
+    upstream_tls = None
+    upstream_connection = None
+    virtual_cluster = None
+    connections: Sequence[int] = ()
     first_byte = None
     attempts = 0
     connected = False
@@ -108,15 +117,51 @@ class InboundFacts:
 
     @property
     def remote(self) -> str | None:
+        direct, client = self.direct, self._record.client
+        if not client or client == host_and_port(direct)[0]:
+            return direct
+        return f"[{client}]:0" if ":" in client else f"{client}:0"
+
+    @property
+    def direct(self) -> str | None:
         return self._record.remote or None
 
     @property
-    def peer(self) -> str | None:
-        return self._record.peer
+    def local(self) -> str | None:
+        arrival = self._arrival
+        if arrival is None or not arrival.local or not arrival.local_port:
+            return None
+        host = arrival.local
+        return f"[{host}]:{arrival.local_port}" if ":" in host else f"{host}:{arrival.local_port}"
 
     @property
-    def own(self) -> str | None:
-        return self._record.own
+    def downstream_tls(self) -> TlsDescription | None:
+        arrival = self._arrival
+        if arrival is None or not arrival.connection.tls:
+            return None
+        connection = arrival.connection
+        peer = () if connection.peer is None else connection.chain or connection.peer.chain_der
+        return TlsDescription(
+            version=connection.version,
+            cipher=connection.cipher,
+            session_id=connection.session_id,
+            server_name=connection.server_name,
+            peer=peer,
+            own=connection.own,
+        )
+
+    @property
+    def framed(self) -> bool:
+        return False
+
+    @property
+    def _arrival(self) -> Arrival | None:
+        found: Arrival | None = self._record.context.get(ARRIVAL)
+        return found
+
+    def metadata(self, kind: str) -> Mapping[str, Any] | None:
+        """None: of a server's Listener only what serving needs is kept."""
+        return None
 
     @property
     def trace(self) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from meshlib.observe.access_log.facts import PSEUDO
-from meshlib.observe.access_log.operators import OPERATORS
+from meshlib.observe.access_log.operators import TEXT_OPERATORS
 from meshlib.resources.format import Operator
 from meshlib.routing.format import compile_operator
 
@@ -54,7 +54,7 @@ def _expression(operator: Operator, name: str, names: dict[str, object]) -> str:
     if operator.max_length is None and operator.name in _OPTIONAL_ATTRIBUTES:
         value = f"facts.{_OPTIONAL_ATTRIBUTES[operator.name]}"
     else:
-        names[name] = compile_operator(operator, OPERATORS)
+        names[name] = compile_operator(operator, TEXT_OPERATORS)
         value = f"{name}(facts)"
     return f"(missing if (value := {value}) is None else value)"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+from meshlib.observe.access_log import connections, metadata
+from meshlib.observe.access_log.addresses import address_operators, without_port
 from meshlib.observe.access_log.facts import PSEUDO, LogFacts
 from meshlib.resources.format import Operator
 from meshlib.resources.operator_arguments import COMMON_DURATION_UNITS
@@ -13,7 +16,7 @@ from meshlib.routing.format import Factory, Read, Value, plain
 from meshlib.routing.matchers.grpc import is_grpc
 from meshlib.routing.start_time import compile_time
 
-__all__ = ["OPERATORS", "grpc_status_number"]
+__all__ = ["OPERATORS", "TEXT_OPERATORS", "grpc_status_number"]
 
 _GRPC_CAMEL = (
     "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists", "PermissionDenied",
@@ -148,36 +151,14 @@ def _common_duration(operator: Operator) -> Read:
     return read
 
 
-def _host_and_port(address: str | None) -> tuple[str | None, int | None]:
-    """Of `ip:port` and `[ip]:port`; a path of a Unix socket has no port."""
-    if address is None:
-        return None, None
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        return address, None
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _remote_host(facts: LogFacts) -> Value:
-    return _host_and_port(facts.remote)[0]
-
-
-def _remote_port(facts: LogFacts) -> Value:
-    return _host_and_port(facts.remote)[1]
-
-
 def _upstream(facts: LogFacts) -> str | None:
     return facts.endpoint if facts.connected else None
-
-
-def _without_port(name: str) -> str:
-    return _host_and_port(name)[0] or name
 
 
 def _attempted(index: int, *, port: bool) -> Factory:
     def read(facts: LogFacts) -> Value:
         names = [pair[index] for pair in facts.attempted]
-        return ",".join(names if port else map(_without_port, names)) or None
+        return ",".join(names if port else map(without_port, names)) or None
 
     return plain(read)
 
@@ -192,7 +173,25 @@ def _trace(index: int) -> Factory:
 
 def _hostname_without_port(facts: LogFacts) -> Value:
     name = facts.hostname
-    return None if name is None else _without_port(name)
+    return None if name is None else without_port(name)
+
+
+def _size(pairs: Sequence[tuple[str, str]]) -> int:
+    """Bytes of names and values."""
+    return sum(len(part.encode("utf-8", "surrogateescape")) for pair in pairs for part in pair)
+
+
+def _request_headers_bytes(facts: LogFacts) -> Value:
+    if facts.framed:
+        return None
+    pseudo = [(name, getattr(facts, kept)) for name, kept in PSEUDO.items() if name.startswith(":")]
+    return _size(pseudo) + _size(facts.pairs)
+
+
+def _response_headers_bytes(facts: LogFacts) -> Value:
+    if facts.framed:
+        return None
+    return _size(facts.response_headers) + (len(":status200") if facts.status else 0)
 
 
 def _failure(facts: LogFacts) -> Value:
@@ -204,20 +203,15 @@ _missing = plain(_never)
 
 OPERATORS: dict[str, Factory] = {
     **base.OPERATORS,
+    **connections.OPERATORS,
+    **metadata.VALUES,
+    **address_operators("UPSTREAM_REMOTE", _upstream),
     "ACCESS_LOG_TYPE": plain(lambda facts: "DownstreamEnd"),
     "BYTES_RECEIVED": plain(attrgetter("received")),
     "BYTES_SENT": plain(attrgetter("sent")),
     "COMMON_DURATION": _common_duration,
     "CONNECTION_TERMINATION_DETAILS": _missing,
     "CUSTOM_FLAGS": plain(lambda facts: ""),
-    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": plain(attrgetter("remote")),
-    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": plain(_remote_host),
-    "DOWNSTREAM_DIRECT_REMOTE_PORT": plain(_remote_port),
-    "DOWNSTREAM_LOCAL_URI_SAN": plain(attrgetter("own")),
-    "DOWNSTREAM_PEER_URI_SAN": plain(attrgetter("peer")),
-    "DOWNSTREAM_REMOTE_ADDRESS": plain(attrgetter("remote")),
-    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": plain(_remote_host),
-    "DOWNSTREAM_REMOTE_PORT": plain(_remote_port),
     "DYNAMIC_METADATA": _missing,
     "EMIT_TIME": lambda operator: _emitted(operator, local=False),
     "EMIT_TIME_LOCAL": lambda operator: _emitted(operator, local=True),
@@ -226,15 +220,17 @@ OPERATORS: dict[str, Factory] = {
     "GRPC_STATUS_NUMBER": plain(_grpc_status("NUMBER")),
     "LISTENER_NAME": plain(attrgetter("listener")),
     "LOCAL_REPLY_BODY": plain(lambda facts: ""),
-    "REQUESTED_SERVER_NAME": _missing,
     "REQUEST_HEADER": _request_header,
+    "REQUEST_HEADERS_BYTES": plain(_request_headers_bytes),
     "RESPONSE_HEADER": _response_header,
+    "RESPONSE_HEADERS_BYTES": plain(_response_headers_bytes),
     "REQ_WITHOUT_QUERY": _without_query,
     "RESPONSE_DURATION": plain(_response_duration),
     "RESPONSE_TRAILER": _response_trailer,
     "RESPONSE_TX_DURATION": plain(_response_tx_duration),
     "SPAN_ID": _trace(1),
     "TRACE_ID": _trace(0),
+    "UPSTREAM_CONNECTION_IDS_ATTEMPTED": plain(lambda facts: ",".join(map(str, facts.connections)) or None),
     "UPSTREAM_FILTER_STATE": _missing,
     "UPSTREAM_HOSTS_ATTEMPTED": _attempted(0, port=True),
     "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT": _attempted(0, port=False),
@@ -243,9 +239,10 @@ OPERATORS: dict[str, Factory] = {
     "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": _attempted(1, port=False),
     "UPSTREAM_HOST_NAME_WITHOUT_PORT": plain(_hostname_without_port),
     "UPSTREAM_PROTOCOL": plain(attrgetter("upstream_protocol")),
-    "UPSTREAM_REMOTE_ADDRESS": plain(_upstream),
-    "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": plain(lambda facts: _host_and_port(_upstream(facts))[0]),
-    "UPSTREAM_REMOTE_PORT": plain(lambda facts: _host_and_port(_upstream(facts))[1]),
     "UPSTREAM_TRANSPORT_FAILURE_REASON": plain(_failure),
+    "VIRTUAL_CLUSTER_NAME": plain(attrgetter("virtual_cluster")),
 }
 """By Envoy's names. An operator that is not here is missing, and was reported when the configuration came."""
+
+TEXT_OPERATORS: dict[str, Factory] = {**OPERATORS, **metadata.TEXTS}
+"""The same where the value becomes part of a text: all of them give texts and whole numbers."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from meshlib.observe.access_log.facts import Sent, Trailers, trace_of
+from meshlib.observe.access_log.metadata import of_call
 from meshlib.routing.matchers.header import HasHeaders
 from meshlib.routing.request import ResponseView
+from meshlib.routing.virtual_clusters import OTHER, virtual_cluster_of
+from meshlib.transport.http.description import Description, TlsDescription
 
 if TYPE_CHECKING:
     from meshlib.engine.call import Call
@@ -60,8 +63,9 @@ class CallFacts:
         return self._call.response_headers
 
     remote = None
-    peer = None
-    own = None
+    direct = None
+    local = None
+    downstream_tls = None
     body = None
     stream_id = None
 
@@ -176,3 +180,47 @@ class CallFacts:
     def listener(self) -> str | None:
         listener = self._call.listener
         return None if listener is None else listener.listener.name
+
+    @property
+    def _connection(self) -> Description | None:
+        attempt = self._call.counted
+        found = None if attempt is None else attempt.connection
+        return found if isinstance(found, Description) else None
+
+    @property
+    def upstream_local(self) -> str | None:
+        connection = self._connection
+        return None if connection is None else connection.local
+
+    @property
+    def upstream_tls(self) -> TlsDescription | None:
+        connection = self._connection
+        return None if connection is None else connection.tls
+
+    @property
+    def upstream_connection(self) -> int | None:
+        if self.framed:
+            return None
+        connection = self._connection
+        return 0 if connection is None else connection.number
+
+    @property
+    def connections(self) -> Sequence[int]:
+        found = (attempt.connection for attempt in self._call.attempts)
+        return list(dict.fromkeys(each.number for each in found if isinstance(each, Description)))
+
+    @property
+    def virtual_cluster(self) -> str | None:
+        call = self._call
+        plan = call.plan
+        if plan is None or not plan.virtual_host.virtual_clusters or self.cluster_raw is None:
+            return None
+        name = virtual_cluster_of(plan.virtual_host)(call.request)
+        return None if name is OTHER else name
+
+    @property
+    def framed(self) -> bool:
+        return self._call.is_rpc
+
+    def metadata(self, kind: str) -> Mapping[str, Any] | None:
+        return of_call(self._call, kind)

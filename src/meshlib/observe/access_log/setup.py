@@ -13,7 +13,7 @@ from meshlib.errors import ConfigError, ResourceError
 from meshlib.observe.access_log.logs import Logs, Write
 from meshlib.observe.access_log.observer import InboundLog, OutboundLog
 from meshlib.observe.access_log.settings import AccessLog
-from meshlib.resources.access_log import NAMED_FORMATS, Filter, JsonFormat, TextFormat
+from meshlib.resources.access_log import NAMED_FORMATS, Filter, JsonFormat, TextFormat, shows_connections
 from meshlib.resources.decode_access_log import decode_filter, decode_log_format
 from meshlib.resources.reader import Reader, Reading
 
@@ -49,6 +49,8 @@ def subscribe(
     asked = [AccessLog(format=each) if isinstance(each, str) else each for each in several]
     outbound = tuple(_write(logs, each) for each in asked if each.calls != "inbound")
     inbound = tuple(_write(logs, each) for each in asked if each.calls != "outbound")
+    if any(shows_connections(_format(each)) for each in asked if each.calls != "inbound"):
+        engine.shows_connections = True
     if configured or outbound:
         engine.observe(OutboundLog(logs, clock, outbound, configured=configured))
     if configured or inbound:

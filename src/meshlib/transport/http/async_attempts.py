@@ -54,6 +54,7 @@ class AsyncAttempts(CallAttempts):
         self._upload = None if source is None else AsyncUpload(source, length, self._notify)
         self._monotonic = monotonic
         self._attempts = []
+        self._engine = engine
         if source is not None:
             self._told_complete = False
         self.call = engine.call(
@@ -161,6 +162,8 @@ class AsyncAttempts(CallAttempts):
 
     def _send(self, attempt: Attempt, lane: Lane) -> Event | None:
         attempt.stage = Stage.SENT
+        if self._engine.shows_connections:
+            self._describe(attempt.number, lane)
         try:
             lane.begin(self._request.outgoing(attempt.start))
         except TransportFailure as failure:

@@ -16,16 +16,20 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshlib.engine.events import FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.address import socket_address
+from meshlib.transport.http.description import Description, describe
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.message import OutgoingRequest, Response
 from meshlib.transport.http.pool import Pool, PooledConnection, Shelf
+
+if TYPE_CHECKING:
+    from meshlib.transport.http.tls import TlsSession
 
 __all__ = ["HIGH_WATER", "AsyncConnection", "AsyncSocket"]
 
@@ -50,7 +54,18 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
     opened: the handshake is over. failure: why nothing can be sent or will arrive any more.
     """
 
-    __slots__ = ("_connecting", "_drained", "_socket", "failure", "loop", "opened", "transport")
+    _session: TlsSession | None = None
+
+    __slots__ = (
+        "_connecting",
+        "_description",
+        "_drained",
+        "_socket",
+        "failure",
+        "loop",
+        "opened",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -69,6 +84,7 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         self.opened = False
         self._connecting: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._description: Description | None = None
         family, _ = socket_address(endpoint)
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
@@ -111,6 +127,13 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         if self._connecting is not None:
             self.failure = TransportFailure(FailureKind.CONNECT_TIMEOUT)
             self._connecting.cancel()
+
+    def describe(self) -> Description:
+        """Of an open connection: what access logs show of it."""
+        found = self._description
+        if found is None:
+            found = self._description = describe(self._socket, self._session)
+        return found
 
     def notify(self) -> None:
         """Something happened; tell whoever uses the connection."""

@@ -13,6 +13,7 @@ from math import inf
 from meshlib.resources.cluster import Cluster
 from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.async_connection import AsyncSocket
+from meshlib.transport.http.description import Description
 from meshlib.transport.http.failure import TransportFailure, terminated
 from meshlib.transport.http.h2 import INITIAL_CREDIT, H2Codec, H2Stream
 from meshlib.transport.http.message import OutgoingRequest, Response
@@ -151,6 +152,9 @@ class H2Lane:
 
     def connect(self, limit: float, authority: str) -> None:
         self._connection.connect(limit, authority)
+
+    def describe(self) -> Description:
+        return self._connection.describe()
 
     def begin(self, request: OutgoingRequest) -> None:
         self._stream = self._connection.open_stream(self, request)

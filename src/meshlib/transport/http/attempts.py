@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
 from meshlib.engine.call import Call
+from meshlib.engine.engine import Engine
 from meshlib.engine.events import Event
 from meshlib.errors import MeshError
 from meshlib.identity.refusal import explained
@@ -32,6 +34,7 @@ class CallAttempts:
     __deletable__ = ("call",)
     # Defaults of the class: a call sets what differs, and a call that goes well sets few of them.
     call: Call
+    _engine: Engine
     _request: OriginalRequest
     _attempts: list[Attempt]
     _monotonic: Callable[[], float]
@@ -78,6 +81,10 @@ class CallAttempts:
         attempt = self._find(number)
         if attempt is not None:
             self._release(attempt)
+
+    def _describe(self, number: int, connection: Any) -> None:
+        """The attempt's request is about to be sent over this connection, and an access log shows what that is like."""
+        self.call.attempts[number - 1].connection = connection.describe()
 
     def _account(self, response: Response | None) -> None:
         """For those who observe the call: what has gone over the wire, before the engine hears of an end."""

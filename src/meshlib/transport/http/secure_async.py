@@ -52,7 +52,6 @@ class _Secure(AsyncSocket):
 
     # No slots: they inherit from this one beside one that has slots.
     _raw: asyncio.Transport | None = None
-    _session: TlsSession | None = None
     _shaken: asyncio.Future[None] | None = None
 
     async def _open(self, authority: str) -> None:

@@ -57,6 +57,7 @@ class SyncAttempts(CallAttempts):
         self._monotonic = monotonic
         self._event = None
         self._attempts = []
+        self._engine = engine
         if upload is not None:
             self._told_complete = False
         self.call = engine.call(
@@ -191,6 +192,8 @@ class SyncAttempts(CallAttempts):
             upload.buffer.limit = self.call.buffer_limit
             source = upload.reader()
         attempt.stage = Stage.SENT
+        if self._engine.shows_connections:
+            self._describe(attempt.number, attempt.connection)
         try:
             attempt.connection.begin(self._request.outgoing(attempt.start), source)
         except TransportFailure as failure:

@@ -86,6 +86,8 @@ class SyncExchange(SeveralAttempts):
             self._attempts.append(attempt := Attempt(start))
             attempt.stage = Stage.PARKED
             return call.handle(NeedConnection(start.attempt, self._pool), monotonic())
+        if self._engine.shows_connections:
+            self._describe(start.attempt, connection)
         request = self._request
         limit = call.wake_at - monotonic()
         read = request.timeout.get("read")

@@ -24,6 +24,7 @@ from meshlib.errors import IdentityError
 from meshlib.resources.cluster import HttpProtocol
 from meshlib.state import EndpointState, Handshake, Security, Way
 from meshlib.transport.http.codec import Codec
+from meshlib.transport.http.description import TlsDescription
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.handshakes import Count, count_done, count_failed
 from meshlib.transport.http.message import OutgoingRequest, Response
@@ -125,6 +126,21 @@ class TlsSession:
             raise self._refused(error) from error
         count_done(self._count, tls)
         return True
+
+    def describe(self) -> TlsDescription:
+        """After the handshake: what access logs show of it."""
+        from meshlib.identity.peer import presented_chain  # needs cryptography, which plaintext does not
+
+        tls, handshake = self._tls, self._handshake
+        cipher, session = tls.cipher(), tls.session
+        return TlsDescription(
+            version=tls.version() or "",
+            cipher="" if cipher is None else cipher[0],
+            session_id="" if session is None else session.id.hex(),
+            server_name=handshake.server_hostname or "",
+            peer=presented_chain(tls),
+            own=handshake.own,
+        )
 
     def _refused(self, error: Exception) -> TransportFailure:
         return TransportFailure(FailureKind.CONNECT_FAILED, self._handshake.text(error, self._tls))
