@@ -26,9 +26,10 @@ __all__ = ["Received", "Receiver", "grpc_receiver", "http_receiver"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One span as it came over the wire. service: of the resource. kind: OTLP's name of it. status: 2 is an error."""
+    """One span as it came over the wire. service, resource: whose it is. kind: OTLP's name of it. status: 2 is an error."""
 
     service: str
+    resource: dict[str, Any]
     name: str
     kind: str
     trace_id: str
@@ -53,7 +54,7 @@ class Receiver:
         for resource in request.resource_spans:
             about = {pair.key: _plain(pair.value) for pair in resource.resource.attributes}
             for scope in resource.scope_spans:
-                found += [_received(str(about.get("service.name", "")), span) for span in scope.spans]
+                found += [_received(about, span) for span in scope.spans]
         with self._lock:
             self.spans += found
 
@@ -80,9 +81,10 @@ class Receiver:
         return "\n".join(lines(roots[0], 0))
 
 
-def _received(service: str, span: Any) -> Received:
+def _received(resource: dict[str, Any], span: Any) -> Received:
     return Received(
-        service=service,
+        service=str(resource.get("service.name", "")),
+        resource=resource,
         name=span.name,
         kind=type(span).SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
         trace_id=span.trace_id.hex(),
