@@ -10,10 +10,13 @@ from typing import Any
 import grpc
 import pytest
 
+import meshlib
+import meshlib.grpc
 from meshlib.engine.observer import InboundCall
 from meshlib.runtime.clock import SystemClock
 from meshlib.server.grpc_messages import AsyncMessages, Messages, Ready
 from meshlib.server.inbound import Inbound
+from meshlib.testing import service
 from tests.server.records import Recorder, watched
 from tests.server.servers import ARITIES, SERVICE, asyncio_server, blocking_server
 from tests.server.test_inbound import NOBODY_MAY
@@ -234,6 +237,37 @@ def test_a_refused_call(kind: str) -> None:
             settled(recorder, number + 1)
             received = [] if arity.startswith("stream") else SENT[2:3]
             assert traffic(recorder.over[number]) == counted(received, [])
+
+
+def totals(mesh: meshlib.Mesh) -> dict[str, float]:
+    """Of Istio's metrics: messages, and bytes."""
+    found = {}
+    for what in ("request", "response"):
+        for name, value in ((f"istio_{what}_messages_total", "value"), (f"istio_{what}_bytes", "total")):
+            found[name] = sum(getattr(metric, value) for _, metric in mesh.stats.natives(name))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_sides_count_the_same(kind: str) -> None:
+    """What the caller's Mesh says of its calls is what that of the server says of them."""
+    metrics = meshlib.Observe(tracing=False)
+    serve, handlers = KINDS[kind]
+    with watched(observe=metrics) as (mesh, recorder):
+        with serve(handlers(), SystemClock(), Inbound(mesh)) as address:
+            with meshlib.Mesh(service("back", address), observe=metrics) as caller:
+                with meshlib.grpc.channel("back:80", mesh=caller) as channel:
+                    got = [message for arity in ARITIES for message in call(channel, arity, arity)]
+                settled(recorder, len(ARITIES))
+                sent = [*SENT[2:3] * 2, *SENT * 2]
+                messages, size, answers, back = counted(sent, got)
+                assert totals(caller) == {
+                    "istio_request_messages_total": messages,
+                    "istio_request_bytes": size,
+                    "istio_response_messages_total": answers,
+                    "istio_response_bytes": back,
+                }
+                assert totals(mesh) == totals(caller)
 
 
 def test_who_can_tell_messages_apart() -> None:
