@@ -37,6 +37,9 @@ def _service(number: int, address: str) -> dict[str, Any]:
         if resource["@type"] == proto.ROUTE:
             (route,) = resource["virtual_hosts"][0]["routes"]
             route["route"]["retry_policy"] = {"retry_on": "5xx", "num_retries": 1}
+        if resource["@type"] == proto.CLUSTER:
+            resource["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
+            resource["outlier_detection"] = {"enforcing_success_rate": 0, "max_ejection_percent": 0}
         if resource["@type"] == proto.ENDPOINT:
             for endpoint in resource["endpoints"][0]["lb_endpoints"][1:]:
                 endpoint["health_status"] = "UNHEALTHY"

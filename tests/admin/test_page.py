@@ -154,6 +154,9 @@ def opened(browser: Any, serving: Serving, size: ViewportSize) -> Iterator[Any]:
 def open_view(page: Any, view: str) -> None:
     page.click(f"nav a[href='#/{view}']")
     page.wait_for_selector(f"nav a[href='#/{view}'][aria-current=page]")
+    page.wait_for_function(
+        "view => document.getElementById('view').getAttribute('aria-label').toLowerCase() === view", arg=view
+    )
 
 
 def row(page: Any, caption: str, heading: str) -> dict[str, str]:
@@ -187,8 +190,9 @@ def test_ejections_say_why_and_until_when(page: Any) -> None:
 def test_the_graph(page: Any) -> None:
     open_view(page, "graph")
     picture = page.locator("svg.graph")
-    assert "calls reviews" in picture.get_attribute("aria-label")
-    assert "plaintext" in picture.get_attribute("aria-label")
+    assert "4 services and 3 edges" in picture.get_attribute("aria-label")
+    edges = [each.get_attribute("aria-label") for each in picture.locator("[role=img]").all()]
+    assert any("calls reviews" in edge and "0 % failing, plaintext" in edge for edge in edges)
     assert set(picture.locator(".name").all_text_contents()) >= {"reviews", "ratings"}
     assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 3
 
@@ -350,11 +354,85 @@ def test_keyboard_alone(wide: Any) -> None:
     assert wide.inner_text("#told").startswith("Calls of")
 
 
-def test_the_page_stays_alive_and_can_be_held(wide: Any, shown: Serving) -> None:
+def test_the_page_stays_alive_and_can_be_held(wide: Any) -> None:
     before = wide.inner_text("#process")
     wide.wait_for_function("text => document.getElementById('process').textContent !== text", arg=before)
-    wide.click("#live")
+    with wide.expect_response(lambda answer: "mesh.json" in answer.url):
+        wide.click("#live")
     assert wide.get_attribute("#live", "aria-pressed") == "false"
+    wide.wait_for_timeout(300)  # the answer is drawn
+    asked: list[str] = []
+    wide.on("request", lambda request: asked.append(request.url))
+    held = wide.inner_text("#process")
+    for view in ("routes", "calls", "configuration", "certificates", "graph", "services"):
+        open_view(wide, view)
+    assert wide.inner_text("#process") == held, "all views are of the moment in which it was held"
+    assert [url for url in asked if ".json" in url] == []
+
+
+def test_what_is_the_same_stays_where_it_is(wide: Any) -> None:
+    """A refresh takes neither the focus, nor a selection, nor what a screen reader stands on."""
+    wide.evaluate("window.marked = document.querySelector('tbody tr'); marked.querySelector('a').focus()")
+    wide.evaluate("getSelection().selectAllChildren(marked.querySelector('a'))")
+    before = wide.inner_text("#process")
+    wide.wait_for_function("text => document.getElementById('process').textContent !== text", arg=before)
+    assert wide.evaluate("marked.isConnected && marked.contains(document.activeElement)")
+    assert wide.evaluate("String(getSelection())") == wide.evaluate("marked.querySelector('a').textContent")
+
+
+def test_nothing_is_said_again_and_again(wide: Any) -> None:
+    """What a screen reader says by itself: which view it is, and changes of the process's state. Not every two seconds."""
+    wide.evaluate(
+        """() => { window.told = [];
+            for (const each of document.querySelectorAll('[aria-live], [role=status], [role=alert]'))
+                new MutationObserver(() => told.push(each.textContent))
+                    .observe(each, { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    for _ in range(2):
+        before = wide.inner_text("#process")
+        wide.wait_for_function("text => document.getElementById('process').textContent !== text", arg=before)
+    assert wide.evaluate("told") == []
+
+
+@pytest.mark.parametrize(
+    ("view", "what"), [("calls", "GET ratings/fail"), ("traces", "GET /basket?token=[redacted]")]
+)
+def test_what_is_opened_has_the_focus_and_escape_closes_it(wide: Any, view: str, what: str) -> None:
+    open_view(wide, view)
+    opener = wide.locator(f"main th a:text-is('{what}')").first
+    key = opener.get_attribute("data-key")
+    opener.focus()
+    wide.keyboard.press("Enter")
+    wide.wait_for_function("() => document.activeElement.dataset.key === 'opened'")
+    wide.keyboard.press("Escape")
+    wide.wait_for_selector("[data-key=opened]", state="detached")
+    wide.wait_for_function("key => document.activeElement.dataset.key === key", arg=key)
+
+
+def test_tab_goes_through_the_whole_page_and_out_of_it(page: Any) -> None:
+    """In the order of the page, each stop is visible, and none holds it."""
+    stops: list[list[Any]] = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        stop = page.evaluate(
+            """() => {
+                const each = document.activeElement;
+                if (each === document.body) return null;
+                const { outlineStyle, outlineWidth } = getComputedStyle(each);
+                const all = [...document.querySelectorAll('*')];
+                return [all.indexOf(each), outlineStyle !== 'none' && outlineWidth !== '0px', each.outerHTML.slice(0, 80)];
+            }"""
+        )
+        if stop is None:
+            break
+        stops.append(stop)
+    else:
+        pytest.fail("the focus never leaves the page")
+    places = [place for place, _, _ in stops]
+    assert places == sorted(places)
+    assert [html for _, visible, html in stops if not visible] == []
+    assert len(stops) > 15
 
 
 def test_names_for_everything_that_acts(page: Any) -> None:
@@ -420,6 +498,8 @@ def test_two_hundred_services(browser: Any, upstream: Upstream) -> None:
             assert page.locator("svg.graph .edge").count() == 24
             assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 200
             open_view(page, "endpoints")
+            page.wait_for_selector("[data-key=cluster]")
+            assert page.locator("[data-key=cluster] option").count() == 200
             assert page.locator("tbody tr").count() == 25
 
 

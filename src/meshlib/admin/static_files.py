@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
 from importlib import resources
 from pathlib import PurePosixPath
 
-from meshlib import __version__
 from meshlib.admin.http import Reply, Request, text_reply
 
 __all__ = ["static_file"]
@@ -28,11 +29,17 @@ def static_file(name: str, request: Request) -> Reply:
     if kind is None or len(path.parts) != 1 or name != path.name or name.startswith("."):
         return text_reply("there is no such file\n", 404)
     try:
-        body = resources.files("meshlib.admin").joinpath("static", name).read_bytes()
+        body, tag = _read(name)
     except OSError:
         return text_reply("there is no such file\n", 404)
-    tag = f'"{__version__}-{len(body)}"'
     headers = (("etag", tag), ("cache-control", "no-cache"))
     if tag in request.headers.get("if-none-match", ""):
         return Reply(status=304, content_type=kind, headers=headers)
     return Reply(content_type=kind, body=body, headers=headers)
+
+
+@lru_cache(64)
+def _read(name: str) -> tuple[bytes, str]:
+    """Its bytes and its ETag."""
+    body = resources.files("meshlib.admin").joinpath("static", name).read_bytes()
+    return body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'

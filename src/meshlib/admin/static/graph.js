@@ -1,155 +1,59 @@
-// The service graph as a picture: columns from those who call to those who are called.
+// Who calls whom: a picture of the busiest edges, and a table of all.
 
-import { svg } from "./dom.js";
-import { milliseconds, percent, rate, tone } from "./format.js";
+import { el, empty, panel, table } from "./dom.js";
+import { busiest, drawing } from "./drawing.js";
+import { count, milliseconds, rate } from "./format.js";
+import { MOST_ROWS, code, errors, failing, limited, security, sorting } from "./pieces.js";
 
-const WIDTH = 184;
-const HEIGHT = 46;
-const DOWN = 20;
-const EDGE = 4;
-const WIDE = 1180;
-const LEAST_ACROSS = 180;
-const MOST_ACROSS = 420;
-const HIGHEST = 240;
+const MOST_EDGES = 24;
 
-/**
- * The drawing. nodes: [{id, kind}]; edges: [{source, destination, rate, error_rate, total, errors_total, p50, p99, tls, mtls}].
- * note(node): the second line of its box; pick(id): a node was chosen.
- */
-export function drawing({ nodes, edges }, { note, pick }) {
-  const columns = layers(nodes, edges);
-  const tallest = Math.max(1, ...columns.map((column) => column.length));
-  const height = tallest * (HEIGHT + DOWN) + 2 * EDGE;
-  const between = (WIDE - columns.length * WIDTH) / Math.max(1, columns.length - 1);
-  const across = Math.round(Math.min(MOST_ACROSS, Math.max(LEAST_ACROSS, between)));
-  const width = columns.length * WIDTH + (columns.length - 1) * across + 2 * EDGE;
-  const where = new Map();
-  columns.forEach((column, index) => {
-    const free = (height - column.length * (HEIGHT + DOWN) + DOWN) / 2;
-    const top = Math.min(free, HIGHEST); // who calls many is seen without scrolling
-    column.forEach((node, row) =>
-      where.set(node.id, { x: EDGE + index * (WIDTH + across), y: top + row * (HEIGHT + DOWN) }),
-    );
-  });
-  const drawn = edges.filter((edge) => where.has(edge.source) && where.has(edge.destination));
-  const named = drawn.map((edge) => `${edge.source} calls ${edge.destination}, ${said(edge)}`).join("; ");
-  return svg(
-    "svg",
-    { class: "graph", viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": named || "no calls yet" },
-    drawn.map((edge) => path(edge, where.get(edge.source), where.get(edge.destination))),
-    [...where].map(([id, spot]) => box(nodes.find((node) => node.id === id), spot, edges, note, pick)),
+export const load = (source, chosen) => (chosen.everywhere ? source.get("mesh/graph.json") : null);
+
+export function draw({ model, extra, chosen, choose, matches }) {
+  const whole = extra ?? model.graph;
+  const edges = whole.edges.filter((edge) => matches(edge.source, edge.destination));
+  const named = new Set(edges.flatMap((edge) => [edge.source, edge.destination]));
+  const nodes = whole.nodes.filter((node) => named.has(node.id) || (node.kind === "self" && matches(node.id)));
+  const shown = busiest({ nodes, edges }, MOST_EDGES);
+  const columns = [
+    { name: "From", sort: (row) => row.source, cell: (row) => row.source },
+    { name: "To", sort: (row) => row.destination, cell: (row) => row.destination },
+    { name: "Rate", number: true, third: true, sort: (row) => row.rate, cell: (row) => (row.rate === null ? `${count(row.total)} calls` : rate(row.rate)) },
+    { name: "Errors", number: true, third: true, sort: (row) => failing(row), cell: errors },
+    { name: "p99", number: true, third: true, sort: (row) => row.p99, cell: (row) => milliseconds(row.p99) },
+    { name: "Security", cell: security },
+    { name: "Principal", whole: true, cell: (row) => (row.principal ? code(row.principal) : "–") },
+  ];
+  const everywhere = el(
+    "button",
+    { type: "button", "data-key": "everywhere", "aria-pressed": String(chosen.everywhere), onclick: () => choose({ everywhere: !chosen.everywhere }) },
+    el("span", { class: "dot", "aria-hidden": "true" }),
+    "All processes",
   );
-}
-
-/** The share of calls that fail now, or since the beginning when there are none now; null without any. */
-export function failing(edge) {
-  if (edge.rate) return edge.error_rate / edge.rate;
-  return edge.total ? edge.errors_total / edge.total : null;
-}
-
-const said = (edge) =>
-  [
-    edge.rate === null ? `${edge.total} calls` : rate(edge.rate),
-    `${percent(failing(edge) ?? 0)} failing`,
-    edge.mtls ? "mutual TLS" : edge.tls ? "TLS" : "plaintext",
-  ].join(", ");
-
-function layers(nodes, edges) {
-  const depth = new Map(nodes.map((node) => [node.id, 0]));
-  for (let round = 0; round < nodes.length; round += 1) {
-    let moved = false;
-    for (const { source, destination } of edges) {
-      if (source === destination || !depth.has(source) || !depth.has(destination)) continue;
-      const wanted = depth.get(source) + 1;
-      if (wanted > depth.get(destination) && wanted < nodes.length) {
-        depth.set(destination, wanted);
-        moved = true;
-      }
-    }
-    if (!moved) break;
-  }
-  const used = [...new Set(depth.values())].sort((a, b) => a - b);
-  const calls = new Map();
-  for (const edge of edges) calls.set(edge.destination, (calls.get(edge.destination) ?? 0) + edge.total);
-  const most = (a, b) => (calls.get(b.id) ?? 0) - (calls.get(a.id) ?? 0);
-  const columns = used.map((level) => nodes.filter((node) => depth.get(node.id) === level).sort(most));
-  for (let index = 1; index < columns.length; index += 1) {
-    const above = new Map(columns[index - 1].map((node, row) => [node.id, row]));
-    const pull = (node) => {
-      const rows = edges.filter((edge) => edge.destination === node.id).map((edge) => above.get(edge.source) ?? 0);
-      return rows.length ? rows.reduce((sum, row) => sum + row, 0) / rows.length : 0;
-    };
-    columns[index].sort((a, b) => pull(a) - pull(b));
-  }
-  return columns;
-}
-
-function path(edge, from, to) {
-  const [x1, y1] = [from.x + WIDTH, from.y + HEIGHT / 2];
-  const [x2, y2] = [to.x, to.y + HEIGHT / 2];
-  const forward = x2 > x1;
-  const bend = forward ? (x2 - x1) / 2 : LEAST_ACROSS / 2;
-  const line = `M${x1} ${y1} C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
-  const share = failing(edge);
-  const quiet = tone(share) === "good" ? "" : tone(share);
-  const thick = edge.rate ? Math.min(6, 1.5 + Math.log10(1 + edge.rate)) : 1.2;
-  const label = forward ? { x: x2 - 8, y: y2 - 6 } : { x: (x1 + x2) / 2, y: (y1 + y2) / 2 };
-  const figures = [edge.rate === null ? `${edge.total} calls` : rate(edge.rate)];
-  if (share) figures.push(`${percent(share)} failing`);
-  return svg(
-    "g",
-    {},
-    svg("title", {}, `${edge.source} → ${edge.destination}: ${said(edge)}`),
-    svg("path", { class: `edge ${quiet}`, d: line, "stroke-width": thick.toFixed(1) }),
-    svg("text", { class: "small", x: label.x, y: label.y, "text-anchor": "end" }, figures.join(" · ")),
-    edge.p99 !== null && edge.p99 !== undefined
-      ? svg("text", { class: "small", x: label.x, y: label.y + 19, "text-anchor": "end" }, `${milliseconds(edge.p50)} · p99 ${milliseconds(edge.p99)}`)
+  return [
+    panel(
+      "Who calls whom",
+      everywhere,
+      nodes.length
+        ? el("div", { class: "scroll", "data-scroll": "graph", tabindex: "0", role: "region", "aria-label": "The graph" },
+            drawing(shown, {
+              note: (node) => noteOf(node),
+              pick: (id) => {
+                location.hash = `#/endpoints/${encodeURIComponent(clusterOf(whole, id))}`;
+              },
+            }))
+        : empty("No call fits the filter."),
+      shown.left ? el("p", { class: "empty" }, `the ${MOST_EDGES} busiest of ${edges.length}; all are in the table`) : null,
+    ),
+    edges.length
+      ? panel("Edges", null, limited(edges, MOST_ROWS, (rows) => table(columns, rows, { caption: "Edges", key: (row) => `${row.source} ${row.destination} ${row.cluster}`, ...sorting("graph", { chosen, choose }) })))
       : null,
-  );
+  ];
 }
 
-function box(node, { x, y }, edges, note, pick) {
-  const into = edges.filter((edge) => edge.destination === node.id);
-  const worst = Math.max(0, ...into.map((edge) => failing(edge) ?? 0));
-  const kind = node.kind === "self" ? "self" : worst ? tone(worst) : "";
-  const short = node.id.length > 20 ? `${node.id.slice(0, 19)}…` : node.id;
-  const act = pick && node.kind === "service" ? { role: "link", tabindex: "0", "data-key": `node-${node.id}` } : {};
-  const go = () => pick?.(node.id);
-  return svg(
-    "g",
-    {
-      class: kind,
-      transform: `translate(${x} ${y})`,
-      ...act,
-      onclick: act.role && go,
-      onkeydown: act.role && ((event) => event.key === "Enter" && go()),
-    },
-    svg("title", {}, node.id),
-    svg("rect", { class: "box", width: WIDTH, height: HEIGHT, rx: 8 }),
-    svg("text", { class: "name", x: 12, y: 20 }, short),
-    svg("text", { class: "small", x: 12, y: 36 }, note(node)),
-    into.length ? lock(into) : null,
-  );
+function noteOf({ kind, endpoints }) {
+  if (kind !== "service") return kind === "self" ? "process" : "caller";
+  return endpoints ? `${endpoints.healthy} of ${endpoints.total} endpoints` : "service";
 }
 
-/** Closed where every call comes over mutual TLS, open where one comes in plaintext. */
-function lock(into) {
-  const [closed, plain] = [into.every((edge) => edge.mtls), into.some((edge) => !edge.tls)];
-  const words = closed ? "mutual TLS" : plain ? "plaintext" : "TLS, callers show no certificate";
-  return svg(
-    "g",
-    { class: closed ? "lock" : "open", transform: `translate(${WIDTH - 24} 9)` },
-    svg("title", {}, words),
-    svg("path", { d: plain ? "M3 6V4a3 3 0 0 1 5.6-1.5" : "M3 6V4a3 3 0 0 1 6 0v2", fill: "none", stroke: "currentColor", "stroke-width": 1.6 }),
-    svg("rect", { x: 1, y: 6, width: 10, height: 7, rx: 1.5 }),
-  );
-}
-
-/** The busiest edges, what they join, and how many are left out. */
-export function busiest({ nodes, edges }, most) {
-  if (edges.length <= most) return { nodes, edges, left: 0 };
-  const weight = (edge) => (edge.rate ?? 0) * 1e6 + (edge.total ?? 0);
-  const kept = [...edges].sort((a, b) => weight(b) - weight(a)).slice(0, most);
-  const names = new Set(kept.flatMap((edge) => [edge.source, edge.destination]));
-  return { nodes: nodes.filter((node) => names.has(node.id)), edges: kept, left: edges.length - kept.length };
-}
+const clusterOf = (whole, id) => whole.edges.find((edge) => edge.destination === id)?.cluster ?? id;

@@ -1,30 +1,27 @@
 // The page: asks the process for its state every two seconds and draws the part that is looked at.
 
-import { el, pill, replace } from "./dom.js";
+import { el, empty, keyed, pill, replace } from "./dom.js";
 import { ago, span } from "./format.js";
-import { Source } from "./source.js";
-import { VIEWS } from "./views.js";
+import { ALL_PARTS, source } from "./source.js";
+import { VIEWS, named } from "./views.js";
 
 const INTERVAL = 2000;
+const WARM = 300;
 
-const source = new Source();
 const at = (id) => document.getElementById(id);
 
-/** What the reader has chosen. orders: of tables, by view; open: the number of the call, trace: the name of the trace that is shown in full. */
-const chosen = { view: "services", filter: "", live: true, orders: {}, open: null, trace: null, cluster: null, start: 0, everywhere: false };
+/** What the reader has chosen. orders: of tables, by name; open: the number of the call, trace: the name of the trace that is shown in full. */
+const chosen = { view: VIEWS[0], filter: "", live: true, orders: {}, open: null, trace: null, cluster: null, start: 0, everywhere: false };
 
 let drawn = null;
 let timer = null;
 
 function place() {
-  const [view, ...rest] = decodeURIComponent(location.hash.slice(2)).split("/");
-  const known = VIEWS.some((each) => each.id === view) ? view : "services";
-  const moved = known !== chosen.view;
-  chosen.view = known;
-  if (known === "calls") chosen.open = rest[0] ? Number(rest[0]) : null;
-  if (known === "traces") chosen.trace = rest[0] || null;
-  if (known === "endpoints" && rest.length) [chosen.cluster, chosen.start] = [rest.join("/"), 0];
-  return moved;
+  const { view, rest } = named(location.hash);
+  chosen.view = view;
+  if (view.id === "calls") chosen.open = rest ? Number(rest) : null;
+  if (view.id === "traces") chosen.trace = rest || null;
+  if (view.id === "endpoints" && rest) [chosen.cluster, chosen.start] = [rest, 0];
 }
 
 /** Choose something else and draw anew. */
@@ -33,23 +30,34 @@ function choose(changes) {
   return refresh();
 }
 
+/** Said to who does not see the page; only when it is something new. */
+function tell(text) {
+  if (at("told").textContent !== text) at("told").textContent = text;
+}
+
+// --- around the view ------------------------------------------------------------------------------------------------
+
+/** How worrying, what, and since when. */
+function stateOf({ process, now }) {
+  const plane = process.control_plane;
+  if (source.failed) return ["bad", source.failed, ""];
+  if (!process.ready) return ["bad", process.why_not_ready, ""];
+  if (plane.kind === "files") return ["good", "ready, from files", ""];
+  return plane.connected ? ["good", "ready, connected", ago(plane.connected_since, now)] : ["warn", "ready, control plane lost", ""];
+}
+
 function header(model) {
   const { process } = model;
   document.title = `${process.service} · meshlib`;
   at("name").textContent = process.service;
   at("process").textContent =
     `pid ${process.pid} on ${process.host} · up ${span(model.now - process.started)} · meshlib ${process.meshlib}`;
-  const plane = process.control_plane;
-  const state = !process.ready
-    ? ["bad", process.why_not_ready]
-    : plane.kind === "files"
-      ? ["good", "ready, from files"]
-      : plane.connected
-        ? ["good", `ready, connected ${ago(plane.connected_since, model.now)}`]
-        : ["warn", "ready, control plane lost"];
-  const [tone, text] = source.failed ? ["bad", source.failed] : state;
-  at("health").className = `pill ${tone}`;
-  if (at("health").textContent !== text) at("health").textContent = text;
+  const [tone, text, since] = stateOf(model);
+  const health = at("health");
+  if (health.dataset.state !== undefined && health.dataset.state !== text) tell(`${process.service}: ${text}`);
+  health.dataset.state = text;
+  health.className = `pill ${tone}`;
+  health.textContent = `${text} ${since}`.trim();
 }
 
 /** The other processes of this user, where there are any. */
@@ -59,53 +67,60 @@ function processes(model) {
   const select = label.querySelector("select");
   if (label.hidden || document.activeElement === select) return;
   const name = (each) => `${each.service || each.command || "process"} (${each.pid})`;
-  select.replaceChildren(
-    ...source.processes.map((each) => el("option", { value: each.name, selected: each.name === model.process.name }, name(each))),
+  replace(
+    select,
+    source.processes.map((each) => el("option", { value: each.name, selected: each.name === model.process.name }, name(each))),
   );
 }
 
 function tabs(model) {
-  const mark = (view) => {
-    const number = view.alarm?.(model) ?? 0;
-    return number ? pill("bad", String(number)) : null;
-  };
-  replace(
-    at("tabs"),
-    VIEWS.map((view) =>
-      el(
-        "li",
-        {},
-        el(
-          "a",
-          { href: `#/${view.id}`, "data-key": view.id, "aria-current": chosen.view === view.id ? "page" : null },
-          view.title,
-          " ",
-          mark(view),
-        ),
-      ),
-    ),
-  );
+  const mark = ([alarm, word]) =>
+    model?.alarms[alarm] ? [" ", pill("bad", String(model.alarms[alarm])), el("span", { class: "hidden" }, ` ${word}`)] : null;
+  const tab = (view) =>
+    el("a", { href: `#/${view.id}`, "data-key": view.id, "aria-current": chosen.view === view ? "page" : null }, view.title, view.alarm && mark(view.alarm));
+  replace(at("tabs"), VIEWS.map((view) => el("li", {}, tab(view))));
 }
 
+// --- the view -------------------------------------------------------------------------------------------------------
+
 async function draw() {
-  const model = source.model;
-  const view = VIEWS.find((each) => each.id === chosen.view);
-  if (!model) {
-    at("health").className = "pill bad";
-    at("health").textContent = source.failed ?? "loading";
-    return;
+  const { view } = chosen;
+  if (!source.has(view.parts)) {
+    tabs(source.model);
+    return nothing(view, source.failed);
   }
-  const extra = view.load ? await view.load(source, chosen) : null;
-  if (view.id !== chosen.view) return; // another one was chosen meanwhile
+  let extra;
+  let shown;
+  try {
+    shown = await view.open();
+    extra = (await shown.load?.(source, chosen)) ?? null;
+  } catch (error) {
+    source.failed ??= error instanceof TypeError ? "the process does not answer" : error.message;
+    if (drawn !== view) nothing(view, source.failed);
+    header(source.model);
+    return null;
+  }
+  if (view !== chosen.view) return null; // another one was chosen meanwhile
+  const { model } = source;
   header(model);
   processes(model);
   tabs(model);
-  replace(at("view"), view.draw({ model, extra, chosen, choose, source, matches: matching(chosen.filter) }));
+  if (drawn !== view) at("view").replaceChildren();
+  replace(at("view"), shown.draw({ model, extra, chosen, choose, source, matches: matching(chosen.filter) }));
   at("view").setAttribute("aria-label", view.title);
-  if (drawn !== view.id) {
-    at("told").textContent = `${view.title} of ${model.process.service}`;
-    drawn = view.id;
-  }
+  if (drawn !== view) tell(`${view.title} of ${model.process.service}`);
+  drawn = view;
+  return null;
+}
+
+/** There is nothing to draw the view from. */
+function nothing(view, why) {
+  at("health").className = why ? "pill bad" : "pill";
+  at("health").textContent = why ?? "loading";
+  if (!why) return;
+  drawn = null;
+  at("view").replaceChildren(empty(`${view.title}: ${why}`));
+  tell(why);
 }
 
 /** Whether a text contains every word of the filter. */
@@ -119,14 +134,27 @@ function matching(filter) {
 
 async function refresh() {
   clearTimeout(timer);
-  if (chosen.live || !source.model) await source.refresh();
+  if (chosen.live || !source.has(chosen.view.parts)) await source.refresh(chosen.view.parts);
   await draw();
-  timer = setTimeout(() => (document.hidden ? null : refresh()), INTERVAL);
+  clearTimeout(timer); // of another refresh, which has begun meanwhile
+  timer = chosen.live || source.failed ? setTimeout(() => (document.hidden ? null : refresh()), INTERVAL) : null;
 }
 
-addEventListener("hashchange", () => {
-  if (place()) at("view").focus({ preventScroll: true });
-  refresh();
+// --- what the reader does -------------------------------------------------------------------------------------------
+
+/** What was opened beside a list gets the focus; who closes it comes back to where it was opened. */
+function follow(before) {
+  const what = chosen.view.id === "calls" ? "open" : "trace";
+  if (chosen[what] === before[what]) return;
+  keyed(at("view"), chosen[what] === null ? `#/${chosen.view.id}/${before[what]}` : "opened")?.focus();
+}
+
+addEventListener("hashchange", async () => {
+  const before = { ...chosen };
+  place();
+  if (chosen.view !== before.view) at("view").focus({ preventScroll: true });
+  await refresh();
+  if (chosen.view === before.view) follow(before);
 });
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 at("filter").addEventListener("input", (event) => {
@@ -138,21 +166,25 @@ at("processes").addEventListener("change", (event) => {
   const other = source.processes.find((each) => each.name === event.target.value);
   location.search = other.self ? "" : `?${new URLSearchParams({ process: other.name })}`;
 });
-at("live").addEventListener("click", () => {
-  at("live").setAttribute("aria-pressed", String(!chosen.live));
-  choose({ live: !chosen.live });
+at("live").addEventListener("click", async () => {
+  const live = !chosen.live;
+  at("live").setAttribute("aria-pressed", String(live));
+  if (!live) await source.refresh(ALL_PARTS); // all views of the same moment
+  choose({ live });
 });
 addEventListener("keydown", (event) => {
   const typing = event.target.matches?.("input, select, textarea");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
     at("filter").focus();
-  } else if (event.key === "Escape" && typing) {
+  } else if (event.key === "Escape" && event.target === at("filter")) {
     at("filter").value = "";
     at("filter").blur();
     choose({ filter: "" });
+  } else if (event.key === "Escape" && !typing && (chosen.open !== null || chosen.trace !== null)) {
+    location.hash = `#/${chosen.view.id}`;
   }
 });
 
 place();
-refresh();
+refresh().then(() => setTimeout(() => VIEWS.forEach((view) => view.open().catch(() => null)), WARM));

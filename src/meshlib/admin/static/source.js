@@ -1,18 +1,23 @@
-// What the process says, and what it said before: the rates of the last minutes.
+// What the process says, and how often it was called before. The first question leaves with this module, before the others are here.
+
+import { VIEWS, named } from "./views.js";
 
 const KEPT = 60;
+const LONGEST = 10;
 const SELDOM = 5;
+const PATIENCE = 10000;
 
-export class Source {
+class Source {
   constructor() {
     this.model = null;
     this.failed = null;
-    this.rates = new Map();
+    this.totals = new Map();
     this.calls = new Map();
     this.traces = new Map();
     this.processes = [];
     this.asked = 0;
     this.process = new URLSearchParams(location.search).get("process");
+    this.early = null;
   }
 
   /** The JSON of a path, null when there is none. */
@@ -20,31 +25,58 @@ export class Source {
     const query = new URLSearchParams(parameters);
     if (process) query.set("process", process);
     const text = query.toString();
-    const answer = await fetch(text ? `${path}?${text}` : path, { cache: "no-cache" });
+    const answer = await fetch(text ? `${path}?${text}` : path, { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE) });
     if (answer.status === 404) return null;
     if (!answer.ok) throw new Error(`${path}: ${answer.status} ${(await answer.text()).slice(0, 200)}`);
     return answer.json();
   }
 
-  /** Ask anew. What was known stays when the process does not answer. */
-  async refresh() {
+  /** Ask for these parts now; the next refresh for the same ones takes the answer. */
+  begin(parts) {
+    const answer = this.get("mesh.json", { parts });
+    answer.catch(() => null); // said by refresh
+    this.early = { parts: String(parts), answer };
+  }
+
+  /** Whether these parts are known. */
+  has(parts) {
+    return this.model !== null && parts.every((part) => part in this.model);
+  }
+
+  /** Ask anew for these parts. What was known stays, also when the process does not answer. */
+  async refresh(parts) {
     try {
+      const early = this.early?.parts === String(parts) ? this.early.answer : null;
+      this.early = null;
       const asking = this.asked % SELDOM === 0 ? this.get("mesh/processes.json", {}, null) : null;
-      const model = await this.get("mesh.json");
-      if (!model) throw new Error("there is no such process");
-      this.model = model;
+      asking?.catch(() => null); // said by the other question
+      const found = await (early ?? this.get("mesh.json", { parts }));
+      if (!found) throw new Error("there is no such process");
+      this.model = { ...this.model, ...found };
       this.failed = null;
       this.asked += 1;
       if (asking) this.processes = (await asking).processes;
-      for (const service of model.services) {
-        const kept = this.rates.get(service.name) ?? [];
-        kept.push(service.rate);
-        if (kept.length > KEPT) kept.shift();
-        this.rates.set(service.name, kept);
-      }
+      for (const service of found.services ?? []) this.note(service, found);
     } catch (error) {
       this.asked = 0;
-      this.failed = error instanceof TypeError ? "the process does not answer" : error.message;
+      this.failed = error instanceof Error && !(error instanceof TypeError) ? error.message : "the process does not answer";
     }
   }
+
+  /** Its first moment is that of `window` seconds ago. */
+  note(service, { now, window }) {
+    const before = Math.min(window, LONGEST);
+    const kept = this.totals.get(service.name) ?? [[now - before, service.total - service.rate * before]];
+    kept.push([now, service.total]);
+    if (kept.length > KEPT) kept.shift();
+    this.totals.set(service.name, kept);
+  }
 }
+
+export const ALL_PARTS = [...new Set(VIEWS.flatMap((view) => view.parts))];
+
+export const source = new Source();
+
+const { view } = named(location.hash);
+source.begin(view.parts);
+view.open().catch(() => null); // said when it is drawn

@@ -2,15 +2,13 @@
 
 import { el, empty, facts, panel, pill, svg, table } from "./dom.js";
 import { clock, count, milliseconds, moment } from "./format.js";
+import { code, link, opened, sorting } from "./pieces.js";
 
 const DEEPEST = 8;
 const LEAST = 4;
 
-const code = (text) => el("span", { class: "mono wrap" }, text);
-const link = (hash, text) => el("a", { href: hash, "data-key": hash }, text);
-
 /** The list, and of the chosen trace what was last known: processes forget. */
-export async function loadTraces(source, chosen) {
+export async function load(source, chosen) {
   const found = await source.get("mesh/traces.json", {}, null);
   const name = chosen.trace;
   if (!name) return { ...found, open: null };
@@ -20,7 +18,7 @@ export async function loadTraces(source, chosen) {
   return { ...found, open: source.traces.get(name) ?? null };
 }
 
-export function traces({ model, extra, chosen, choose, matches, sorting }) {
+export function draw({ model, extra, chosen, choose, matches }) {
   const rows = extra.traces.filter((trace) => matches(trace.name, trace.id, ...trace.services, ...trace.spans.map((span) => span.name)));
   const columns = [
     { name: "Request", whole: true, cell: (row) => [link(`#/traces/${row.id}`, row.name), el("div", { class: "dim" }, row.service)] },
@@ -35,12 +33,12 @@ export function traces({ model, extra, chosen, choose, matches, sorting }) {
     "Recent traces",
     el("span", { class: "dim" }, `of ${known} ${known === 1 ? "process" : "processes"}, newest first`),
     rows.length
-      ? table(columns, rows, { caption: "Recent traces", chosen: (row) => row.id === chosen.trace, ...sorting("traces", { chosen, choose }) })
+      ? table(columns, rows, { caption: "Recent traces", key: (row) => row.id, chosen: (row) => row.id === chosen.trace, ...sorting("traces", { chosen, choose }) })
       : extra.traces.length
         ? empty("No trace fits the filter.")
         : nothing(extra.processes),
   );
-  return [chosen.trace ? one(extra.open, model) : null, list];
+  return [chosen.trace ? opened(one(extra.open, model)) : null, list];
 }
 
 /** Failed for whoever asked, or failures that nobody outside has seen. */
