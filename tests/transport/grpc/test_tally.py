@@ -262,6 +262,17 @@ def test_compression_does_not_count(world: World, kind: str, how: str) -> None:
     assert (told.traffic, told.statuses) == ([peer.traffic], ["0"])
 
 
+@hows
+def test_a_request_that_nobody_takes_does_not_count(world: World, kind: str, how: str) -> None:
+    _, told, _ = world
+    with meshlib.Mesh(service("back", "127.0.0.1:1"), observe=QUIET) as broken:
+        broken.start()
+        broken.engine.observe(told)
+        with pytest.raises((grpc.RpcError, asyncio.InvalidStateError)):
+            run(broken, kind, how)
+    assert (told.traffic, told.statuses) == ([Traffic([], [])], ["14"])
+
+
 def failing(_message: Any) -> Any:
     raise ZeroDivisionError
 

@@ -93,6 +93,7 @@ class Outbox:
             self._first = self._count
         if direct is not None:
             direct.sent = self._count
+            self._driver.sends(number, message)
             self._trim()
             try:
                 await direct.send(message)
@@ -179,7 +180,9 @@ class Outbox:
         with contextlib.suppress(*LOST):
             while True:
                 while sending.sent < self._count:
-                    await sending.send(self._kept[sending.sent - self._first])
+                    message = self._kept[sending.sent - self._first]
+                    self._driver.sends(sending.sent, message)
+                    await sending.send(message)
                     sending.sent += 1
                     self._trim()
                     self._move()

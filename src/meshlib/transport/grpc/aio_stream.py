@@ -229,13 +229,17 @@ class StreamDriver(Driver):
         """False: the call ended before an attempt took the message."""
         assert self.outbox is not None
         self.moved_at = self.home.monotonic()
-        self.sent += 1
-        self.sent_bytes += len(message)
         try:
             return await self.outbox.put(message)
         except asyncio.CancelledError:
             self.give_up()
             raise
+
+    def sends(self, number: int, message: bytes) -> None:
+        """An attempt sends this message, from 0, of the request; maybe not the first one that does."""
+        if number == self.sent:
+            self.sent += 1
+            self.sent_bytes += len(message)
 
     async def done_writing(self) -> None:
         assert self.outbox is not None

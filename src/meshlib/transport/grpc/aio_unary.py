@@ -71,7 +71,8 @@ class UnaryDriver(Driver):
         )
 
     def _account(self, trailers: Sequence[tuple[str, str]] | None = None) -> None:
-        self.sent, self.sent_bytes = 1, len(self.request)
+        if trailers is not None or any(attempt.inner is not None for attempt in self._attempts):
+            self.sent, self.sent_bytes = 1, len(self.request)
         super()._account(trailers)
 
     def _trailers(self, inner: Any) -> Sequence[tuple[str, str]]:
