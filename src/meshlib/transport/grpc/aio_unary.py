@@ -15,7 +15,7 @@ from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import InnerChannel
 from meshlib.transport.grpc.aio_inner import is_ok, message_of, result_of
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
-from meshlib.transport.grpc.metadata import LazyHeaders, to_headers
+from meshlib.transport.grpc.metadata import LazyHeaders, LazyTrailers
 from meshlib.transport.grpc.request import with_extra
 
 __all__ = ["UnaryDriver"]
@@ -80,7 +80,7 @@ class UnaryDriver(Driver):
         self.received = 1
         message = inner.message if type(inner) is LeanCall else message_of(inner)
         self.received_bytes = len(message or b"")
-        return [("grpc-status", "0"), *to_headers(result_of(inner.trailing_metadata()))]
+        return LazyTrailers(lambda: result_of(inner.trailing_metadata()))
 
     def ended(self, attempt: Attempt) -> None:
         inner = attempt.inner

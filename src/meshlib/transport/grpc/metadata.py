@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from meshlib.routing.request import Headers
 
-__all__ = ["LazyHeaders", "Metadata", "decode_message", "encode_message", "to_headers", "to_metadata"]
+__all__ = ["LazyHeaders", "LazyTrailers", "Metadata", "decode_message", "encode_message", "to_headers", "to_metadata"]
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -105,3 +105,14 @@ class LazyHeaders(Sequence[tuple[str, str]]):
     def __getitem__(self, index: slice) -> Headers: ...
     def __getitem__(self, index: int | slice) -> tuple[str, str] | Headers:
         return self._all()[index]
+
+
+class LazyTrailers(LazyHeaders):
+    """The same of the trailers of a call that went well, with the status that grpcio keeps apart."""
+
+    __slots__ = ()
+
+    def _all(self) -> Headers:
+        if self._headers is None:
+            self._headers = [("grpc-status", "0"), *to_headers(self._source())]
+        return self._headers
