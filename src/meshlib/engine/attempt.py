@@ -30,7 +30,7 @@ class Attempt:
 
     headers_to_add: what an observer wants this attempt to carry. notes: what observers keep, by observer, None until one does.
     told: they have heard of its end. connection: what its connection is like, for access logs that show it
-    (`Engine.shows_connections`); None until it has one.
+    (`Engine.shows_connections`); None until it has one. sent_at: then, too, when its request began to leave; whole: in one piece.
     """
 
     holding: Holding
@@ -50,6 +50,8 @@ class Attempt:
     notes: dict[object, Any] | None = None
     told = False
     connection: object | None = None
+    sent_at: float | None = None
+    whole = False
 
     def __init__(
         self, number: int, endpoint: EndpointState, cluster: ClusterProgram, permits: Permits, started: float

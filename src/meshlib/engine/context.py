@@ -12,10 +12,13 @@ from contextvars import ContextVar, copy_context
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-__all__ = ["ARRIVAL", "INBOUND", "InboundContext", "in_context"]
+__all__ = ["ARRIVAL", "FILTER_CHAIN", "INBOUND", "InboundContext", "in_context"]
 
 ARRIVAL = "arrival"
 """Under this key `InboundCall.context` has the request as the server's adapter brought it (`server.arrival.Arrival`)."""
+
+FILTER_CHAIN = "filter chain"
+"""And under this one the name of the Listener's filter chain that it came by, empty for none."""
 
 
 class InboundContext:

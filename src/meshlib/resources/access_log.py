@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from meshlib.resources.format import Format, parse
+from meshlib.resources.format import Format, Operator, parse
 from meshlib.resources.matching import FractionalPercent, HeaderMatch
 from meshlib.resources.operators import OF_CONNECTIONS
 
@@ -97,9 +97,9 @@ LogFormat = TextFormat | JsonFormat | OpenTelemetryFormat
 
 
 def shows_connections(shown: LogFormat) -> bool:
-    """Whether the format has one of `operators.OF_CONNECTIONS`."""
+    """Whether the format has one of `operators.OF_CONNECTIONS`, or asks %COMMON_DURATION% when the request was sent."""
     if isinstance(shown, TextFormat):
-        return not OF_CONNECTIONS.isdisjoint(shown.format.operators())
+        return _shows_connections(shown.format)
     if isinstance(shown, JsonFormat):
         return _shows_connections(shown.root)
     return _shows_connections(shown.body) or _shows_connections(shown.attributes)
@@ -107,7 +107,11 @@ def shows_connections(shown: LogFormat) -> bool:
 
 def _shows_connections(value: JsonValue) -> bool:
     if isinstance(value, Format):
-        return not OF_CONNECTIONS.isdisjoint(value.operators())
+        found = [each for each in value.segments if isinstance(each, Operator)]
+        return any(
+            each.name in OF_CONNECTIONS or (each.name == "COMMON_DURATION" and "US_TX_" in each.argument)
+            for each in found
+        )
     if isinstance(value, JsonObject):
         return any(_shows_connections(member) for _, member in value.members)
     return isinstance(value, JsonList) and any(map(_shows_connections, value.items))

@@ -18,7 +18,7 @@ from random import Random
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 
-from meshlib.engine.context import ARRIVAL, INBOUND, InboundContext
+from meshlib.engine.context import ARRIVAL, FILTER_CHAIN, INBOUND, InboundContext
 from meshlib.engine.headers import EXPECTED_TIMEOUT, REQUEST_ID, new_request_id
 from meshlib.engine.observer import InboundCall, tell
 from meshlib.policy.timeouts import parse_grpc_timeout
@@ -215,7 +215,7 @@ def recorded(
         listener=listener,
         manager=None if chain is None else chain.http,
         client=arrival.remote or "" if told is None else str(told),
-        context={ARRIVAL: arrival},
+        context={ARRIVAL: arrival, FILTER_CHAIN: "" if chain is None else chain.name},
     )
 
 

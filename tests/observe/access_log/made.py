@@ -59,7 +59,13 @@ class MadeFacts:
         self.upstream_connection: int | None = 0
         self.connections: Sequence[int] = ()
         self.virtual_cluster: str | None = None
-        self.framed = False
+        self.rpc = False
+        self.filter_chain: str | None = None
+        self.route_searches = 1
+        self.pool_ready: float | None = 0.0015
+        self.sent_at: float | None = MOMENT + 0.002
+        self.all_sent_at: float | None = MOMENT + 0.003
+        self.response_trailers = trailers
         self.labels: dict[str, Any] = {}
         self.trace: tuple[str, str] | None = None
         self.failure: str | None = None

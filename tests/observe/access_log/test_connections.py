@@ -132,6 +132,22 @@ def test_attempts_that_are_given_up_had_a_connection(get: Get, tmp_path: Path) -
     assert first != second == number
 
 
+@pytest.mark.parametrize(("get", "whole"), [(blocking, True), (with_asyncio, True), (streamed, False)])
+def test_when_the_request_was_sent(get: Get, whole: bool, tmp_path: Path) -> None:
+    shown = (
+        "%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)% %COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%"
+        " %COMMON_DURATION(US_TX_BEG:US_TX_END)% %REQUEST_TX_DURATION% %UPSTREAM_CONNECTION_POOL_READY_DURATION%\n"
+    )
+    with Upstream() as upstream:
+        ((until_sent, until_answered, *rest),) = logged(
+            service("svc", upstream.address), get, tmp_path, shown=shown
+        )
+    assert int(until_sent) > 0
+    assert int(until_answered) > 0
+    assert all((word != "-") is whole for word in rest[:2])
+    assert rest[2].isdecimal()
+
+
 def test_no_connection(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -229,6 +245,8 @@ NESTED = JsonObject((("a", JsonList((1.0, JsonObject((("b", parse("<%UPSTREAM_TL
         (OpenTelemetryFormat(), False),
         (OpenTelemetryFormat(body=parse("%UPSTREAM_LOCAL_PORT%")), True),
         (OpenTelemetryFormat(attributes=NESTED), True),
+        (TextFormat(format=parse("%COMMON_DURATION(DS_RX_BEG:DS_TX_END)%")), False),
+        (TextFormat(format=parse("%COMMON_DURATION(US_TX_BEG:US_RX_BEG)%")), True),
     ],
 )
 def test_which_formats_show_connections(shown: LogFormat, expected: bool) -> None:

@@ -42,7 +42,7 @@ def varying(members: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 UPSTREAM = asked(
-    set(operators.OF_CONNECTIONS),
+    {name for name in operators.OF_CONNECTIONS if not name.endswith("_DURATION")},
     days="%UPSTREAM_PEER_CERT_V_START(%b %e %Y)% to %UPSTREAM_PEER_CERT_V_END(%s)%",
     network="%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(8)% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(30)%",
     remote="%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -126,6 +126,7 @@ INBOUND = asked(
     host_first="%REQUESTED_SERVER_NAME(HOST_FIRST)%",
     days="%DOWNSTREAM_PEER_CERT_V_START(%b %e %Y)% to %DOWNSTREAM_PEER_CERT_V_END(%s)%",
     network="%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%",
+    chain="%FILTER_CHAIN_NAME%",
 )
 PORTS = {name for name in DOWNSTREAM if name.endswith(("_ADDRESS", "_PORT"))}
 
@@ -161,6 +162,7 @@ def test_callers_of_a_server(tmp_path: Path, version: ssl.TLSVersion) -> None:
     for who in ("theirs", "ours"):
         path = tmp_path / who
         listener = lab.listener("l", None, OK, access_log=[file_log(path, **INBOUND)], xff_num_trusted_hops=1)
+        listener["filter_chains"][0]["name"] = "the one for TLS"
         with server_of(listener) if who == "theirs" else serving([listener]) as (_, ports):
             for request in requests:
                 answer(ports["l"], request, lab)

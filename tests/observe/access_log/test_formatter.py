@@ -68,6 +68,33 @@ def test_every_operator_that_is_not_reported_is_evaluated() -> None:
             MadeFacts(endpoint="/run/x.sock"),
             "/run/x.sock -",
         ),
+        (
+            "%REQUEST_TX_DURATION% %UPSTREAM_CONNECTION_POOL_READY_DURATION% %ROUTE_RESOLUTION_COUNT% %BYTES_RETRANSMITTED%",
+            MadeFacts(),
+            "3 1 1 0",
+        ),
+        (
+            "%REQUEST_TX_DURATION% %UPSTREAM_CONNECTION_POOL_READY_DURATION%",
+            MadeFacts(all_sent_at=None, pool_ready=None),
+            "- -",
+        ),
+        (
+            "%REQUEST_HEADERS_BYTES% %RESPONSE_HEADERS_BYTES% %RESPONSE_TRAILERS_BYTES%",
+            MadeFacts([("a", "\u00e9")], response_headers=[("b", "cd")], trailers=[("e", "f")]),
+            "48 13 2",
+        ),
+        (
+            "%REQUEST_HEADERS_BYTES%%RESPONSE_HEADERS_BYTES%%RESPONSE_TRAILERS_BYTES%",
+            MadeFacts(rpc=True),
+            "---",
+        ),
+        (
+            "%VIRTUAL_CLUSTER_NAME% %FILTER_CHAIN_NAME%",
+            MadeFacts(virtual_cluster="v", filter_chain="f"),
+            "v f",
+        ),
+        ("%VIRTUAL_CLUSTER_NAME% %FILTER_CHAIN_NAME%", MadeFacts(), "- -"),
+        ("%UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID%|%DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID%", MadeFacts(), "|-"),
         ("%UPSTREAM_HOST_NAME_WITHOUT_PORT%", MadeFacts(hostname="a.b:99"), "a.b"),
         ("%UPSTREAM_HOSTS_ATTEMPTED%", MadeFacts(attempted=(("a:1", "x"), ("b:2", "y"))), "a:1,b:2"),
         (

@@ -27,7 +27,9 @@ VARYING = {
     "RESPONSE_DURATION",
     "RESPONSE_TX_DURATION",
     "COMMON_DURATION",
+    "REQUEST_TX_DURATION",
     "RESPONSE_HEADER_SERVICE_TIME",
+    "UPSTREAM_CONNECTION_POOL_READY_DURATION",
 }
 """Numbers of milliseconds: whether there is one is compared."""
 

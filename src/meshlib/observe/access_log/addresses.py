@@ -9,7 +9,7 @@ from typing import Any
 from meshlib.resources.format import Operator
 from meshlib.routing.format import Factory, Read, Value, plain
 
-__all__ = ["address_operators", "host_and_port", "without_port"]
+__all__ = ["address_operators", "endpoint_id", "host_and_port", "without_port"]
 
 
 def host_and_port(address: str | None) -> tuple[str | None, int | None]:
@@ -33,6 +33,11 @@ def address_operators(name: str, read: Callable[[Any], str | None]) -> dict[str,
         f"{name}_ADDRESS_WITHOUT_PORT": lambda operator: _host(operator, read),
         f"{name}_PORT": plain(lambda facts: host_and_port(read(facts))[1]),
     }
+
+
+def endpoint_id(read: Callable[[Any], str | None]) -> Factory:
+    """`NAME_ADDRESS_ENDPOINT_ID`: only internal addresses have one, which there are none of."""
+    return plain(lambda facts: None if read(facts) is None else "")
 
 
 def _host(operator: Operator, read: Callable[[Any], str | None]) -> Read:

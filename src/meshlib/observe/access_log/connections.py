@@ -11,7 +11,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from meshlib.observe.access_log.addresses import address_operators
+from meshlib.observe.access_log.addresses import address_operators, endpoint_id
 from meshlib.resources.format import Operator
 from meshlib.resources.tls import SanType
 from meshlib.routing.authority import without_port
@@ -148,6 +148,8 @@ OPERATORS: dict[str, Factory] = {
     **_sans(_upstream, "UPSTREAM_LOCAL", _own, "URI", "DNS", "IP"),
     **_sans(_downstream, "DOWNSTREAM_PEER", _peer, "URI", "DNS", "IP", "EMAIL", "OTHERNAME"),
     **_sans(_downstream, "DOWNSTREAM_LOCAL", _own, "URI", "DNS", "IP", "EMAIL", "OTHERNAME"),
+    "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID": endpoint_id(attrgetter("local")),
+    "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID": endpoint_id(attrgetter("local")),
     "DOWNSTREAM_LOCAL_SUBJECT": _own(_downstream, lambda shown: shown.subject),
     "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1": _chain(_downstream, lambda shown: shown.sha1),
     "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256": _chain(_downstream, lambda shown: shown.sha256),

@@ -16,7 +16,7 @@ from meshlib.routing.matchers.header import HasHeaders
 if TYPE_CHECKING:
     from meshlib.transport.http.description import TlsDescription
 
-__all__ = ["PSEUDO", "LogFacts", "Sent", "Trailers", "trace_of"]
+__all__ = ["PSEUDO", "LogFacts", "Sent", "Trailers", "size_of", "trace_of"]
 
 PSEUDO = {
     ":authority": "authority",
@@ -31,16 +31,20 @@ PSEUDO = {
 class LogFacts(Facts, Protocol):
     """started, ended: seconds since the epoch. first_byte: when the response began, None when it did not.
 
-    method, scheme, authority, path: of the request; pairs: its headers; headers: the first value of each. response_headers:
-    pairs.
-    grpc_status: its number as a text, None when the response has none. received, sent: bytes of the request's and of the
-    response's body. remote: `ip:port` of the caller, with port 0 where x-forwarded-for says who that is; direct: of the other end
-    of its connection; local: of this one. downstream_tls: None without TLS. trace: trace id and span id, hexadecimal, of the context
-    that the request carries. attempted: address and hostname of the endpoints that a request was sent to, each once. connected:
-    the last endpoint took the connection. hostname: the endpoint's, its address without one. failure: why the connection to it
-    failed. upstream_local, upstream_tls: of the connection to it; upstream_connection: its number, 0 for none, None where nobody
-    tells; connections: the numbers of all that were used. virtual_cluster: None for none of those that have a name. framed: what
-    goes over the wire beside the headers is not known (gRPC).
+    method, scheme, authority, path: of the request; pairs: its headers; headers: the first value of each. response_headers,
+    response_trailers: pairs. grpc_status: its number as a text, None when the response has none. received, sent: bytes of the
+    request's and of the response's body. trace: trace id and span id, hexadecimal, of the context that the request carries.
+    virtual_cluster: None for none of those that have a name. route_searches: how often a route was looked for. rpc: made on a
+    gRPC channel, whose connections and own headers are not known.
+
+    Of the caller's connection: remote: `ip:port` of the caller, with port 0 where x-forwarded-for says who that is; direct: of
+    the other end; local: of this one. downstream_tls: None without TLS. filter_chain: the name of the Listener's, None for none.
+
+    Of endpoints: attempted: address and hostname of those that a request was sent to, each once; connections: the numbers of the
+    connections. Of the last one: connected: it took the connection. hostname: its address without one. failure: why the
+    connection failed. upstream_local, upstream_tls: of the connection; upstream_connection: its number, 0 for none, None where
+    nobody tells. pool_ready: seconds until there was one, or no hope of it. sent_at, all_sent_at: when the request began to
+    leave, and had left.
     """
 
     @property
@@ -102,7 +106,19 @@ class LogFacts(Facts, Protocol):
     @property
     def virtual_cluster(self) -> str | None: ...
     @property
-    def framed(self) -> bool: ...
+    def rpc(self) -> bool: ...
+    @property
+    def filter_chain(self) -> str | None: ...
+    @property
+    def route_searches(self) -> int: ...
+    @property
+    def pool_ready(self) -> float | None: ...
+    @property
+    def sent_at(self) -> float | None: ...
+    @property
+    def all_sent_at(self) -> float | None: ...
+    @property
+    def response_trailers(self) -> Sequence[tuple[str, str]]: ...
 
     def metadata(self, kind: str) -> Mapping[str, Any] | None:
         """The filter_metadata of CLUSTER, LISTENER, ROUTE, UPSTREAM_HOST or VIRTUAL_HOST; None where there is none."""
@@ -136,6 +152,11 @@ class Sent:
         if not found and name in facts.headers:
             return [facts.headers[name]]
         return found
+
+
+def size_of(pairs: Sequence[tuple[str, str]]) -> int:
+    """Bytes of names and values."""
+    return sum(len(part.encode("utf-8", "surrogateescape")) for pair in pairs for part in pair)
 
 
 def trace_of(headers: Mapping[str, str]) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from meshlib.engine.context import ARRIVAL
+from meshlib.engine.context import ARRIVAL, FILTER_CHAIN
 from meshlib.observe.access_log.addresses import host_and_port
 from meshlib.observe.access_log.facts import Sent, Trailers, trace_of
 from meshlib.routing.matchers.header import HasHeaders
@@ -69,6 +69,10 @@ class InboundFacts:
     upstream_connection = None
     virtual_cluster = None
     connections: Sequence[int] = ()
+    route_searches = 0
+    pool_ready = None
+    sent_at = None
+    all_sent_at = None
     first_byte = None
     attempts = 0
     connected = False
@@ -151,8 +155,16 @@ class InboundFacts:
         )
 
     @property
-    def framed(self) -> bool:
+    def rpc(self) -> bool:
         return False
+
+    @property
+    def filter_chain(self) -> str | None:
+        return self._record.context.get(FILTER_CHAIN) or None
+
+    @property
+    def response_trailers(self) -> Sequence[tuple[str, str]]:
+        return self._record.response_trailers
 
     @property
     def _arrival(self) -> Arrival | None:

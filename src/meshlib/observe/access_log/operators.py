@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
 from meshlib.observe.access_log import connections, metadata
-from meshlib.observe.access_log.addresses import address_operators, without_port
-from meshlib.observe.access_log.facts import PSEUDO, LogFacts
+from meshlib.observe.access_log.addresses import address_operators, endpoint_id, without_port
+from meshlib.observe.access_log.facts import PSEUDO, LogFacts, size_of
 from meshlib.resources.format import Operator
 from meshlib.resources.operator_arguments import COMMON_DURATION_UNITS
 from meshlib.routing import format as base
@@ -127,6 +126,8 @@ def _response_tx_duration(facts: LogFacts) -> Value:
 
 _MOMENTS: dict[str, Any] = {
     "DS_RX_BEG": lambda facts: facts.started,
+    "US_TX_BEG": lambda facts: facts.sent_at,
+    "US_TX_END": lambda facts: facts.all_sent_at,
     "US_RX_BEG": lambda facts: facts.first_byte,
     "US_RX_END": lambda facts: None if facts.first_byte is None else facts.ended,
     "DS_TX_BEG": lambda facts: facts.first_byte,
@@ -176,22 +177,31 @@ def _hostname_without_port(facts: LogFacts) -> Value:
     return None if name is None else without_port(name)
 
 
-def _size(pairs: Sequence[tuple[str, str]]) -> int:
-    """Bytes of names and values."""
-    return sum(len(part.encode("utf-8", "surrogateescape")) for pair in pairs for part in pair)
-
-
 def _request_headers_bytes(facts: LogFacts) -> Value:
-    if facts.framed:
+    if facts.rpc:
         return None
     pseudo = [(name, getattr(facts, kept)) for name, kept in PSEUDO.items() if name.startswith(":")]
-    return _size(pseudo) + _size(facts.pairs)
+    return size_of(pseudo) + size_of(facts.pairs)
 
 
 def _response_headers_bytes(facts: LogFacts) -> Value:
-    if facts.framed:
+    if facts.rpc:
         return None
-    return _size(facts.response_headers) + (len(":status200") if facts.status else 0)
+    return size_of(facts.response_headers) + (len(":status200") if facts.status else 0)
+
+
+def _response_trailers_bytes(facts: LogFacts) -> Value:
+    return None if facts.rpc else size_of(facts.response_trailers)
+
+
+def _request_tx_duration(facts: LogFacts) -> Value:
+    sent = facts.all_sent_at
+    return None if sent is None else int((sent - facts.started) * 1000)
+
+
+def _pool_ready(facts: LogFacts) -> Value:
+    ready = facts.pool_ready
+    return None if ready is None else int(ready * 1000)
 
 
 def _failure(facts: LogFacts) -> Value:
@@ -207,14 +217,20 @@ OPERATORS: dict[str, Factory] = {
     **metadata.VALUES,
     **address_operators("UPSTREAM_REMOTE", _upstream),
     "ACCESS_LOG_TYPE": plain(lambda facts: "DownstreamEnd"),
+    # Of QUIC, which nothing here speaks.
+    "BYTES_RETRANSMITTED": plain(lambda facts: 0),
+    "PACKETS_RETRANSMITTED": plain(lambda facts: 0),
+    "ROUNDTRIP_DURATION": _missing,
     "BYTES_RECEIVED": plain(attrgetter("received")),
     "BYTES_SENT": plain(attrgetter("sent")),
     "COMMON_DURATION": _common_duration,
     "CONNECTION_TERMINATION_DETAILS": _missing,
     "CUSTOM_FLAGS": plain(lambda facts: ""),
+    "DOWNSTREAM_TRANSPORT_FAILURE_REASON": _missing,
     "DYNAMIC_METADATA": _missing,
     "EMIT_TIME": lambda operator: _emitted(operator, local=False),
     "EMIT_TIME_LOCAL": lambda operator: _emitted(operator, local=True),
+    "FILTER_CHAIN_NAME": plain(attrgetter("filter_chain")),
     "FILTER_STATE": _missing,
     "GRPC_STATUS": lambda operator: _grpc_status(operator.argument),
     "GRPC_STATUS_NUMBER": plain(_grpc_status("NUMBER")),
@@ -224,13 +240,17 @@ OPERATORS: dict[str, Factory] = {
     "REQUEST_HEADERS_BYTES": plain(_request_headers_bytes),
     "RESPONSE_HEADER": _response_header,
     "RESPONSE_HEADERS_BYTES": plain(_response_headers_bytes),
+    "REQUEST_TX_DURATION": plain(_request_tx_duration),
     "REQ_WITHOUT_QUERY": _without_query,
     "RESPONSE_DURATION": plain(_response_duration),
     "RESPONSE_TRAILER": _response_trailer,
+    "RESPONSE_TRAILERS_BYTES": plain(_response_trailers_bytes),
     "RESPONSE_TX_DURATION": plain(_response_tx_duration),
+    "ROUTE_RESOLUTION_COUNT": plain(attrgetter("route_searches")),
     "SPAN_ID": _trace(1),
     "TRACE_ID": _trace(0),
     "UPSTREAM_CONNECTION_IDS_ATTEMPTED": plain(lambda facts: ",".join(map(str, facts.connections)) or None),
+    "UPSTREAM_CONNECTION_POOL_READY_DURATION": plain(_pool_ready),
     "UPSTREAM_FILTER_STATE": _missing,
     "UPSTREAM_HOSTS_ATTEMPTED": _attempted(0, port=True),
     "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT": _attempted(0, port=False),
@@ -239,6 +259,7 @@ OPERATORS: dict[str, Factory] = {
     "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": _attempted(1, port=False),
     "UPSTREAM_HOST_NAME_WITHOUT_PORT": plain(_hostname_without_port),
     "UPSTREAM_PROTOCOL": plain(attrgetter("upstream_protocol")),
+    "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID": endpoint_id(_upstream),
     "UPSTREAM_TRANSPORT_FAILURE_REASON": plain(_failure),
     "VIRTUAL_CLUSTER_NAME": plain(attrgetter("virtual_cluster")),
 }

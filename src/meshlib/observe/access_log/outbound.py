@@ -199,7 +199,7 @@ class CallFacts:
 
     @property
     def upstream_connection(self) -> int | None:
-        if self.framed:
+        if self.rpc:
             return None
         connection = self._connection
         return 0 if connection is None else connection.number
@@ -219,8 +219,41 @@ class CallFacts:
         return None if name is OTHER else name
 
     @property
-    def framed(self) -> bool:
+    def rpc(self) -> bool:
         return self._call.is_rpc
+
+    @property
+    def filter_chain(self) -> str | None:
+        listener = self._call.listener
+        inbound = None if listener is None else listener.listener.inbound
+        return None if inbound is None else inbound.chains[0].name or None
+
+    @property
+    def route_searches(self) -> int:
+        listener = self._call.listener
+        return 0 if listener is None or listener.table is None else 1
+
+    @property
+    def pool_ready(self) -> float | None:
+        attempt = self._call.counted
+        if attempt is None or self.rpc:
+            return None
+        ready = attempt.over_at if attempt.sent_at is None else attempt.sent_at
+        return None if ready is None else ready - attempt.started
+
+    @property
+    def sent_at(self) -> float | None:
+        attempt = self._call.counted
+        return None if attempt is None or attempt.sent_at is None else attempt.sent_at + self._to_epoch
+
+    @property
+    def all_sent_at(self) -> float | None:
+        attempt = self._call.counted
+        return self.sent_at if attempt is not None and attempt.whole else None
+
+    @property
+    def response_trailers(self) -> Sequence[tuple[str, str]]:
+        return self._call.response_trailers
 
     def metadata(self, kind: str) -> Mapping[str, Any] | None:
         return of_call(self._call, kind)

@@ -84,7 +84,10 @@ class CallAttempts:
 
     def _describe(self, number: int, connection: Any) -> None:
         """The attempt's request is about to be sent over this connection, and an access log shows what that is like."""
-        self.call.attempts[number - 1].connection = connection.describe()
+        attempt = self.call.attempts[number - 1]
+        attempt.connection = connection.describe()
+        attempt.sent_at = self._monotonic()
+        attempt.whole = self._told_complete
 
     def _account(self, response: Response | None) -> None:
         """For those who observe the call: what has gone over the wire, before the engine hears of an end."""
