@@ -197,6 +197,48 @@ def test_the_graph(page: Any) -> None:
     assert page.locator("table:has(caption:text-is('Edges')) tbody tr").count() == 3
 
 
+DRAWN = """async ([name, names, pairs]) => {
+  const made = (await import(`./static/${name}.js`))[name === "tree" ? "tree" : "drawing"];
+  const nodes = names.map((id) => ({ id, kind: "service" }));
+  const figures = { rate: 1, error_rate: 0, total: 1, errors_total: 0, p50: 1, p99: 2, tls: true, mtls: true };
+  const edges = pairs.map(([source, destination]) => ({ source, destination, ...figures }));
+  const picture = made({ nodes, edges }, { note: () => "", pick: null });
+  document.getElementById("view").replaceChildren(picture);
+  const { width } = picture.viewBox.baseVal;
+  const boxes = [...picture.querySelectorAll(".box")].map((each) => each.parentNode.getCTM());
+  return [boxes.map(({ e, f }) => [e, f]), picture.querySelectorAll("path.edge").length, width];
+}"""
+
+
+@pytest.mark.parametrize("how", ["drawing", "tree"])
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        ("ab", []),
+        ("abcd", ["ab", "ac", "bd", "cd"]),
+        ("abc", ["ab", "bc", "ca"]),
+        ("ab", ["aa", "ab", "ba"]),
+        ("abcdefgh", ["ab", "bc", "cd", "de", "ef", "fg", "gh"]),
+    ],
+)
+def test_any_graph_is_drawn_with_each_service_once(wide: Any, how: str, names: str, pairs: list[str]) -> None:
+    wide.click("#live")
+    wide.wait_for_timeout(200)
+    boxes, edges, width = wide.evaluate(DRAWN, [how, list(names), [list(pair) for pair in pairs]])
+    assert len({tuple(place) for place in boxes}) == len(names)
+    assert edges == len(pairs)
+    if how == "tree":
+        assert width < 440
+
+
+def test_the_graph_fits_a_phone(browser: Any, shown: Serving) -> None:
+    for page in opened(browser, shown, PHONE):
+        open_view(page, "graph")
+        boxes = [each.bounding_box() for each in page.locator("svg.graph .box").all()]
+        assert len(boxes) == 4
+        assert all(each["x"] >= 0 and each["x"] + each["width"] <= PHONE["width"] for each in boxes)
+
+
 def test_a_node_of_the_graph_leads_to_its_endpoints_by_keyboard(wide: Any) -> None:
     open_view(wide, "graph")
     wide.focus("[data-key='node-ratings']")

@@ -4,8 +4,8 @@ import { svg } from "./dom.js";
 import { milliseconds, percent, rate, tone } from "./format.js";
 import { failing } from "./pieces.js";
 
-const WIDTH = 184;
-const HEIGHT = 46;
+const BOX = { width: 184, height: 46 };
+const { width: WIDTH, height: HEIGHT } = BOX;
 const DOWN = 20;
 const EDGE = 4;
 const WIDE = 1180;
@@ -33,24 +33,29 @@ export function drawing({ nodes, edges }, { note, pick }) {
     );
   });
   const drawn = edges.filter((edge) => where.has(edge.source) && where.has(edge.destination));
-  const label = drawn.length ? `${where.size} services and ${drawn.length} edges; the table has them, too` : "no calls yet";
   return svg(
     "svg",
-    { class: "graph", viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": label },
+    { class: "graph", viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": label(where, drawn) },
     drawn.map((edge) => path(edge, ends(edge, where))),
     drawn.map((edge) => figures(edge, ends(edge, where))), // above all lines
-    [...where].map(([id, spot]) => box(nodes.find((node) => node.id === id), spot, edges, note, pick)),
+    columns.flat().map((node) => box(node, where.get(node.id), drawn.filter((edge) => edge.destination === node.id), { note, pick, size: BOX })),
   );
 }
 
-const said = (edge) =>
+/** Of the whole picture. */
+export const label = (where, edges) =>
+  edges.length ? `${where.size} services and ${edges.length} edges; the table has them, too` : "no calls yet";
+
+/** What an edge is, in words. */
+export const said = (edge) =>
   [
     edge.rate === null ? `${edge.total} calls` : rate(edge.rate),
     `${percent(failing(edge) ?? 0)} failing`,
     edge.mtls ? "mutual TLS" : edge.tls ? "TLS" : "plaintext",
   ].join(", ");
 
-function layers(nodes, edges) {
+/** Nodes by how far they are from who begins. */
+export function layers(nodes, edges) {
   const depth = new Map(nodes.map((node) => [node.id, 0]));
   for (let round = 0; round < nodes.length; round += 1) {
     let moved = false;
@@ -88,37 +93,45 @@ function ends({ source, destination }, where) {
 
 function path(edge, { x1, y1, x2, y2 }) {
   const bend = x2 > x1 ? (x2 - x1) / 2 : LEAST_ACROSS / 2;
-  const line = `M${x1} ${y1} C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
+  return lineOf(edge, `M${x1} ${y1} C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`);
+}
+
+/** d: of the path. */
+export function lineOf(edge, d) {
   const mood = tone(failing(edge));
   const thick = edge.rate ? Math.min(6, 1.5 + Math.log10(1 + edge.rate)) : 1.2;
   return svg(
     "g",
     { role: "img", "aria-label": `${edge.source} calls ${edge.destination}, ${said(edge)}` },
     svg("title", {}, `${edge.source} → ${edge.destination}: ${said(edge)}`),
-    svg("path", { class: mood === "good" ? "edge" : `edge ${mood}`, d: line, "stroke-width": thick.toFixed(1) }),
+    svg("path", { class: mood === "good" ? "edge" : `edge ${mood}`, d, "stroke-width": thick.toFixed(1) }),
   );
 }
 
-/** Rate, failures and latency, where the edge ends; the edge's name has the rest. */
-function figures(edge, { x1, y1, x2, y2 }) {
-  const { x, y } = x2 > x1 ? { x: x2 - 8, y: y2 - 6 } : { x: (x1 + x2) / 2, y: (y1 + y2) / 2 };
+/** Rate and failures, and latency, as far as they are known. */
+export function figuresOf(edge) {
   const share = failing(edge);
   const first = [edge.rate === null ? `${edge.total} calls` : rate(edge.rate), share ? `${percent(share)} failing` : null];
+  const latency = edge.p99 === null || edge.p99 === undefined ? null : `${milliseconds(edge.p50)} · p99 ${milliseconds(edge.p99)}`;
+  return [first.filter(Boolean).join(" · "), latency].filter(Boolean);
+}
+
+/** Where the edge ends; its name has them, too. */
+function figures(edge, { x1, y1, x2, y2 }) {
+  const { x, y } = x2 > x1 ? { x: x2 - 8, y: y2 - 6 } : { x: (x1 + x2) / 2, y: (y1 + y2) / 2 };
   return svg(
     "g",
     { "aria-hidden": "true" },
-    svg("text", { class: "small", x, y, "text-anchor": "end" }, first.filter(Boolean).join(" · ")),
-    edge.p99 !== null && edge.p99 !== undefined
-      ? svg("text", { class: "small", x, y: y + 19, "text-anchor": "end" }, `${milliseconds(edge.p50)} · p99 ${milliseconds(edge.p99)}`)
-      : null,
+    figuresOf(edge).map((text, line) => svg("text", { class: "small", x, y: y + 19 * line, "text-anchor": "end" }, text)),
   );
 }
 
-function box(node, { x, y }, edges, note, pick) {
-  const into = edges.filter((edge) => edge.destination === node.id);
+/** into: the edges that end here; more: a third line. */
+export function box(node, { x, y }, into, { note, pick, size, more = null }) {
   const worst = Math.max(0, ...into.map((edge) => failing(edge) ?? 0));
   const kind = node.kind === "self" ? "self" : worst ? tone(worst) : "";
-  const short = node.id.length > 20 ? `${node.id.slice(0, 19)}…` : node.id;
+  const most = Math.floor((size.width - 44) / 7);
+  const short = node.id.length > most ? `${node.id.slice(0, most - 1)}…` : node.id;
   const act = pick && node.kind === "service" ? { role: "link", tabindex: "0", "data-key": `node-${node.id}` } : {};
   const go = () => pick?.(node.id);
   return svg(
@@ -131,20 +144,21 @@ function box(node, { x, y }, edges, note, pick) {
       onkeydown: act.role && ((event) => event.key === "Enter" && go()),
     },
     svg("title", {}, node.id),
-    svg("rect", { class: "box", width: WIDTH, height: HEIGHT, rx: 8 }),
+    svg("rect", { class: "box", ...size, rx: 8 }),
     svg("text", { class: "name", x: 12, y: 20 }, short),
     svg("text", { class: "small", x: 12, y: 36 }, note(node)),
-    into.length ? lock(into) : null,
+    more ? svg("text", { class: "small", x: 12, y: 53 }, more) : null,
+    into.length ? lock(into, size.width) : null,
   );
 }
 
 /** Closed where every call comes over mutual TLS, open where one comes in plaintext. */
-function lock(into) {
+function lock(into, width) {
   const [closed, plain] = [into.every((edge) => edge.mtls), into.some((edge) => !edge.tls)];
   const words = closed ? "mutual TLS" : plain ? "plaintext" : "TLS, callers show no certificate";
   return svg(
     "g",
-    { class: closed ? "lock" : "open", transform: `translate(${WIDTH - 24} 9)` },
+    { class: closed ? "lock" : "open", transform: `translate(${width - 24} 9)` },
     svg("title", {}, words),
     svg("path", { d: plain ? "M3 6V4a3 3 0 0 1 5.6-1.5" : "M3 6V4a3 3 0 0 1 6 0v2", fill: "none", stroke: "currentColor", "stroke-width": 1.6 }),
     svg("rect", { x: 1, y: 6, width: 10, height: 7, rx: 1.5 }),

@@ -7,6 +7,7 @@ import { code, errors, sorting } from "./pieces.js";
 const PAGE = 100;
 
 export function load(source, { cluster, start }) {
+  if (!cluster && !source.model.clusters.length) return null;
   return source.get("mesh/endpoints.json", { ...(cluster ? { cluster } : {}), start, limit: PAGE });
 }
 

@@ -4,8 +4,11 @@ import { el, empty, panel, table } from "./dom.js";
 import { busiest, drawing } from "./drawing.js";
 import { count, milliseconds, rate } from "./format.js";
 import { MOST_ROWS, code, errors, failing, limited, security, sorting } from "./pieces.js";
+import { tree } from "./tree.js";
 
 const MOST_EDGES = 24;
+
+const narrow = matchMedia("(max-width: 40rem)");
 
 export const load = (source, chosen) => (chosen.everywhere ? source.get("mesh/graph.json") : null);
 
@@ -35,8 +38,8 @@ export function draw({ model, extra, chosen, choose, matches }) {
       "Who calls whom",
       everywhere,
       nodes.length
-        ? el("div", { class: "scroll", "data-scroll": "graph", tabindex: "0", role: "region", "aria-label": "The graph" },
-            drawing(shown, {
+        ? el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The graph" },
+            (narrow.matches ? tree : drawing)(shown, {
               note: (node) => noteOf(node),
               pick: (id) => {
                 location.hash = `#/endpoints/${encodeURIComponent(clusterOf(whole, id))}`;

@@ -108,7 +108,10 @@ async function draw() {
   if (drawn !== view) at("view").replaceChildren();
   replace(at("view"), shown.draw({ model, extra, chosen, choose, source, matches: matching(chosen.filter) }));
   at("view").setAttribute("aria-label", view.title);
-  if (drawn !== view) tell(`${view.title} of ${model.process.service}`);
+  if (drawn !== view) {
+    tell(`${view.title} of ${model.process.service}`);
+    keyed(at("tabs"), view.id)?.scrollIntoView({ block: "nearest", inline: "center" });
+  }
   drawn = view;
   return null;
 }
@@ -146,7 +149,10 @@ async function refresh() {
 function follow(before) {
   const what = chosen.view.id === "calls" ? "open" : "trace";
   if (chosen[what] === before[what]) return;
-  keyed(at("view"), chosen[what] === null ? `#/${chosen.view.id}/${before[what]}` : "opened")?.focus();
+  const found = keyed(at("view"), chosen[what] === null ? `#/${chosen.view.id}/${before[what]}` : "opened");
+  found?.focus({ preventScroll: true });
+  const { top } = found?.getBoundingClientRect() ?? { top: 0 };
+  if (top < at("tabs").getBoundingClientRect().bottom || top > innerHeight / 2) found?.scrollIntoView();
 }
 
 addEventListener("hashchange", async () => {
