@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -75,6 +76,10 @@ class Security(Protocol):
     def alert(self, record: bytes, error: ssl.SSLError, /) -> bytes: ...
 
 
+def _gone() -> None:
+    """There is no TLS object to ask."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """What is known of an inbound connection when its handshake is over.
@@ -82,9 +87,9 @@ class Connection:
     peer: who showed a certificate, None for a caller without one. server_name: the SNI, empty without one. alpn: the protocol
     that was chosen. own_uris: URI SANs of the server's certificate. epoch: of the server's material at that time. security:
     where that comes from. lot: in [0, 1): when it is exchanged after a renewal, since not all are at once. admitted_by: the rules
-    whose network filters let it in; None when they were not asked, or too little was known. version, cipher, session_id
-    (hexadecimal), chain (DER, as it was verified, leaf first) and own (the server's certificate, DER): for access logs, empty
-    where nobody tells.
+    whose network filters let it in; None when they were not asked, or too little was known. version, cipher, chain (DER, as it
+    was verified, leaf first) and own (the server's certificate, DER): for access logs, empty where nobody tells. engine: gives
+    the TLS object, as long as it lives.
     """
 
     tls: bool
@@ -98,9 +103,9 @@ class Connection:
     admitted_by: object = field(default=None, repr=False, compare=False)
     version: str = ""
     cipher: str = ""
-    session_id: str = ""
     chain: tuple[bytes, ...] = field(default=(), repr=False)
     own: bytes = field(default=b"", repr=False)
+    engine: Callable[[], Any] = field(default=_gone, repr=False, compare=False)
 
     @property
     def outdated(self) -> bool:
@@ -389,14 +394,14 @@ class ServerContext(ssl.SSLContext):
             raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, str(error)) from error
         from meshlib.identity.peer import verified_chain  # needs cryptography, as whatever has verified it
 
-        cipher, session = tls.cipher(), tls.session
+        cipher = tls.cipher()
         return Connection(
             tls=True,
             peer=peer,
             server_name=tls.server_name,
             version=tls.version() or "",
             cipher="" if cipher is None else cipher[0],
-            session_id="" if session is None else session.id.hex(),
+            engine=weakref.ref(tls),  # which has this as an attribute
             chain=() if peer is None else verified_chain(tls),
             own=self._security.own,
             alpn=tls.selected_alpn_protocol() or "",

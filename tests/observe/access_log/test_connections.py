@@ -258,7 +258,7 @@ def test_which_formats_show_connections(shown: LogFormat, expected: bool) -> Non
 
 def tls(**given: Any) -> TlsDescription:
     values: dict[str, Any] = {
-        "version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "session_id": "", "server_name": "",
+        "version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "server_name": "",
         "peer": (), "own": b"",
     }  # fmt: skip
     return TlsDescription(**values | given)

@@ -148,7 +148,7 @@ class InboundFacts:
         return TlsDescription(
             version=connection.version,
             cipher=connection.cipher,
-            session_id=connection.session_id,
+            engine=connection.engine(),
             server_name=connection.server_name,
             peer=peer,
             own=connection.own,

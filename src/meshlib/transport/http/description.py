@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshlib.transport.http.tls import TlsSession
@@ -21,17 +21,27 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsDescription:
-    """version: as in `TLSv1.3`. cipher: OpenSSL's name. session_id: hexadecimal, empty where there is none. server_name: the
-    SNI, empty for none. peer: the certificates that the endpoint has shown, DER, leaf first; own: the one that it may have asked
-    for, empty for none.
+    """version: as in `TLSv1.3`. cipher: OpenSSL's name. server_name: the SNI, empty for none. peer: the certificates that the
+    other end has shown, DER, leaf first; own: the one that it may have asked for, empty for none. engine: the TLS object itself,
+    None where it has gone.
     """
 
     version: str
     cipher: str
-    session_id: str
     server_name: str
     peer: tuple[bytes, ...] = field(repr=False)
     own: bytes = field(repr=False)
+    engine: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def session_id(self) -> str:
+        """Hexadecimal, empty where there is none, as in TLS 1.3.
+
+        Costs 0.4 ms: Python copies the session with its certificates.
+        """
+        engine = None if self.version == "TLSv1.3" else self.engine
+        session = None if engine is None else engine.session
+        return "" if session is None else session.id.hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

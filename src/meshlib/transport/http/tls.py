@@ -132,11 +132,11 @@ class TlsSession:
         from meshlib.identity.peer import presented_chain  # needs cryptography, which plaintext does not
 
         tls, handshake = self._tls, self._handshake
-        cipher, session = tls.cipher(), tls.session
+        cipher = tls.cipher()
         return TlsDescription(
             version=tls.version() or "",
             cipher="" if cipher is None else cipher[0],
-            session_id="" if session is None else session.id.hex(),
+            engine=tls,
             server_name=handshake.server_hostname or "",
             peer=presented_chain(tls),
             own=handshake.own,
