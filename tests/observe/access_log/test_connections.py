@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import re
 import socket
 import threading
@@ -34,6 +35,7 @@ from meshlib.resources.access_log import (
 )
 from meshlib.resources.format import parse
 from meshlib.resources.tls import SanType
+from meshlib.server.inbound import Inbound
 from meshlib.testing import Hang, Reset, Upstream, service
 from meshlib.testing import serve as serve_config
 from meshlib.transport.http.description import TlsDescription
@@ -41,6 +43,8 @@ from tests.identity.ca import TestCA
 from tests.observe.access_log.envoy import file_log
 from tests.observe.access_log.made import MadeFacts
 from tests.observe.access_log.test_formatter import text
+from tests.server import http_servers
+from tests.server.identities import CLIENT, SERVER, client_context, identities
 from tests.transport.http.h2_server import H2Server
 from tests.transport.http.support import serve
 
@@ -394,3 +398,29 @@ def test_facts_of_both_directions_are_told_by_the_same_names() -> None:
     assert names[0] == names[1]
     made = MadeFacts()
     assert all(hasattr(made, name) for name in names[0])
+
+
+# --- servers -------------------------------------------------------------------------------------------------------------
+
+SERVED = (
+    "%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_LOCAL_URI_SAN% %DOWNSTREAM_LOCAL_ADDRESS%"
+    " %REQUESTED_SERVER_NAME%\n"
+)
+
+
+@pytest.mark.parametrize("kind", sorted(http_servers.SERVERS))
+def test_each_server_tells_its_connections(kind: str, tmp_path: Path) -> None:
+    log = meshlib.AccessLog(format=SERVED, to=tmp_path / "log", calls="inbound")
+    observe = meshlib.Observe(access_log=[log], **QUIET)
+    with identities(observe=observe) as made:
+        context = client_context(tmp_path, made.ca, made.ca.issue(CLIENT))
+        with http_servers.SERVERS[kind](Inbound(made.mesh)) as port:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.sock = context.wrap_socket(
+                socket.create_connection(("127.0.0.1", port)), server_hostname="srv.example"
+            )
+            connection.request("GET", "/", headers={"connection": "close"})
+            assert connection.getresponse().read()
+            connection.close()
+    line = (tmp_path / "log").read_text()
+    assert line == f"TLSv1.3 {CLIENT} {SERVER} 127.0.0.1:{port} srv.example\n"
