@@ -42,6 +42,11 @@ def answer(request: Request) -> Behaviour:
     return Reply(delay=random.choice((0.0, 0.0, 0.002, 0.02)))
 
 
+def sick(request: Request) -> Behaviour:
+    """An endpoint whose ratings always fail, until it is ejected."""
+    return Reply(status=503) if "stars" in request.target else answer(request)
+
+
 def documents(upstreams: list[Upstream]) -> list[dict[str, Any]]:
     found = []
     for name in NAMES:
@@ -51,7 +56,7 @@ def documents(upstreams: list[Upstream]) -> list[dict[str, Any]]:
                 resource["outlier_detection"] = {
                     "consecutive_5xx": 3 if name == "ratings" else 20,
                     "base_ejection_time": "60s",
-                    "max_ejection_percent": 30,
+                    "max_ejection_percent": 40,
                     "enforcing_success_rate": 0,
                 }
             if resource["@type"] == proto.ROUTE:
@@ -66,7 +71,7 @@ def call(mesh: meshlib.Mesh, stop: threading.Event) -> None:
         while not stop.wait(random.random() * 0.02):
             name = NAMES[min(int(random.expovariate(0.4)), len(NAMES) - 1)]
             chance = random.random()
-            path = f"items/{random.randrange(1000)}"
+            path = f"{'stars' if name == 'ratings' else 'items'}/{random.randrange(1000)}"
             if chance < 0.02 and name == "cart":
                 path = "broken"
             elif chance < 0.05 and name in ("payments", "ratings"):
@@ -80,7 +85,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     with ExitStack() as stack:
-        upstreams = [stack.enter_context(Upstream(answer)) for _ in range(3)]
+        upstreams = [stack.enter_context(Upstream(each)) for each in (answer, answer, sick)]
         control_plane = stack.enter_context(ControlPlane(ResourceStore(messages(*documents(upstreams)))))
         bootstrap = control_plane.bootstrap() | {"node": NODE}
         mesh = stack.enter_context(meshlib.Mesh(bootstrap=bootstrap))
@@ -109,6 +114,9 @@ def main() -> None:
             page.click("nav a[href='#/services']")
             page.wait_for_selector(".signals")
             page.screenshot(path=FOLDER / "page-phone.png")
+            page.click("nav a[href='#/graph']")
+            page.wait_for_selector("svg.graph .edge")
+            page.screenshot(path=FOLDER / "page-phone-graph.png")
         finally:
             stop.set()
             for caller in callers:

@@ -192,5 +192,6 @@ addEventListener("keydown", (event) => {
   }
 });
 
+source.found = () => (source.model ? processes(source.model) : null);
 place();
 refresh().then(() => setTimeout(() => VIEWS.forEach((view) => view.open().catch(() => null)), WARM));

@@ -15,6 +15,7 @@ class Source {
     this.calls = new Map();
     this.traces = new Map();
     this.processes = [];
+    this.found = () => null;
     this.asked = 0;
     this.process = new URLSearchParams(location.search).get("process");
     this.early = null;
@@ -48,18 +49,26 @@ class Source {
     try {
       const early = this.early?.parts === String(parts) ? this.early.answer : null;
       this.early = null;
-      const asking = this.asked % SELDOM === 0 ? this.get("mesh/processes.json", {}, null) : null;
-      asking?.catch(() => null); // said by the other question
+      if (this.asked % SELDOM === 0) this.findProcesses();
       const found = await (early ?? this.get("mesh.json", { parts }));
       if (!found) throw new Error("there is no such process");
       this.model = { ...this.model, ...found };
       this.failed = null;
       this.asked += 1;
-      if (asking) this.processes = (await asking).processes;
       for (const service of found.services ?? []) this.note(service, found);
     } catch (error) {
       this.asked = 0;
       this.failed = error instanceof Error && !(error instanceof TypeError) ? error.message : "the process does not answer";
+    }
+  }
+
+  /** The other processes of this user; nothing waits for them. */
+  async findProcesses() {
+    try {
+      this.processes = (await this.get("mesh/processes.json", {}, null)).processes;
+      this.found();
+    } catch {
+      // said by the other question
     }
   }
 
