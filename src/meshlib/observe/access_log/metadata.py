@@ -15,7 +15,6 @@ from meshlib.resources.endpoint_wire import LazyEndpoints
 from meshlib.resources.format import Operator
 from meshlib.resources.metadata import unpacked
 from meshlib.routing.format import Factory
-from meshlib.runtime.memo import Memo
 
 if TYPE_CHECKING:
     from meshlib.engine.attempt import Attempt
@@ -60,7 +59,15 @@ def _of_virtual_host(call: Call) -> Found:
 def _of_endpoint(call: Call) -> Found:
     attempt = call.counted
     assignment = None if attempt is None else attempt.cluster.assignment
-    return None if attempt is None or assignment is None else _endpoints(assignment).of(attempt)
+    if attempt is None or assignment is None:
+        return None
+    name = attempt.cluster.cluster.name
+    known = _endpoints.get(name)
+    if known is None or known.assignment is not assignment:
+        if len(_endpoints) >= _CLUSTERS_KEPT:
+            _endpoints.clear()
+        known = _endpoints[name] = _Endpoints(assignment)
+    return known.of(attempt)
 
 
 _READERS: dict[str, Callable[[Call], Found]] = {
@@ -76,7 +83,7 @@ class _Endpoints:
     """Metadata of the endpoints of an assignment. Most are never asked for, so each is looked up when it is, once."""
 
     def __init__(self, assignment: ClusterLoadAssignment) -> None:
-        self._assignment = assignment
+        self.assignment = assignment
         self._known: dict[str, Found] = {}
 
     def of(self, attempt: Attempt) -> Found:
@@ -86,7 +93,7 @@ class _Endpoints:
         return self._known[key]
 
     def _find(self, attempt: Attempt) -> Found:
-        for locality in self._assignment.localities:
+        for locality in self.assignment.localities:
             endpoints = locality.endpoints
             if isinstance(endpoints, LazyEndpoints):
                 for index, _ in positions(endpoints, (attempt.endpoint,)):
@@ -94,7 +101,10 @@ class _Endpoints:
         return None
 
 
-_endpoints = Memo(_Endpoints)
+_CLUSTERS_KEPT = 1024
+
+_endpoints: dict[str, _Endpoints] = {}
+"""Of the last assignment of each cluster."""
 
 Find = Callable[[Any], Any]
 """From facts to a bool, a number, a text, a list or a dictionary; None where there is no value, and for null."""
