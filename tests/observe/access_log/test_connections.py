@@ -325,6 +325,7 @@ def test_a_certificate() -> None:
         ("[::1]:5", ("::1", 5)),
         ("/run/socket", ("/run/socket", None)),
         ("10.1.2.3", ("10.1.2.3", None)),
+        ("2001:db8::1", ("2001:db8::1", None)),
         (None, (None, None)),
     ],
 )
@@ -385,6 +386,10 @@ def inbound(**given: Any) -> InboundFacts:
 def test_who_called_behind_a_proxy(client: str, expected: str) -> None:
     facts = inbound(client=client)
     assert (facts.remote, facts.direct) == (expected, "10.0.0.9:1234")
+
+
+def test_a_caller_without_a_port() -> None:
+    assert inbound(remote="::1", client="::1").remote == "::1"
 
 
 def test_a_request_of_which_no_arrival_is_known() -> None:

@@ -13,9 +13,11 @@ __all__ = ["address_operators", "endpoint_id", "host_and_port", "without_port"]
 
 
 def host_and_port(address: str | None) -> tuple[str | None, int | None]:
-    """Of `ip:port` and `[ip]:port`; a path of a Unix socket has no port."""
+    """Of `ip:port` and `[ip]:port`. A path of a Unix socket has no port, and an address may come without one."""
     if address is None:
         return None, None
+    if address.count(":") > 1 and not address.startswith("["):
+        return address, None
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return address, None
