@@ -13,7 +13,15 @@ from urllib.parse import quote, unquote
 
 from meshlib.routing.request import Headers
 
-__all__ = ["LazyHeaders", "LazyTrailers", "Metadata", "decode_message", "encode_message", "to_headers", "to_metadata"]
+__all__ = [
+    "LazyHeaders",
+    "LazyTrailers",
+    "Metadata",
+    "decode_message",
+    "encode_message",
+    "to_headers",
+    "to_metadata",
+]
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
