@@ -140,7 +140,7 @@ class EnvoyServers:
         stats = (name.removeprefix(prefix) for name in self._envoy.stats() if name.startswith(prefix))
         return {
             "server_transport": next((line["server_transport"] or "" for line in lines), ""),
-            "server_stats": _interesting(stats),
+            "server_stats": interesting(stats),
         }
 
 
@@ -186,7 +186,7 @@ class EnvoyClients:
             "flags": line["flags"] or "-",
             "details": line["details"] or "",
             "transport": line["transport"] or "",
-            "client_stats": _interesting(stats),
+            "client_stats": interesting(stats),
         }
 
 
@@ -282,5 +282,6 @@ def _log(case: str, fields: Mapping[str, str]) -> dict[str, Any]:
 _STATS = ("connection_error", "fail_verify_error", "fail_verify_no_cert", "fail_verify_san", "no_certificate")
 
 
-def _interesting(names: Iterable[str]) -> tuple[str, ...]:
+def interesting(names: Iterable[str]) -> tuple[str, ...]:
+    """Of the names of ssl counters those that a case may expect."""
     return tuple(sorted(set(names) & set(_STATS)))

@@ -27,7 +27,7 @@ from conformance.tls.envoy import (
     client_listener,
     server_listener,
 )
-from conformance.tls.mesh import document
+from conformance.tls.mesh import counted, document
 from meshlib.server.grpc import MeshInterceptor, listen
 from meshlib.server.inbound import Inbound
 
@@ -134,12 +134,15 @@ class MeshGrpcClients:
         cluster |= {"type": "STATIC", "typed_extension_protocol_options": HTTP2}
         with meshlib.Mesh(config=[document(cluster)], headers="envoy") as mesh:
             mesh.wait_ready(timeout=TIMEOUT)
-            if self._asyncio:
-                return asyncio.run(_call_on_asyncio(mesh))
-            with meshlib.grpc.channel("srv.example", mesh=mesh) as channel:
-                call = channel.unary_unary(METHOD).future(b"", timeout=TIMEOUT)
-                _end(call)
-                return _with_info(_answer(call.code(), call.details(), call), call)
+            outcome = asyncio.run(_call_on_asyncio(mesh)) if self._asyncio else _call(mesh)
+            return replace(outcome, client_stats=counted(mesh, case))
+
+
+def _call(mesh: meshlib.Mesh) -> TlsOutcome:
+    with meshlib.grpc.channel("srv.example", mesh=mesh) as channel:
+        call = channel.unary_unary(METHOD).future(b"", timeout=TIMEOUT)
+        _end(call)
+        return _with_info(_answer(call.code(), call.details(), call), call)
 
 
 async def _call_on_asyncio(mesh: meshlib.Mesh) -> TlsOutcome:

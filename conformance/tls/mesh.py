@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -10,7 +11,7 @@ import httpx
 import meshlib
 from conformance.resources import CLUSTER, HCM, LISTENER, ROUTER
 from conformance.tls.case import TlsCase
-from conformance.tls.envoy import TlsOutcome, cluster_resource
+from conformance.tls.envoy import TlsOutcome, cluster_resource, interesting
 from meshlib.httpx import AsyncMeshTransport, MeshTransport
 
 if TYPE_CHECKING:
@@ -48,17 +49,26 @@ class MeshClients:
         cluster = cluster_resource(case, self._materials, self._ports[case.name])
         with meshlib.Mesh(config=[document(cluster)], headers="envoy") as mesh:
             mesh.wait_ready(timeout=TIMEOUT)
-            if self._asyncio:
-                return asyncio.run(self._send_async(mesh))
-            with httpx.Client(
-                transport=MeshTransport(mesh, local_reply="response"), timeout=TIMEOUT
-            ) as client:
-                return _outcome(client.get(f"http://{HOST}/"))
+            return replace(self._ask(mesh), client_stats=counted(mesh, case))
+
+    def _ask(self, mesh: meshlib.Mesh) -> TlsOutcome:
+        if self._asyncio:
+            return asyncio.run(self._send_async(mesh))
+        with httpx.Client(transport=MeshTransport(mesh, local_reply="response"), timeout=TIMEOUT) as client:
+            return _outcome(client.get(f"http://{HOST}/"))
 
     async def _send_async(self, mesh: meshlib.Mesh) -> TlsOutcome:
         transport = AsyncMeshTransport(mesh, local_reply="response")
         async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
             return _outcome(await client.get(f"http://{HOST}/"))
+
+
+def counted(mesh: meshlib.Mesh, case: TlsCase) -> tuple[str, ...]:
+    """The names of the cluster's ssl counters that moved."""
+    prefix = f"cluster.{case.name}.ssl."
+    return interesting(
+        metric.name.removeprefix(prefix) for metric in mesh.stats if metric.name.startswith(prefix)
+    )
 
 
 def document(cluster: dict[str, Any]) -> dict[str, Any]:

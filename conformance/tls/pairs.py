@@ -44,11 +44,11 @@ class Side:
     without: frozenset[str] = frozenset()
 
 
-_COMMON = frozenset({"status", "flags", "details", "body", "transport", "uri_san", "xfcc"})
+_COMMON = frozenset({"status", "flags", "details", "body", "transport", "client_stats", "uri_san", "xfcc"})
 
 CLIENTS: Mapping[str, Side] = {
-    "envoy": Side(EnvoyClients, frozenset({"client_stats"})),
-    "envoy.grpc": Side(EnvoyGrpcClients, frozenset({"client_stats"})),
+    "envoy": Side(EnvoyClients),
+    "envoy.grpc": Side(EnvoyGrpcClients),
     "httpx": Side(MeshClients),
     "httpx.async": Side(functools.partial(MeshClients, on_asyncio=True)),
     "grpc": Side(MeshGrpcClients),

@@ -352,6 +352,8 @@ class Tunnel:
         """On the thread that moves bytes: the connection is over."""
         if self._aging is not None:
             self._aging.end()
+        if isinstance(error, ssl.SSLError):
+            count_failed(self._count, error)
         if self.failure is None:
             self.failure = TunnelFailure(
                 kind=FailureKind.TERMINATED,

@@ -169,7 +169,7 @@ class Pump:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._end(None)
+            self._lose_remote()
             return
         if sent != len(data):
             self._up = memoryview(data)[sent:]
@@ -189,7 +189,7 @@ class Pump:
                 self._watch()
                 return
             except OSError:
-                self._end(self._broken)
+                self._lose_remote()
                 return
             self._up = self._up[sent:] if sent < len(self._up) else None
         if self._local_over:
@@ -250,7 +250,9 @@ class Pump:
         try:
             count = self._remote.recv_into(view, BUFFER - RECORD)
         except BlockingIOError:
-            return
+            if not self._remote_gone:
+                return
+            count = 0
         except OSError:
             count = 0
         if count:
@@ -323,7 +325,10 @@ class Pump:
         self._watch()
 
     def _lose_remote(self) -> None:
-        """The endpoint's connection is gone; C-core has not taken all that came over it."""
+        """The endpoint's connection is gone: nothing can be sent, or C-core has not taken all that came over it.
+
+        What the endpoint said before, an alert for example, is still there to be read.
+        """
         self._remote_gone = True
         self._loop.forget(self._remote)
         self._up = None

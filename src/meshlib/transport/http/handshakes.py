@@ -9,6 +9,9 @@ from meshlib.errors import IdentityError
 
 __all__ = ["Count", "count_done", "count_failed"]
 
+NOT_FOR_SIGNING = "KEY_USAGE_BIT_INCORRECT"
+"""Of a certificate whose key usage has no digital signature: BoringSSL refuses it by itself, before anybody verifies it."""
+
 Count = Callable[[str], None]
 """Adds one to the counter of this name."""
 
@@ -23,16 +26,19 @@ def count_done(count: Count, tls: ssl.SSLObject) -> None:
 
 
 def count_failed(count: Count, error: Exception) -> None:
-    """The handshake failed with this error: of OpenSSL, or of the peer's verification.
+    """The handshake failed with this error, or what was read after it: of OpenSSL, or of the peer's verification.
 
-    A peer that closes or resets the connection is not counted.
+    With TLS 1.3 a server refuses its caller by an alert that comes after the handshake. A peer that closes or resets the
+    connection is not counted.
     """
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLCertVerificationError):
         if not isinstance(error, ssl.SSLEOFError):
             count("connection_error")
         return
     reason = error.reason if isinstance(error, IdentityError) else ""
-    if "SAN" in reason:
+    if reason == NOT_FOR_SIGNING:
+        count("connection_error")
+    elif "SAN" in reason:
         count("fail_verify_san")
     else:
         count("fail_verify_cert_hash" if "cert hash" in reason else "fail_verify_error")

@@ -172,8 +172,9 @@ class TlsSession:
                 self.over = self.ended = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:
+        except ssl.SSLError as error:
             self.over = True
+            count_failed(self._count, error)
         return b"".join(parts)
 
     def farewell(self) -> bytes:

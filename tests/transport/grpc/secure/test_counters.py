@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -65,14 +66,41 @@ def rude(*, reset: bool) -> Iterator[int]:
 
 
 @contextlib.contextmanager
+def strict(context: ssl.SSLContext) -> Iterator[int]:
+    """The port of a server that says by an alert why it refuses a caller."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            with contextlib.suppress(OSError), listener.accept()[0] as taken:
+                taken.settimeout(5)
+                tls = context.wrap_bio(incoming, outgoing, server_side=True)
+                while data := taken.recv(1 << 16):  # to its end: who closes before resets
+                    incoming.write(data)
+                    with contextlib.suppress(ssl.SSLError):
+                        tls.do_handshake()
+                    taken.sendall(outgoing.read())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextlib.contextmanager
 def servers(world: World) -> Iterator[dict[str, int]]:
     with (
         world.backend() as secure,
         backend() as plain,
         rude(reset=True) as resetting,
         rude(reset=False) as closing,
+        strict(world.context()) as refusing,
     ):
-        yield {"secure": secure.port, "plain": plain.port, "resetting": resetting, "closing": closing}
+        ports = {"resetting": resetting, "closing": closing, "refusing": refusing}
+        yield {"secure": secure.port, "plain": plain.port, **ports}
 
 
 CASES: dict[str, tuple[str, Callable[[World], dict[str, Any]], dict[str, int]]] = {
@@ -84,6 +112,11 @@ CASES: dict[str, tuple[str, Callable[[World], dict[str, Any]], dict[str, int]]] 
         {"fail_verify_error": 1},
     ),
     "plaintext": ("plain", lambda world: world.cluster(), {"connection_error": 1}),
+    "refused-by-the-server": (
+        "refusing",
+        lambda world: world.cluster(shows=False),
+        {"handshake": 1, "connection_error": 1},
+    ),
     "reset": ("resetting", lambda world: world.cluster(), {}),
     "closed": ("closing", lambda world: world.cluster(), {}),
 }
@@ -110,7 +143,7 @@ def test_counters(world: World, case: str, call: Callable[[meshlib.Mesh], None])
         counters = {metric.name: getattr(metric, "value", 0) for metric in mesh.stats}
     assert told(counters, "echo") == expected
     details = {name for name in counters if name.startswith("cluster.echo.ssl.") and name.count(".") > 3}
-    assert bool(details) is (case == "good")
+    assert bool(details) is ("handshake" in expected)
 
 
 @pytest.mark.envoy

@@ -330,3 +330,21 @@ def test_a_handler_that_fails_does_not_end_the_others() -> None:
     loop.submit(again.set)
     assert again.wait(LIMIT)
     near.close()
+
+
+def test_last_words_are_read_though_nothing_can_be_sent(pumped: Pumped) -> None:
+    """The endpoint has spoken and reset the connection; C-core's bytes are the first to meet that."""
+    met = threading.Event()
+
+    def speak_and_reset() -> None:
+        pumped.far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pumped.far.sendall(b"last words")
+        pumped.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        pumped.far.close()
+        pumped.near.sendall(b"late")
+        pumped.pump._push()
+        met.set()
+
+    pumped.loop.submit(speak_and_reset)
+    assert met.wait(LIMIT)
+    assert _receive(pumped.near, 100) == b"last words"
