@@ -22,6 +22,35 @@ CASE = """
       routes: [{match: {prefix: /}, route: {cluster: A}}]
       requests: [{repeat: 1000}]
 """
+OF_A_CLUSTER = """
+upstream_rq_total upstream_rq_active upstream_rq_completed upstream_rq_2xx upstream_rq_503 upstream_rq_time
+upstream_rq_timeout upstream_rq_per_try_timeout upstream_rq_cancelled upstream_rq_rx_reset
+upstream_rq_tx_reset upstream_rq_pending_total upstream_rq_pending_active upstream_rq_pending_overflow
+upstream_rq_active_overflow upstream_rq_pending_failure_eject upstream_rq_maintenance_mode
+upstream_rq_max_duration_reached upstream_rq_retry upstream_rq_retry_success upstream_rq_retry_overflow
+upstream_rq_retry_limit_exceeded upstream_rq_retry_backoff_exponential upstream_rq_retry_backoff_ratelimited
+upstream_cx_total upstream_cx_active upstream_cx_connect_fail upstream_cx_connect_timeout
+upstream_cx_overflow upstream_cx_none_healthy upstream_cx_http1_total upstream_cx_http2_total
+membership_total membership_healthy membership_degraded membership_excluded membership_change
+lb_healthy_panic lb_subsets_active lb_zone_routing_all_directly retry_or_shadow_abandoned update_attempt
+update_success update_failure update_rejected update_empty update_no_rebuild
+circuit_breakers.default.cx_open circuit_breakers.high.cx_pool_open circuit_breakers.default.rq_pending_open
+circuit_breakers.default.rq_open circuit_breakers.high.rq_retry_open circuit_breakers.default.remaining_cx
+circuit_breakers.default.remaining_pending circuit_breakers.default.remaining_rq
+circuit_breakers.default.remaining_retries outlier_detection.ejections_active
+outlier_detection.ejections_enforced_total outlier_detection.ejections_enforced_consecutive_5xx
+outlier_detection.ejections_detected_consecutive_5xx outlier_detection.ejections_overflow
+health_check.attempt health_check.success health_check.failure health_check.network_failure
+health_check.healthy ring_hash_lb.size ring_hash_lb.min_hashes_per_host ring_hash_lb.max_hashes_per_host
+maglev_lb.min_entries_per_host maglev_lb.max_entries_per_host retry.upstream_rq_503 canary.upstream_rq_200
+internal.upstream_rq_2xx external.upstream_rq_completed
+"""
+OF_A_LISTENER = """
+no_route no_cluster rq_redirect rq_direct_response rq_total downstream_rq_total downstream_rq_active
+downstream_rq_completed downstream_rq_2xx downstream_rq_rx_reset downstream_rq_tx_reset
+downstream_rq_idle_timeout downstream_rq_max_duration_reached rbac.allowed rbac.denied rbac.shadow_denied
+ratelimit.ok ext_authz.denied fault.aborts_injected cors.origin_valid
+"""
 TOTAL = Difference(field="counters.cluster.A.upstream_cx_total", where="", envoy=1, other=2)
 
 
@@ -57,6 +86,17 @@ def case(tmp_path: Path) -> Case:
 )  # fmt: skip
 def test_names(case: Case, name: str, short: str | None) -> None:
     assert shortened([(name, 3)], case) == ({} if short is None else {short: 3})
+
+
+@pytest.mark.parametrize("name", OF_A_CLUSTER.split())
+def test_what_is_compared_of_a_cluster(case: Case, name: str) -> None:
+    """The names of Envoy that users look for."""
+    assert shortened([(f"cluster.area/one.A.{name}", 1)], case) == {f"cluster.A.{name}": 1}
+
+
+@pytest.mark.parametrize("name", OF_A_LISTENER.split())
+def test_what_is_compared_of_a_listener(case: Case, name: str) -> None:
+    assert shortened([(f"http.area/one.{name}", 1)], case) == {f"http.{name}": 1}
 
 
 def test_what_is_missing_is_zero(case: Case) -> None:
