@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from meshlib.engine.actions import Start
-from meshlib.engine.events import Failed
+from meshlib.engine.events import Cancelled, Failed
 from meshlib.policy.failure import FailureKind
 from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
 from meshlib.transport.grpc.aio_inner import result_of
@@ -66,13 +66,15 @@ class Attempt:
         if self.driver is not None:
             self.driver.home.loop.call_soon(self.ended, inner)
 
-    def opened(self, kind: FailureKind | None, reason: str) -> None:
+    def opened(self, kind: FailureKind | Cancelled | None, reason: str) -> None:
         """The inner channel is open, or could not be opened."""
         driver = self.driver
         if driver is None:
             return
         if kind is None:
             driver.run(driver.connected(self))
+        elif isinstance(kind, Cancelled):
+            driver.give_up()
         else:
             lane = self.lane
             driver.refused = lane.refused if isinstance(lane, InnerChannel) else None

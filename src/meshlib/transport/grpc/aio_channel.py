@@ -345,6 +345,9 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
             home.close()
         for wake in list(self._watchers):
             wake()
+        for home in homes:
+            if home.loop is loop:
+                await home.leaving.gone()
 
     def __del__(self) -> None:
         for home in getattr(self, "_homes", {}).values():

@@ -168,6 +168,7 @@ class Driver:
             attempt.number, status, answered=attempt.answered, now=now, wake_at=self.call.wake_at
         )
         if isinstance(event, Cancelled):
+            self.home.leaving.cut(attempt.inner)
             self.give_up()
             return
         attempt.lane.told(event)
@@ -184,6 +185,7 @@ class Driver:
         status = ending(attempt.inner)
         event, at = end_of_stream(attempt.number, status, now=now, wake_at=self.call.wake_at)
         if isinstance(event, Cancelled):
+            self.home.leaving.cut(attempt.inner)
             self.give_up()
             return
         attempt.lane.told(event)
@@ -355,6 +357,7 @@ class Driver:
         self.detach(attempt)
         if stage is Stage.SENT:
             attempt.inner.cancel()
+            self.home.leaving.cut(attempt.inner)
 
     def detach(self, attempt: Attempt) -> None:
         """The attempt no longer counts: whatever its inner call does is ignored."""
@@ -437,11 +440,6 @@ class Driver:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-
-    def futures(self) -> list[asyncio.Future[Any]]:
-        """What is done when the attempts that run have ended."""
-        inners = [attempt.inner for attempt in self._attempts if attempt.stage is Stage.SENT]
-        return [inner.future for inner in inners if isinstance(inner, LeanCall)]
 
     # --- for the application's call object ---------------------------------------------------------------------------
 

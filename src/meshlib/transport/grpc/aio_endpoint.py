@@ -21,7 +21,7 @@ import grpc
 import grpc.aio
 
 from meshlib.engine.actions import Start
-from meshlib.engine.events import Event, Failed, FailureKind
+from meshlib.engine.events import CANCELLED, Cancelled, Event, Failed, FailureKind
 from meshlib.state import ClusterState, EndpointState, Permits
 from meshlib.transport.grpc.aio_inner import result_of
 from meshlib.transport.grpc.successor import count_failure, successor_of
@@ -38,8 +38,8 @@ READY = grpc.ChannelConnectivity.READY
 _BROKEN = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
 _MULTICALLABLES_KEPT = 4096
 
-Opened = Callable[[FailureKind | None, str], None]
-"""Told when a connection is open (None), or why it could not be opened."""
+Opened = Callable[[FailureKind | Cancelled | None, str], None]
+"""Told when a connection is open (None), or why it could not be opened: Cancelled with everything else on its event loop."""
 
 
 class Lane:
@@ -179,7 +179,7 @@ class InnerChannel(Lane):
                 self._opening = opening
 
     async def _open(self, limit: float) -> None:
-        kind: FailureKind | None = None
+        kind: FailureKind | Cancelled | None = None
         reason = ""
         try:
             async with asyncio.timeout(limit):
@@ -192,14 +192,14 @@ class InnerChannel(Lane):
                         if self.tunnel is not None and self._broken is None:
                             await self.tunnel.explain_aio(self.channel)
                         break
-                    await self.channel.wait_for_state_change(state)
+                    await self._owner.leaving.watch(self.channel, state)
                     state = self.get_state(try_to_connect=True)
         except TimeoutError:
             kind = FailureKind.CONNECT_TIMEOUT
-        except asyncio.CancelledError:  # discarded, or the loop ends
-            kind, reason = FailureKind.CONNECT_FAILED, "given up before it was open"
+        except asyncio.CancelledError:  # discarded, or the loop ends: the endpoint has not failed
+            kind = CANCELLED
         broken = self._broken
-        if broken is not None:
+        if broken is not None and kind is not CANCELLED:
             kind, reason = broken.kind, broken.reason
         self._opening = None
         joined, self._joined = self._joined, []
@@ -207,7 +207,7 @@ class InnerChannel(Lane):
             self._owner.opened(self)
             self.hand_over()
         else:
-            if not joined:  # no attempt tells the engine
+            if not joined and not isinstance(kind, Cancelled):  # no attempt tells the engine
                 count_failure(self._state, kind)
             self.discard()
         for opened in joined:

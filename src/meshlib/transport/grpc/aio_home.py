@@ -25,6 +25,7 @@ from meshlib.state import EndpointState
 from meshlib.transport.grpc.aio_deadlines import Deadlines
 from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
 from meshlib.transport.grpc.aio_inner import result_of
+from meshlib.transport.grpc.aio_leaving import Leaving
 from meshlib.transport.grpc.target import Options
 from meshlib.transport.grpc.turns import take_part
 
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
     from meshlib.transport.grpc.aio_driver import Driver
     from meshlib.transport.grpc.sync_channel import MeshLike
 
-PATIENCE = 1.0
-"""Seconds that a loop waits at its end for calls that were cancelled."""
-
 __all__ = ["Home", "running_loop"]
 
 
 class Home:
-    """The owner of connections in a cluster's queues. Only code that runs on `loop` may use it. active: calls not over yet."""
+    """The owner of connections in a cluster's queues. Only code that runs on `loop` may use it. active: calls not over yet.
+
+    leaving: what C-core has not ended yet of those that are over.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -52,6 +53,7 @@ class Home:
         "deadlines",
         "dialect",
         "engine",
+        "leaving",
         "loop",
         "monotonic",
         "options",
@@ -81,6 +83,7 @@ class Home:
         self.compression = compression
         self.active: set[Driver] = set()
         self.deadlines = Deadlines(loop, self.monotonic)
+        self.leaving = Leaving(loop)
         self._plain: Lane | None = None
         self._channels: dict[tuple[EndpointState, str], InnerChannel] = {}
         self._successors: dict[tuple[EndpointState, str], InnerChannel] = {}
@@ -163,11 +166,9 @@ class Home:
         self._close()
 
     async def end(self) -> None:
-        """The loop is about to end: give up what runs, and let C-core say so while somebody listens."""
-        ending = [future for driver in self.active for future in driver.futures()]
+        """Close, and let C-core say what became of it while somebody listens. On its own loop."""
         self._close()
-        if ending:
-            await asyncio.wait(ending, timeout=PATIENCE)
+        await self.leaving.gone()
 
     def _close(self) -> None:
         lost = self.loop.is_closed()

@@ -38,13 +38,16 @@ _usable = True
 
 
 class LeanCall:
-    """future: done when the call has ended or was cancelled. message: the response, None when it has another status than OK."""
+    """future: done when the call has ended or was cancelled. message: the response, None when it has another status than OK.
 
-    __slots__ = ("_core", "_ended", "_steps", "future", "message")
+    core: C-core's own call.
+    """
+
+    __slots__ = ("_ended", "_steps", "core", "future", "message")
 
     def __init__(self, core: Any, request: bytes, metadata: tuple[Any, ...]) -> None:
         """Raises what C-core raises for a request that it does not take."""
-        self._core = core
+        self.core = core
         self._ended: Callable[[Any], None] | None = None
         self.message: bytes | None = None
         self._steps = steps = core.unary_unary(request, metadata, _context())
@@ -64,7 +67,7 @@ class LeanCall:
             self._steps.close()
             return
         if future.cancelled():  # whoever awaited it was cancelled
-            self._core.cancel(CUT)
+            self.core.cancel(CUT)
             self._steps.close()
         else:
             try:
@@ -72,14 +75,14 @@ class LeanCall:
             except StopIteration as stop:
                 self.message = stop.value
             except grpc.aio.BaseError as error:
-                self._core.set_internal_error(str(error))
+                self.core.set_internal_error(str(error))
         ended(self)
 
     def cancel(self) -> bool:
         if self._ended is None:
             return False
         self._ended = None
-        self._core.cancel(CUT)  # whereupon C-core ends the operations, and so the future
+        self.core.cancel(CUT)  # whereupon C-core ends the operations, and so the future
         return True
 
     def __await__(self) -> Generator[Any, None, bytes | None]:
@@ -90,10 +93,10 @@ class LeanCall:
     @property
     def ok(self) -> bool:
         """Of a call that has ended."""
-        return self._core.is_ok()  # type: ignore[no-any-return]
+        return self.core.is_ok()  # type: ignore[no-any-return]
 
     def _status(self) -> Any:
-        return result_of(self._core.status())
+        return result_of(self.core.status())
 
     async def code(self) -> grpc.StatusCode:
         return CODES[self._status().code()]
@@ -106,7 +109,7 @@ class LeanCall:
         return text
 
     async def initial_metadata(self) -> Any:
-        return grpc.aio.Metadata(*(await self._core.initial_metadata() or ()))
+        return grpc.aio.Metadata(*(await self.core.initial_metadata() or ()))
 
     async def trailing_metadata(self) -> Any:
         return grpc.aio.Metadata(*(self._status().trailing_metadata() or ()))

@@ -9,13 +9,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 import meshlib
 import meshlib.grpc
 from tests.ports import reserved
 from tests.transport.grpc.support import config, mesh_for
 
-__all__ = ["LIMIT", "Backend", "backend", "channel_to", "eventually", "held", "name_of", "run"]
+__all__ = ["LIMIT", "Backend", "backend", "channel_to", "complaints", "eventually", "held", "name_of", "run"]
 
 LIMIT = 20.0
 """Seconds after which a test that waits for something has failed."""
@@ -194,3 +195,8 @@ async def eventually(condition: Callable[[], bool] | Callable[[], Awaitable[bool
         if found if isinstance(found, bool) else await found:
             return
         await asyncio.sleep(0.001)
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged, but by grpcio's poller: what it has to say of a call may overtake the rest (see `aio_leaving`)."""
+    return [line for line in caplog.messages if "PollerCompletionQueue._handle_events" not in line]

@@ -28,6 +28,7 @@ from tests.transport.grpc.aio.support import (
     Backend,
     backend,
     channel_to,
+    complaints,
     eventually,
     held,
     name_of,
@@ -156,7 +157,7 @@ def test_a_loop_that_ends_with_calls_under_way(caplog: pytest.LogCaptureFixture)
         assert all(call.done() for call in kept)
         asyncio.run(use())
         assert held(mesh) == 0
-        assert caplog.records == []
+        assert complaints(caplog) == []
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
