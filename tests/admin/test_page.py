@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -492,6 +493,32 @@ def test_names_for_everything_that_acts(page: Any) -> None:
         assert page.locator("h1").count() == 1
 
 
+def test_tables_are_tables_for_a_screen_reader(page: Any) -> None:
+    """What Chromium tells assistive technology: also where a phone's rows are laid out as grids."""
+    session = page.context.new_cdp_session(page)
+    for view in ("services", "graph", "routes", "calls"):
+        open_view(page, view)
+        nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+        roles = Counter(node["role"]["value"] for node in nodes if not node["ignored"] and "role" in node)
+        rows = page.locator("main tbody tr").count()
+        assert roles["row"] == rows + page.locator("main thead tr").count(), view
+        assert roles["rowheader"] == rows, view
+        assert roles["columnheader"] == page.locator("main thead th").count() > 0, view
+        assert roles["main"] == roles["navigation"] == roles["banner"] == 1, view
+
+
+def test_an_address_that_means_nothing(browser: Any, shown: Serving) -> None:
+    for page in opened(browser, shown, WIDE):
+        for address, caption in (
+            ("#/calls/%", "Recent calls"),
+            ("#/nowhere", "Services"),
+            ("#/calls/x", "Recent calls"),
+            ("#/routes/%E0%A4%A", "Routes"),
+        ):
+            page.evaluate("address => { location.hash = address; }", address)
+            page.wait_for_selector(f"table:has(caption:text-is('{caption}')) tbody tr")
+
+
 CONTRAST = """() => {
   const light = (text) => {
     const parts = text.match(/[0-9.]+/g).map((each) => each / 255);
@@ -555,4 +582,9 @@ def test_a_process_that_has_gone(browser: Any, control_plane: ControlPlane) -> N
             page.wait_for_selector("tbody tr")
         page.wait_for_selector("#health.bad:text-is('the process does not answer')")
         assert page.locator("tbody tr").count() > 0, "what was known stays"
+        page.click("nav a[href='#/routes']")
+        page.wait_for_selector("text=Routes: the process does not answer")
+        page.click("nav a[href='#/services']")
+        page.wait_for_selector("tbody tr")
+        assert page.inner_text("#health") == "the process does not answer"
     context.close()

@@ -19,7 +19,7 @@ let timer = null;
 function place() {
   const { view, rest } = named(location.hash);
   chosen.view = view;
-  if (view.id === "calls") chosen.open = rest ? Number(rest) : null;
+  if (view.id === "calls") chosen.open = /^\d+$/.test(rest) ? Number(rest) : null;
   if (view.id === "traces") chosen.trace = rest || null;
   if (view.id === "endpoints" && rest) [chosen.cluster, chosen.start] = [rest, 0];
 }
@@ -138,6 +138,7 @@ function matching(filter) {
 async function refresh() {
   clearTimeout(timer);
   if (chosen.live || !source.has(chosen.view.parts)) await source.refresh(chosen.view.parts);
+  else source.failed = null;
   await draw();
   clearTimeout(timer); // of another refresh, which has begun meanwhile
   timer = chosen.live || source.failed ? setTimeout(() => (document.hidden ? null : refresh()), INTERVAL) : null;
