@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 LATE = 0.02
-"""Seconds that are too much for cases whose moments lie 50 ms apart."""
+"""Seconds that are too much for cases whose moments lie 50 ms apart: of one sleep, or of all that an Envoy waited together."""
 
 _NAP = 0.01
 _NOTED = 0.002
