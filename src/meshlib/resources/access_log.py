@@ -6,6 +6,7 @@ name.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -96,8 +97,11 @@ class OpenTelemetryFormat:
 LogFormat = TextFormat | JsonFormat | OpenTelemetryFormat
 
 
+_SENT = re.compile("US_(CX|HS|TX)_")
+
+
 def shows_connections(shown: LogFormat) -> bool:
-    """Whether the format has one of `operators.OF_CONNECTIONS`, or asks %COMMON_DURATION% when the request was sent."""
+    """Whether the format has one of `operators.OF_CONNECTIONS`, or asks %COMMON_DURATION% for moments of them."""
     if isinstance(shown, TextFormat):
         return _shows_connections(shown.format)
     if isinstance(shown, JsonFormat):
@@ -109,7 +113,7 @@ def _shows_connections(value: JsonValue) -> bool:
     if isinstance(value, Format):
         found = [each for each in value.segments if isinstance(each, Operator)]
         return any(
-            each.name in OF_CONNECTIONS or (each.name == "COMMON_DURATION" and "US_TX_" in each.argument)
+            each.name in OF_CONNECTIONS or (each.name == "COMMON_DURATION" and _SENT.search(each.argument))
             for each in found
         )
     if isinstance(value, JsonObject):

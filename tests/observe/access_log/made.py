@@ -63,6 +63,7 @@ class MadeFacts:
         self.filter_chain: str | None = None
         self.route_searches = 1
         self.pool_ready: float | None = 0.0015
+        self.connecting_at: tuple[float | None, float | None, float | None] = (None, None, None)
         self.sent_at: float | None = MOMENT + 0.002
         self.all_sent_at: float | None = MOMENT + 0.003
         self.response_trailers = trailers

@@ -152,6 +152,21 @@ def test_when_the_request_was_sent(get: Get, whole: bool, tmp_path: Path) -> Non
     assert rest[2].isdecimal()
 
 
+@pytest.mark.parametrize("get", WAYS.values(), ids=WAYS)
+def test_when_the_connection_was_opened(get: Get, tmp_path: Path) -> None:
+    """That of a second call was open before it began."""
+    shown = (
+        "%COMMON_DURATION(DS_RX_BEG:US_CX_BEG:us)% %COMMON_DURATION(US_CX_BEG:US_CX_END:us)%"
+        " %COMMON_DURATION(US_CX_END:US_HS_END)%\n"
+    )
+    with Upstream() as upstream:
+        first, second = logged(service("svc", upstream.address), get, tmp_path, shown=shown, times=2)
+    assert int(first[0]) > 0
+    assert int(first[1]) > 0
+    assert first[2] == "-"
+    assert second == ["-", first[1], "-"]
+
+
 def test_no_connection(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -251,6 +266,7 @@ NESTED = JsonObject((("a", JsonList((1.0, JsonObject((("b", parse("<%UPSTREAM_TL
         (OpenTelemetryFormat(attributes=NESTED), True),
         (TextFormat(format=parse("%COMMON_DURATION(DS_RX_BEG:DS_TX_END)%")), False),
         (TextFormat(format=parse("%COMMON_DURATION(US_TX_BEG:US_RX_BEG)%")), True),
+        (TextFormat(format=parse("%COMMON_DURATION(DS_RX_BEG:US_CX_END:us)%")), True),
     ],
 )
 def test_which_formats_show_connections(shown: LogFormat, expected: bool) -> None:

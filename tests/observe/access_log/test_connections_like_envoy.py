@@ -34,17 +34,22 @@ def asked(names: set[str], **more: str) -> dict[str, Any]:
 
 
 def varying(members: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """Of ports and numbers of connections only whether there is one."""
-    return {
-        key: NUMBERS.sub("<n>", str(value)) if key in names and value not in (None, 0) else value
-        for key, value in members.items()
-    }
+    """Of ports, numbers of connections and durations only whether there is one."""
+    found = {key: "<us>" for key, value in members.items() if key in DURATIONS and value is not None}
+    for key in names & members.keys():
+        if members[key] not in (None, 0):
+            found[key] = NUMBERS.sub("<n>", str(members[key]))
+    return members | found
 
 
 UPSTREAM = asked(
     {name for name in operators.OF_CONNECTIONS if not name.endswith("_DURATION")},
     days="%UPSTREAM_PEER_CERT_V_START(%b %e %Y)% to %UPSTREAM_PEER_CERT_V_END(%s)%",
     network="%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(8)% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(30)%",
+    opening="%COMMON_DURATION(US_CX_BEG:US_CX_END:us)%",
+    shaking="%COMMON_DURATION(US_CX_END:US_HS_END:us)%",
+    since="%COMMON_DURATION(DS_RX_BEG:US_CX_BEG:us)%",
+    until_sent="%COMMON_DURATION(US_CX_END:US_TX_BEG:us)%",
     remote="%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     protocol="%UPSTREAM_PROTOCOL%",
 )
@@ -54,6 +59,7 @@ OWN_ENDS = {
     "UPSTREAM_LOCAL_ADDRESS",
     "UPSTREAM_LOCAL_PORT",
 }
+DURATIONS = {"opening", "shaking", "since", "until_sent"}
 
 
 def cluster(name: str, port: int, world: World | None, version: str = "TLSv1_3") -> dict[str, Any]:

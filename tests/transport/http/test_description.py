@@ -49,6 +49,8 @@ def test_tls(driver: Driver, version: TlsVersion, protocol: HttpProtocol) -> Non
     assert first.local.startswith("127.0.0.1:")
     tls = first.tls
     assert tls is not None
+    assert first.secured is not None
+    assert 0.0 < first.begun <= first.opened <= first.secured
     assert tls.version == ("TLSv1.2" if version is TlsVersion.TLSv1_2 else "TLSv1.3")
     assert tls.server_name == "srv.example"
     assert tls.peer[0] == world.server.der

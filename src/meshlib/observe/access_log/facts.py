@@ -43,8 +43,8 @@ class LogFacts(Facts, Protocol):
     Of endpoints: attempted: address and hostname of those that a request was sent to, each once; connections: the numbers of the
     connections. Of the last one: connected: it took the connection. hostname: its address without one. failure: why the
     connection failed. upstream_local, upstream_tls: of the connection; upstream_connection: its number, 0 for none, None where
-    nobody tells. pool_ready: seconds until there was one, or no hope of it. sent_at, all_sent_at: when the request began to
-    leave, and had left.
+    nobody tells. connecting_at: when it began to open, was open, and its TLS handshake was over. pool_ready: seconds until there
+    was one, or no hope of it. sent_at, all_sent_at: when the request began to leave, and had left.
     """
 
     @property
@@ -113,6 +113,8 @@ class LogFacts(Facts, Protocol):
     def route_searches(self) -> int: ...
     @property
     def pool_ready(self) -> float | None: ...
+    @property
+    def connecting_at(self) -> tuple[float | None, float | None, float | None]: ...
     @property
     def sent_at(self) -> float | None: ...
     @property

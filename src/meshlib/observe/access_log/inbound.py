@@ -71,6 +71,7 @@ class InboundFacts:
     connections: Sequence[int] = ()
     route_searches = 0
     pool_ready = None
+    connecting_at = (None, None, None)
     sent_at = None
     all_sent_at = None
     first_byte = None

@@ -126,6 +126,9 @@ def _response_tx_duration(facts: LogFacts) -> Value:
 
 _MOMENTS: dict[str, Any] = {
     "DS_RX_BEG": lambda facts: facts.started,
+    "US_CX_BEG": lambda facts: facts.connecting_at[0],
+    "US_CX_END": lambda facts: facts.connecting_at[1],
+    "US_HS_END": lambda facts: facts.connecting_at[2],
     "US_TX_BEG": lambda facts: facts.sent_at,
     "US_TX_END": lambda facts: facts.all_sent_at,
     "US_RX_BEG": lambda facts: facts.first_byte,

@@ -242,6 +242,14 @@ class CallFacts:
         return None if ready is None else ready - attempt.started
 
     @property
+    def connecting_at(self) -> tuple[float | None, float | None, float | None]:
+        connection, shift = self._connection, self._to_epoch
+        if connection is None:
+            return None, None, None
+        secured = None if connection.secured is None else connection.secured + shift
+        return connection.begun + shift, connection.opened + shift, secured
+
+    @property
     def sent_at(self) -> float | None:
         attempt = self._call.counted
         return None if attempt is None or attempt.sent_at is None else attempt.sent_at + self._to_epoch

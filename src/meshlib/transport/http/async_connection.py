@@ -57,9 +57,12 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
     _session: TlsSession | None = None
 
     __slots__ = (
+        "_begun",
         "_connecting",
         "_description",
         "_drained",
+        "_opened_at",
+        "_ready_at",
         "_socket",
         "failure",
         "loop",
@@ -85,6 +88,7 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         self._connecting: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._description: Description | None = None
+        self._begun = self._opened_at = self._ready_at = 0.0
         family, _ = socket_address(endpoint)
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
@@ -99,6 +103,7 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         timer = self.loop.call_later(limit, self._give_up) if limit < inf else None
         try:
             await self._open(authority)
+            self._ready_at = self.pool.monotonic()
             self.opened = True
         except TransportFailure as failure:
             self.failure = self.failure or failure
@@ -117,10 +122,12 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
 
     async def _open(self, authority: str) -> None:
         """Raises OSError, TransportFailure."""
+        self._begun = self.pool.monotonic()
         sock = self._socket
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await self.loop.sock_connect(sock, socket_address(self.endpoint)[1])
+        self._opened_at = self.pool.monotonic()
         await self.loop.create_connection(lambda: self, sock=sock)
 
     def _give_up(self) -> None:
@@ -132,7 +139,9 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         """Of an open connection: what access logs show of it."""
         found = self._description
         if found is None:
-            found = self._description = describe(self._socket, self._session)
+            found = self._description = describe(
+                self._socket, self._session, self._begun, self._opened_at, self._ready_at
+            )
         return found
 
     def notify(self) -> None:

@@ -47,17 +47,29 @@ class TlsDescription:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """number: of the connections that are described in this process, from 1. local: `ip:port` of this end, None for a Unix
-    socket. tls: None in plaintext."""
+    socket. tls: None in plaintext. begun, opened, secured: monotonic seconds: when it began to connect, when that was done, and
+    when the handshake of TLS was over (None in plaintext).
+    """
 
     number: int
     local: str | None
     tls: TlsDescription | None
+    begun: float
+    opened: float
+    secured: float | None
 
 
-def describe(sock: socket.socket, session: TlsSession | None) -> Description:
-    """An open connection. session: of its TLS, after the handshake."""
+def describe(
+    sock: socket.socket, session: TlsSession | None, begun: float, opened: float, ready: float
+) -> Description:
+    """An open connection. session: of its TLS, after the handshake, which was over when it was ready."""
     return Description(
-        number=next(_numbers), local=_local(sock), tls=None if session is None else session.describe()
+        number=next(_numbers),
+        local=_local(sock),
+        tls=None if session is None else session.describe(),
+        begun=begun,
+        opened=opened,
+        secured=None if session is None else ready,
     )
 
 

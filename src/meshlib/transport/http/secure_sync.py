@@ -49,6 +49,7 @@ class SecureSyncConnection(SyncConnection):
 
     def _opened(self) -> None:
         """TCP is open."""
+        self._opened_at = self.pool.monotonic()
         self._shaking = True
         self._shake(b"")
 

@@ -81,10 +81,13 @@ class SyncConnection(PooledConnection):
     _session: TlsSession | None = None
 
     __slots__ = (
+        "_begun",
         "_broken",
         "_description",
+        "_opened_at",
         "_pending",
         "_poller",
+        "_ready_at",
         "_socket",
         "_source",
         "codec",
@@ -110,6 +113,7 @@ class SyncConnection(PooledConnection):
         self._source: BodySource | None = None
         self._broken = False
         self._description: Description | None = None
+        self._begun = self._opened_at = self._ready_at = 0.0
         family, _ = socket_address(endpoint)
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._poller = select.poll()
@@ -117,6 +121,7 @@ class SyncConnection(PooledConnection):
 
     def connect(self) -> None:
         """Begin to connect. Raises TransportFailure when that is refused at once."""
+        self._begun = self.pool.monotonic()
         if self._socket.family != socket.AF_UNIX:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = self._socket.connect_ex(socket_address(self.endpoint)[1])
@@ -191,7 +196,9 @@ class SyncConnection(PooledConnection):
         """Of an open connection: what access logs show of it."""
         found = self._description
         if found is None:
-            found = self._description = describe(self._socket, self._session)
+            found = self._description = describe(
+                self._socket, self._session, self._begun, self._opened_at, self._ready_at
+            )
         return found
 
     def fileno(self) -> int:
@@ -287,6 +294,8 @@ class SyncConnection(PooledConnection):
 
     def _opened(self) -> None:
         self.connecting = False
+        self._ready_at = self.pool.monotonic()
+        self._opened_at = self._opened_at or self._ready_at
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)
 
