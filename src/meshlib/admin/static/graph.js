@@ -20,7 +20,7 @@ export function draw({ model, extra, chosen, choose, matches }) {
   const shown = busiest({ nodes, edges }, MOST_EDGES);
   const columns = [
     { name: "From", sort: (row) => row.source, cell: (row) => row.source },
-    { name: "To", sort: (row) => row.destination, cell: (row) => row.destination },
+    { name: "To", whole: true, sort: (row) => row.destination, cell: (row) => row.destination },
     { name: "Rate", number: true, third: true, sort: (row) => row.rate, cell: (row) => (row.rate === null ? `${count(row.total)} calls` : rate(row.rate)) },
     { name: "Errors", number: true, third: true, sort: (row) => failing(row), cell: errors },
     { name: "p99", number: true, third: true, sort: (row) => row.p99, cell: (row) => milliseconds(row.p99) },

@@ -139,9 +139,12 @@ async function refresh() {
   clearTimeout(timer);
   if (chosen.live || !source.has(chosen.view.parts)) await source.refresh(chosen.view.parts);
   else source.failed = null;
-  await draw();
-  clearTimeout(timer); // of another refresh, which has begun meanwhile
-  timer = chosen.live || source.failed ? setTimeout(() => (document.hidden ? null : refresh()), INTERVAL) : null;
+  try {
+    await draw();
+  } finally {
+    clearTimeout(timer); // of another refresh, which has begun meanwhile
+    timer = chosen.live || source.failed ? setTimeout(() => (document.hidden ? null : refresh()), INTERVAL) : null;
+  }
 }
 
 // --- what the reader does -------------------------------------------------------------------------------------------
