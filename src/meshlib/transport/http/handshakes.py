@@ -28,8 +28,8 @@ def count_done(count: Count, tls: ssl.SSLObject) -> None:
 def count_failed(count: Count, error: Exception) -> None:
     """The handshake failed with this error, or what was read after it: of OpenSSL, or of the peer's verification.
 
-    With TLS 1.3 a server refuses its caller by an alert that comes after the handshake. A peer that closes the connection, or resets
-    it, is not counted.
+    With TLS 1.3 a server refuses its caller by an alert that comes after the handshake. A peer that closes or resets the
+    connection is not counted.
     """
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLCertVerificationError):
         if not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
