@@ -7,7 +7,6 @@ made when they are asked for, which see the same endpoints, ejections and loads.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from random import Random
 
 from meshlib.balance.factory import make_balancer
@@ -18,7 +17,8 @@ __all__ = ["aside"]
 
 def aside(program: Program, random: Random) -> Program:
     """random: for the picks."""
-    return replace(program, clusters=_Clusters(program.clusters, random))
+    clusters = _Clusters(program.clusters, random)
+    return Program(program.snapshot, program.listeners, clusters, program.sole)
 
 
 class _Clusters(Mapping[str, ClusterProgram]):
@@ -31,7 +31,16 @@ class _Clusters(Mapping[str, ClusterProgram]):
         if found.balancer.hashed:  # a pick by hash moves nothing, and its table is dear
             return found
         own = make_balancer(found.cluster, found.assignment, found.state, self._random)
-        return replace(found, balancer=own)
+        return ClusterProgram(
+            found.cluster,
+            found.assignment,
+            found.awaited,
+            found.state,
+            own,
+            found.outlier,
+            found.breaker,
+            found.secure_by,
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._clusters)

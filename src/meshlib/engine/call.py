@@ -308,7 +308,6 @@ class Call(ObservedCall):
         """Fix what the route says about headers and time. The stream's own timers run from here, also while a filter waits."""
         engine, plan, listener = self._engine, self.plan, self._listener
         assert listener is not None
-        manager = listener.listener.http
         stream: float | None = None
         if plan is not None:
             assert self.route is not None
@@ -327,10 +326,10 @@ class Call(ObservedCall):
             )
             stream = timeouts.max_stream
         if stream is None:
-            stream = manager.max_stream_duration or inf
+            stream = listener.longest or inf
         if stream < inf:
             self._stream_deadline = self._started + stream
-        self._idle_timeout = manager.stream_idle_timeout
+        self._idle_timeout = listener.idle_timeout
         self._active_at = now
 
     def _local(self, reply: LocalReply) -> LocalReply:

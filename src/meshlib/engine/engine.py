@@ -66,8 +66,8 @@ class Engine:
     a request to the name of its Listener; server_listener_name: the same from the `ip:port` of a server. defer: runs a task on
     the publishing thread a little later, so that calls have the interpreter right after a push; None: at once. starting: called
     before the source is started. passthrough: transports send requests to unknown hosts without the mesh.
-    explainer: says why a call went where it went (`CallInfo.decision`). shows_connections: an access log shows what connections
-    are like, so transports leave it in `Attempt.connection`.
+    pools: those of the HTTP transports, which share them. explainer: says why a call went where it went (`CallInfo.decision`).
+    shows_connections: an access log shows what connections are like, so transports leave it in `Attempt.connection`.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Engine:
         self.defer: Callable[[Callable[[], None]], None] | None = None
         self.starting: Callable[[], None] | None = None
         self.explainer: Callable[[Any], Decision] | None = None
+        self.pools: object = None
         self._owners: weakref.WeakSet[ConnectionOwner] = weakref.WeakSet()
         self._unsettled: Program | None = None
         self.program: Program = compiler.empty()

@@ -200,7 +200,7 @@ class AttemptLoop(RetryingCall):
 
     def _start_stream(self, attempt: Attempt, now: float) -> None:
         """The attempt is on its connection: the cluster's max_stream_duration runs."""
-        longest = attempt.cluster.cluster.max_stream_duration
+        longest = attempt.cluster.longest
         if longest:
             attempt.stream_until = now + longest
         timeouts = self._timeouts

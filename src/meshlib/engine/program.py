@@ -1,13 +1,13 @@
-"""A snapshot made ready for calls: one immutable Program, swapped as a whole.
+"""A snapshot made ready for calls: one Program, swapped as a whole and never changed.
 
 Compiling happens on the thread that publishes. What did not change since the last Program (the same resource objects) is
-taken over as it is, so that a push costs what it changes.
+taken over as it is, so that a push costs what it changes. What calls read is plain classes, since a dataclass with slots is not
+compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -39,53 +39,112 @@ SECRETS_TIMEOUT = 15.0
 """Seconds that calls wait for the first certificates of a cluster (ConfigSource.initial_fetch_timeout: its default)."""
 
 
-@dataclass(frozen=True, slots=True)
 class ListenerProgram:
     """A listener with its route table.
 
     table: None when its RouteConfiguration is not there. awaited: it has been asked for and may still come. normalise,
     normalise_path: what the HttpConnectionManager does to the Host and to the path, None when nothing. stats: what its
     stat_prefix counts, or the listener's name where it has none. shows_connections: one of its access logs does.
+    idle_timeout, longest: its stream_idle_timeout and max_stream_duration in seconds, 0 for none.
     """
 
-    listener: Listener
-    config: RouteConfiguration | None
-    table: RouteTable | None
-    awaited: bool
-    filters: tuple[Link, ...]
-    normalise: Callable[[str], str] | None
-    normalise_path: Callable[[str], NormalPath] | None
-    suppress_envoy_headers: bool
-    stats: HttpStats
-    shows_connections: bool
+    __slots__ = (
+        "awaited",
+        "config",
+        "filters",
+        "idle_timeout",
+        "listener",
+        "longest",
+        "normalise",
+        "normalise_path",
+        "shows_connections",
+        "stats",
+        "suppress_envoy_headers",
+        "table",
+    )
+
+    def __init__(
+        self,
+        listener: Listener,
+        config: RouteConfiguration | None,
+        table: RouteTable | None,
+        awaited: bool,
+        filters: tuple[Link, ...],
+        stats: HttpStats,
+    ) -> None:
+        manager = listener.http
+        router = manager.http_filters[-1].config
+        self.listener = listener
+        self.config = config
+        self.table = table
+        self.awaited = awaited
+        self.filters = filters
+        self.stats = stats
+        self.normalise: Callable[[str], str] | None = compile_authority(manager)
+        self.normalise_path: Callable[[str], NormalPath] | None = compile_path(manager)
+        self.suppress_envoy_headers: bool = isinstance(router, RouterConfig) and router.suppress_envoy_headers
+        self.shows_connections: bool = any(shows_connections(log.format) for log in manager.access_log)
+        self.idle_timeout: float = manager.stream_idle_timeout
+        self.longest: float = manager.max_stream_duration or 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class ClusterProgram:
     """A cluster with its balancer. awaited: its endpoints, or what TLS to them needs, have been asked for and are not there yet.
 
     secure_by: until when (monotonic seconds) calls wait for that: afterwards they fail as they do for want of a certificate. None
-    when it is there, or not needed.
+    when it is there, or not needed. longest: its max_stream_duration in seconds, 0 for none.
     """
 
-    cluster: Cluster
-    assignment: ClusterLoadAssignment | None
-    awaited: bool
-    state: ClusterState
-    balancer: LoadBalancer
-    outlier: OutlierDetector | None
-    breaker: Breaker | None
-    secure_by: float | None = None
+    __slots__ = (
+        "assignment",
+        "awaited",
+        "balancer",
+        "breaker",
+        "cluster",
+        "longest",
+        "outlier",
+        "secure_by",
+        "state",
+    )
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        assignment: ClusterLoadAssignment | None,
+        awaited: bool,
+        state: ClusterState,
+        balancer: LoadBalancer,
+        outlier: OutlierDetector | None,
+        breaker: Breaker | None,
+        secure_by: float | None,
+    ) -> None:
+        self.cluster = cluster
+        self.assignment = assignment
+        self.awaited = awaited
+        self.state = state
+        self.balancer = balancer
+        self.outlier = outlier
+        self.breaker = breaker
+        self.secure_by = secure_by
+        self.longest: float = cluster.max_stream_duration or 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class Program:
     """What calls read. listeners and clusters by name; sole: the only listener of a configuration from files."""
 
-    snapshot: Snapshot
-    listeners: Mapping[str, ListenerProgram]
-    clusters: Mapping[str, ClusterProgram]
-    sole: ListenerProgram | None
+    __slots__ = ("clusters", "listeners", "snapshot", "sole")
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        listeners: Mapping[str, ListenerProgram],
+        clusters: Mapping[str, ClusterProgram],
+        sole: ListenerProgram | None,
+    ) -> None:
+        self.snapshot = snapshot
+        self.listeners = listeners
+        self.clusters = clusters
+        self.sole = sole
 
     def find(self, name: str) -> ListenerProgram | None:
         """The listener of this name; from files, the only listener when none has the name."""
@@ -176,20 +235,15 @@ class Compiler:
             and known.awaited is awaited
         ):
             return known
-        router = listener.http.http_filters[-1].config
         stat_prefix = listener.http.stat_prefix or listener.name
         scope = FilterScope(stat_prefix=stat_prefix, store=self._store)
         return ListenerProgram(
-            listener=listener,
-            config=config,
-            table=None if config is None else RouteTable(config),
-            awaited=awaited,
-            filters=build_chain(listener.http.http_filters, scope),
-            normalise=compile_authority(listener.http),
-            normalise_path=compile_path(listener.http),
-            suppress_envoy_headers=isinstance(router, RouterConfig) and router.suppress_envoy_headers,
-            stats=self._store.http(stat_prefix),
-            shows_connections=any(shows_connections(log.format) for log in listener.http.access_log),
+            listener,
+            config,
+            None if config is None else RouteTable(config),
+            awaited,
+            build_chain(listener.http.http_filters, scope),
+            self._store.http(stat_prefix),
         )
 
     def _cluster(self, cluster: Cluster, snapshot: Snapshot, known: ClusterProgram | None) -> ClusterProgram:

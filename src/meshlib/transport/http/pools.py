@@ -75,24 +75,25 @@ def _review(pool: Pool) -> None:
     pool.sweep(pool.monotonic())
 
 
-_sets: weakref.WeakKeyDictionary[Engine, PoolSet] = weakref.WeakKeyDictionary()
+_sets: weakref.WeakSet[PoolSet] = weakref.WeakSet()
 _sets_lock = threading.Lock()
 
 
 def pools_of(engine: Engine) -> PoolSet:
     """The pools of this engine, made at first use. They hear of each push."""
     with _sets_lock:
-        pools = _sets.get(engine)
-        if pools is None:
-            pools = _sets[engine] = PoolSet(engine.clock)
+        pools = engine.pools
+        if not isinstance(pools, PoolSet):
+            pools = engine.pools = PoolSet(engine.clock)
             engine.adopt(pools)
+            _sets.add(pools)
     return pools
 
 
 def _renew_all() -> None:
     global _sets_lock
     _sets_lock = threading.Lock()
-    for pools in list(_sets.values()):
+    for pools in list(_sets):
         pools.renew()
 
 
