@@ -444,13 +444,13 @@ def test_an_observer_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_mesh_that_cannot_start_keeps_nobody_from_being_answered(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def start() -> None:
         raise meshlib.ConfigError("gevent has patched `threading`")
 
     with watched() as (mesh, recorder):
-        monkeypatch.setattr(mesh.engine, "start", start)
+        mesh.engine.starting = start
         inbound = Inbound(mesh)
         for _ in range(2):
             assert wsgi.MeshMiddleware(ok, inbound)(environ(), lambda *_: None) == [b"ok"]
