@@ -61,7 +61,7 @@ def entry(**changes: str) -> Listed:
         "field": "counters.cluster.*.upstream_cx_total",
         "category": "by-design",
     }
-    return Listed(**{**fields, "reason": "because", **changes})
+    return Listed(**{**fields, "reason": "because", **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
