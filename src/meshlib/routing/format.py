@@ -201,10 +201,10 @@ def _missing(facts: Any) -> Value:
     return None
 
 
-def _cut(read: Read, length: int) -> Read:
-    """At most so many bytes of the text."""
+def _cut(read: Callable[[Any], Any], length: int) -> Read:
+    """At most so many bytes of the text; what is no text stays as it is, whatever a table's factories give."""
 
-    def cut(facts: Any) -> Value:
+    def cut(facts: Any) -> Any:
         value = read(facts)
         if not isinstance(value, str):
             return value
