@@ -35,7 +35,7 @@ def graph(process: str | None, form: str) -> None:
     with targets(process) as found:
         for target in some(found):
             try:
-                graphs.append(target.asker.ask("/mesh.json", timeout=TIMEOUT).json()["graph"])
+                graphs.append(target.asker.ask("/mesh.json?parts=graph", timeout=TIMEOUT).json()["graph"])
             except (AdminError, KeyError, TypeError) as error:
                 reasons.append(f"meshlib: {target.name}: {clean(str(error))}")
     for reason in reasons:

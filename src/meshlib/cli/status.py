@@ -43,7 +43,7 @@ def status(process: str | None, as_json: bool) -> None:
 
 
 def _ask(target: Target) -> dict[str, Any]:
-    answer = target.asker.ask("/mesh.json", timeout=TIMEOUT)
+    answer = target.asker.ask("/mesh.json?parts=certificates,problems,unsupported", timeout=TIMEOUT)
     if answer.status != 200:
         raise AdminError(f"{target.name}: {answer.status} {answer.body.decode('utf-8', 'replace').strip()}")
     model = answer.json()

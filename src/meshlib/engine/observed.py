@@ -26,8 +26,8 @@ class ObservedCall(TimedLoop):
     a request body for the last attempt; 0 where a transport cannot tell. messages: of gRPC; of a stream the
     last one may be missing, which is on its way to who reads it. program: the configuration at its
     beginning, or by which it was routed. error: what ended it, in `over` only; failure: its message, for ever. reply: the answer
-    that the mesh gave itself, also beside an error. notes: what observers keep, by observer. passthrough: the transport sends it
-    without the mesh, which knows nothing of its end.
+    that the mesh gave itself, also beside an error. notes: what observers keep, by observer, None until one does. passthrough: the
+    transport sends it without the mesh, which knows nothing of its end.
     """
 
     @property
