@@ -44,8 +44,7 @@ def test_a_call_that_ends_while_it_connects(
     with mesh_for(config(f"{host}:{port}", cluster={"connect_timeout": "60s"})) as mesh:
         with channel("echo:80", mesh=mesh) as chan:
             call = CALLS[kind](chan)
-            if accepted:
-                taken = silent.accept()[0]
+            taken = silent.accept()[0] if accepted else None
             if how == "cancelled":
                 assert call.cancel()
                 assert call.cancelled()
@@ -58,5 +57,5 @@ def test_a_call_that_ends_while_it_connects(
             assert call.code() is grpc.StatusCode.CANCELLED
         while any(held(mesh)):  # one that was dropped ends a little later
             time.sleep(0.001)
-        if accepted:
+        if taken is not None:
             taken.close()
