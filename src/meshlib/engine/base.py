@@ -105,7 +105,7 @@ class CallBase:
     _observers: Observers | None = None
     _head: ev.Headers | None = None
     _edited: Headers | None = None
-    _trailers: Sequence[tuple[str, str]] = ()
+    _trailers: Any = ()
     _sent: act.Start | None = None
     _over_at: float | None = None
     program: Program | None = None

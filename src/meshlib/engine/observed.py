@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshlib.engine.attempt import Attempt
@@ -26,8 +26,8 @@ class ObservedCall(TimedLoop):
     a request body for the last attempt; 0 where a transport cannot tell. messages: of gRPC; of a stream the
     last one may be missing, which is on its way to who reads it. program: the configuration at its
     beginning, or by which it was routed. error: what ended it, in `over` only; failure: its message, for ever. reply: the answer
-    that the mesh gave itself, also beside an error. notes: what observers keep, by observer, None until one does. passthrough: the
-    transport sends it without the mesh, which knows nothing of its end.
+    that the mesh gave itself, also beside an error. notes: what observers keep, by observer, None until one does.
+    passthrough: the transport sends it without the mesh, which knows nothing of its end.
     """
 
     @property
@@ -91,7 +91,9 @@ class ObservedCall(TimedLoop):
         if self.accepted is not None:
             if isinstance(self._head, Succeeded):
                 return "0"
-            found = _last(self._trailers, "grpc-status") or _last(self.response_headers, "grpc-status")
+            found = _last(self.response_trailers, "grpc-status") or _last(
+                self.response_headers, "grpc-status"
+            )
             if found is not None:
                 return found
         return None if self.reply is None else _last(self.reply.headers, "grpc-status")
@@ -107,7 +109,10 @@ class ObservedCall(TimedLoop):
 
     @property
     def response_trailers(self) -> Pairs:
-        return self._trailers
+        if callable(self._trailers):
+            self._trailers = self._trailers()
+        found: Pairs = self._trailers
+        return found
 
     @property
     def upstream_headers(self) -> Pairs:
@@ -244,10 +249,10 @@ class ObservedCall(TimedLoop):
         received: int,
         *,
         messages: tuple[int, int] | None = None,
-        trailers: Pairs | None = None,
+        trailers: Pairs | Callable[[], Pairs] | None = None,
     ) -> None:
         """From a transport, before it tells the end: bytes of both bodies, messages sent and received, and trailers that no
-        `End` carries."""
+        `End` carries, or what gives them when somebody asks."""
         if messages is None:
             self._traffic = (sent, received, 0, 0)
         else:

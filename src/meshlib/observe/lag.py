@@ -16,6 +16,9 @@ __all__ = ["LoopLag"]
 
 EVERY = 0.25
 AHEAD = 0.02
+ELSEWHERE = 0.01
+"""Seconds after a call of a thread without a loop. Those of other threads are to have their turn."""
+
 WINDOW = 10.0
 
 
@@ -43,6 +46,7 @@ class LoopLag:
         assert self._running is not None
         loop = self._running()
         if loop is None or loop.is_closed():
+            self.due = now + ELSEWHERE
             return
         self.due = now + EVERY
         expected = loop.time() + AHEAD

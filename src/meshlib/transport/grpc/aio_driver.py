@@ -36,6 +36,7 @@ from meshlib.engine.events import (
 from meshlib.errors import MeshError, UnknownHost
 from meshlib.identity.refusal import explained
 from meshlib.policy.failure import FailureKind
+from meshlib.routing.request import Headers as HeaderList
 from meshlib.routing.request import RequestView
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_deadlines import Wake
@@ -132,7 +133,7 @@ class Driver:
         if not self.over:
             self._arm()
 
-    def _account(self, trailers: Sequence[tuple[str, str]] | None = None) -> None:
+    def _account(self, trailers: HeaderList | Callable[[], HeaderList] | None = None) -> None:
         """Tell those who observe the call what went over the wire."""
         sent, received = self.sent, self.received
         self.call.account(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -10,12 +10,13 @@ import grpc.aio
 
 from meshlib.engine.actions import Accept, Start
 from meshlib.engine.events import Succeeded
+from meshlib.routing.request import Headers as HeaderList
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import InnerChannel
 from meshlib.transport.grpc.aio_inner import is_ok, message_of, result_of
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
-from meshlib.transport.grpc.metadata import LazyHeaders, LazyTrailers
+from meshlib.transport.grpc.metadata import LazyHeaders, trailers_of
 from meshlib.transport.grpc.request import with_extra
 
 __all__ = ["UnaryDriver"]
@@ -70,17 +71,17 @@ class UnaryDriver(Driver):
             self.request, timeout=time_left, metadata=metadata, **self.options
         )
 
-    def _account(self, trailers: Sequence[tuple[str, str]] | None = None) -> None:
+    def _account(self, trailers: HeaderList | Callable[[], HeaderList] | None = None) -> None:
         if trailers is not None or any(attempt.inner is not None for attempt in self._attempts):
             self.sent, self.sent_bytes = 1, len(self.request)
         super()._account(trailers)
 
-    def _trailers(self, inner: Any) -> Sequence[tuple[str, str]]:
+    def _trailers(self, inner: Any) -> Callable[[], HeaderList]:
         """Of an inner call that went well."""
         self.received = 1
         message = inner.message if type(inner) is LeanCall else message_of(inner)
         self.received_bytes = len(message or b"")
-        return LazyTrailers(lambda: result_of(inner.trailing_metadata()))
+        return lambda: trailers_of(lambda: result_of(inner.trailing_metadata()))
 
     def ended(self, attempt: Attempt) -> None:
         inner = attempt.inner

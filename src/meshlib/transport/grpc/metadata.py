@@ -15,12 +15,12 @@ from meshlib.routing.request import Headers
 
 __all__ = [
     "LazyHeaders",
-    "LazyTrailers",
     "Metadata",
     "decode_message",
     "encode_message",
     "to_headers",
     "to_metadata",
+    "trailers_of",
 ]
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -115,12 +115,6 @@ class LazyHeaders(Sequence[tuple[str, str]]):
         return self._all()[index]
 
 
-class LazyTrailers(LazyHeaders):
-    """The same of the trailers of a call that went well, with the status that grpcio keeps apart."""
-
-    __slots__ = ()
-
-    def _all(self) -> Headers:
-        if self._headers is None:
-            self._headers = [("grpc-status", "0"), *to_headers(self._source())]
-        return self._headers
+def trailers_of(metadata: Callable[[], Iterable[tuple[str, str | bytes]] | None]) -> Headers:
+    """The trailers of a call that went well, with the status that grpcio keeps apart. metadata: `call.trailing_metadata`."""
+    return [("grpc-status", "0"), *to_headers(metadata())]

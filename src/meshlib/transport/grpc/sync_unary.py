@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ from meshlib.transport.grpc.endpoint import InnerChannel
 from meshlib.transport.grpc.errors import RpcFailed, reply_failed, rpc_error
 from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
 from meshlib.transport.grpc.lean import Receipt
-from meshlib.transport.grpc.metadata import LazyHeaders, LazyTrailers, Metadata, to_metadata
+from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_metadata, trailers_of
 from meshlib.transport.grpc.request import outgoing_metadata, view, with_extra
 from meshlib.transport.grpc.status import UnsupportedActionError, ended_of, status_of
 from meshlib.transport.grpc.sync_call import SucceededCall, Waker
@@ -250,7 +251,7 @@ class BlockingCall:
         """For those who observe the call: what went over the wire."""
         trailers = None
         if ahead.ended is None:
-            trailers = LazyTrailers(ahead.succeeded.trailing_metadata)
+            trailers = partial(trailers_of, ahead.succeeded.trailing_metadata)
         sent = received = 0
         messages = 0, 0
         if receipt is not None:
