@@ -19,6 +19,7 @@ workers = 2
 worker_class = "gthread"
 threads = 8
 loglevel = "warning"
+control_socket_disable = True  # it would be one path for all five gunicorns
 globals().update(settings(service.inbound))
 
 
