@@ -531,6 +531,21 @@ def test_a_provider_that_is_set_later_is_found(monkeypatch: pytest.MonkeyPatch) 
     assert len(world.spans()) == 2
 
 
+def test_where_the_api_does_not_show_its_provider_each_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = FakeMesh(cluster())
+    tracing = TracingObserver()
+    mesh.engine.observe(Gate(tracing))
+    mesh.call().answer(200)
+    assert tracing.silent
+    asked: list[object] = []
+    monkeypatch.setattr(TracingObserver, "begun", lambda _self, call, _now: asked.append(call))
+    mesh.call().answer(200)
+    assert asked == []
+    monkeypatch.delattr("opentelemetry.trace._TRACER_PROVIDER")
+    mesh.call().answer(200)
+    assert len(asked) == 1
+
+
 def test_other_observers_see_what_goes_out() -> None:
     class Witness(CallObserver):
         seen: list[str] = []  # noqa: RUF012

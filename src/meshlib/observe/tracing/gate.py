@@ -36,7 +36,7 @@ class Gate:
         self._silent = False
 
     def begun(self, call: Call, now: float) -> None:
-        if self._silent and self._trace._TRACER_PROVIDER is None and not self._current():
+        if self._silent and not self._current() and getattr(self._trace, "_TRACER_PROVIDER", self) is None:
             return
         self._behind.begun(call, now)
         self._silent = self._behind.silent
