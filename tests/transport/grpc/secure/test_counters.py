@@ -43,6 +43,18 @@ def _aio(mesh: meshlib.Mesh) -> None:
 
 
 @contextlib.contextmanager
+def served(listener: socket.socket, serve: Callable[[], None]) -> Iterator[int]:
+    """The listener's port, while a thread serves it until it is shut down."""
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@contextlib.contextmanager
 def rude(*, reset: bool) -> Iterator[int]:
     """The port of a server that ends each connection when the first bytes have come."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -56,13 +68,8 @@ def rude(*, reset: bool) -> Iterator[int]:
                         if reset:
                             taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+        with served(listener, serve) as port:
+            yield port
 
 
 @contextlib.contextmanager
@@ -81,13 +88,8 @@ def strict(context: ssl.SSLContext) -> Iterator[int]:
                         tls.do_handshake()
                     taken.sendall(outgoing.read())
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+        with served(listener, serve) as port:
+            yield port
 
 
 @contextlib.contextmanager
