@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlib.transport.grpc import sync_expiry, sync_watch, timers, tunnel_loop
+from meshlib.runtime import timers
+from meshlib.transport.grpc import sync_expiry, sync_watch, tunnel_loop
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,8 +21,8 @@ from typing import Protocol
 
 from meshlib.policy.rotation import delays
 from meshlib.runtime.clock import SystemClock
+from meshlib.runtime.timers import Alarm
 from meshlib.state import Handshake, Security
-from meshlib.transport.grpc.timers import Alarm
 from meshlib.transport.grpc.tunnel_loop import Loop
 
 __all__ = ["Aging", "Held"]

@@ -21,10 +21,11 @@ import grpc
 import grpc.aio
 
 from meshlib.engine.actions import Start
+from meshlib.engine.counting import count_connect_failure
 from meshlib.engine.events import CANCELLED, Cancelled, Event, Failed, FailureKind
+from meshlib.engine.successor import successor_of
 from meshlib.state import ClusterState, EndpointState, Permits
 from meshlib.transport.grpc.aio_inner import result_of
-from meshlib.transport.grpc.successor import count_failure, successor_of
 from meshlib.transport.grpc.target import inner_options, target_of, tunnel_to
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class InnerChannel(Lane):
             self.hand_over()
         else:
             if not joined and not isinstance(kind, Cancelled):  # no attempt tells the engine
-                count_failure(self._state, kind)
+                count_connect_failure(self._state.stats, kind)
             self.discard()
         for opened in joined:
             opened(kind, reason)

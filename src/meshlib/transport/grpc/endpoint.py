@@ -23,8 +23,8 @@ import grpc
 from meshlib.engine.events import Failed, FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.clock import SystemClock
+from meshlib.runtime.timers import timers
 from meshlib.state import ClusterState, EndpointState, Permits, Way
-from meshlib.transport.grpc.timers import timers
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.endpoints import EndpointChannels

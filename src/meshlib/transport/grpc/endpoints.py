@@ -5,7 +5,7 @@ another way than a connection would be made now (what is trusted or the configur
 under way end on it and new ones get another, for which they wait.
 
 When its certificate was only renewed, nobody waits: its *successor* is opened in the background, and takes its place once that is
-READY (`meshlib.transport.grpc.successor`). A call that needs a connection before, because the old one has ended, waits for the
+READY (`meshlib.engine.successor`). A call that needs a connection before, because the old one has ended, waits for the
 successor as for one that it has opened itself.
 
 The connection of a channel is counted in the cluster's permits as that of HTTP/2 is: once, however many calls wait for it.
@@ -21,13 +21,14 @@ from functools import partial
 from typing import Any
 
 from meshlib.engine.actions import Start
+from meshlib.engine.counting import count_connect_failure
 from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.engine.program import Program
+from meshlib.engine.successor import successor_of
+from meshlib.runtime.timers import timers
 from meshlib.state import EndpointState
 from meshlib.transport.grpc.endpoint import READY, InnerChannel
-from meshlib.transport.grpc.successor import count_failure, successor_of
 from meshlib.transport.grpc.target import Options, inner_options, target_of, tunnel_to
-from meshlib.transport.grpc.timers import timers
 from meshlib.transport.grpc.turns import ask_others, take_part
 
 __all__ = ["EndpointChannels"]
@@ -233,7 +234,7 @@ class EndpointChannels:
             self._succeed(successor)
         elif self._awaited(successor):
             assert successor.failure is not None
-            count_failure(successor.state, successor.failure)
+            count_connect_failure(successor.state.stats, successor.failure)
             self.give_up(successor)
 
     def _awaited(self, successor: InnerChannel) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from meshlib.runtime import fork
 from meshlib.runtime.clock import SystemClock
-from meshlib.transport.grpc.timers import timers
+from meshlib.runtime.timers import timers
 
 __all__ = ["Expiry"]
 

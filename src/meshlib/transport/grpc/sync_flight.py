@@ -37,13 +37,13 @@ from meshlib.engine.events import (
 )
 from meshlib.errors import MeshError, UnknownHost
 from meshlib.identity.refusal import explained
+from meshlib.runtime.timers import Alarm, timers
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, rpc_error
 from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
 from meshlib.transport.grpc.request import with_extra
 from meshlib.transport.grpc.status import arrived, ended_of, status_of
 from meshlib.transport.grpc.sync_shots import CANCELLED, Shot, Shots
-from meshlib.transport.grpc.timers import Alarm, timers
 
 __all__ = ["Flight"]
 

@@ -12,9 +12,9 @@ import grpc
 
 from meshlib.engine.call import CallInfo
 from meshlib.runtime.logs import failed
+from meshlib.runtime.timers import timers
 from meshlib.transport.grpc.metadata import Metadata
 from meshlib.transport.grpc.sync_flight import Flight
-from meshlib.transport.grpc.timers import timers
 
 if TYPE_CHECKING:
     from meshlib.observe.decision import Decision

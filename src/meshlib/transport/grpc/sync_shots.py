@@ -28,6 +28,7 @@ from meshlib.engine.events import (
 )
 from meshlib.engine.options import deadline_of
 from meshlib.errors import MeshError
+from meshlib.runtime.timers import timers
 from meshlib.transport.grpc.endpoint import InnerChannel, grpc_thread
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, reply_failed
 from meshlib.transport.grpc.metadata import Metadata
@@ -35,7 +36,6 @@ from meshlib.transport.grpc.replay import OverrunError, Requests, SerializeError
 from meshlib.transport.grpc.request import outgoing_metadata, view
 from meshlib.transport.grpc.status import UnsupportedActionError
 from meshlib.transport.grpc.tally import Outgoing, Tally
-from meshlib.transport.grpc.timers import timers
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.sync_channel import Method

@@ -19,11 +19,11 @@ from meshlib.engine.actions import Start
 from meshlib.engine.engine import Engine
 from meshlib.resources.route import Priority
 from meshlib.runtime.logs import failed
+from meshlib.runtime.timers import timers
 from meshlib.state import Admission, Waiter
 from meshlib.transport.grpc.connectivity import state_of
 from meshlib.transport.grpc.endpoint import InnerChannel
 from meshlib.transport.grpc.endpoints import EndpointChannels
-from meshlib.transport.grpc.timers import timers
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.sync_channel import MeshChannel

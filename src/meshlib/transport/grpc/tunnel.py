@@ -25,9 +25,9 @@ import grpc
 
 from meshlib.errors import IdentityError
 from meshlib.policy.failure import FailureKind
+from meshlib.runtime.timers import Alarm
 from meshlib.state import EndpointState, Handshake, Security
 from meshlib.transport.grpc.aging import Aging, Held
-from meshlib.transport.grpc.timers import Alarm
 from meshlib.transport.grpc.tunnel_door import Door
 from meshlib.transport.grpc.tunnel_loop import GONE, IN, OUT, opening_loop, pumping_loop
 from meshlib.transport.grpc.tunnel_pump import Pump

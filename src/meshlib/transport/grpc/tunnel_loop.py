@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from meshlib.runtime import fork
 from meshlib.runtime.clock import SystemClock
 from meshlib.runtime.logs import failed
-from meshlib.transport.grpc.timers import Alarm
+from meshlib.runtime.timers import Alarm
 
 __all__ = ["BUFFER", "GONE", "IN", "OUT", "Loop", "opening_loop", "pumping_loop"]
 

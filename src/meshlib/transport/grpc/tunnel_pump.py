@@ -27,7 +27,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from meshlib.transport.grpc.timers import Alarm
+from meshlib.runtime.timers import Alarm
 from meshlib.transport.grpc.tunnel_loop import BUFFER, GONE, IN, OUT, Loop
 
 __all__ = ["FLUSH", "Pump"]

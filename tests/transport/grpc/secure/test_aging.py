@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from meshlib.policy import rotation
 from meshlib.runtime.clock import SystemClock
+from meshlib.runtime.timers import Alarm
 from meshlib.transport.grpc.aging import Aging
-from meshlib.transport.grpc.timers import Alarm
 
 
 class FakeLoop:

@@ -1,4 +1,4 @@
-"""The timers of event-driven calls: one thread for the whole process, while there are any.
+"""Timers for code that has no event loop: one thread for the whole process, while there are any.
 
 The thread is started by the first timer and ends when it has had nothing to do for `LINGER` seconds. Timers of calls that are
 over are not taken out at once: the thread looks for them whenever it wakes, at least once a second while it lives.
@@ -25,7 +25,7 @@ LINGER = 1.0
 MANY = 256
 """From so many timers on, dead ones are looked for in the middle of the heap too."""
 
-logger = logging.getLogger("meshlib.transport")
+logger = logging.getLogger("meshlib.runtime")
 
 Task = Callable[[], None]
 
@@ -88,7 +88,7 @@ class Timers:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="meshlib-grpc", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="meshlib-timers", daemon=True)
             try:
                 self._thread.start()
             except RuntimeError:  # the interpreter shuts down: nobody waits for timers any more
@@ -104,7 +104,7 @@ class Timers:
                 with self._running:
                     task()
             except Exception:  # noqa: BLE001 - it ends this timer only
-                failed(logger, "a timer of a gRPC call failed")
+                failed(logger, "a timer failed")
 
     def _next(self, me: threading.Thread) -> Task | None:
         """The next task, waited for; None when the thread is to end."""

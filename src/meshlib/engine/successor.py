@@ -1,20 +1,20 @@
 """Make before break: the connection that takes the place of one whose certificate was renewed.
 
-It is opened while calls go on over its predecessor, and exchanged for it once it is READY, so no call waits for a handshake. It
+It is opened while calls go on over its predecessor, and exchanged for it once it is open, so no call waits for a handshake. It
 counts as a connection of its own from its beginning, as one of Envoy's that drains and its heir do. Where that is one too many,
-and where the predecessor was never used, there is none: the predecessor takes no new calls, and the next one opens a connection
-and waits for it. One that can't be opened is given up, and its predecessor goes on for as long as it may
-(`meshlib.transport.grpc.aging`).
+and where nobody uses the predecessor, there is none: the predecessor takes no new calls, and the next one opens a connection
+and waits for it. One that can't be opened is given up, and its predecessor goes on for as long as it may.
+
+The transports decide when a connection is to be exchanged (`meshlib.policy.rotation`), and open its successor.
 """
 
 from __future__ import annotations
 
 from meshlib.engine.actions import Start
 from meshlib.engine.program import Program
-from meshlib.policy.failure import FailureKind
 from meshlib.state import ClusterState, EndpointState, Permits
 
-__all__ = ["count_failure", "successor_of"]
+__all__ = ["successor_of"]
 
 
 def successor_of(
@@ -30,10 +30,3 @@ def successor_of(
     if not state.connect_beside(endpoint, permits):
         return None
     return Start(0, endpoint, cluster.cluster, state, permits, authority, "", None, permitted=True)
-
-
-def count_failure(state: ClusterState, kind: FailureKind) -> None:
-    """As the engine does for an attempt that could not connect."""
-    stats = state.stats
-    late = kind is FailureKind.CONNECT_TIMEOUT
-    (stats.upstream_cx_connect_timeout if late else stats.upstream_cx_connect_fail).value += 1
