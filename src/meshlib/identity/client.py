@@ -86,9 +86,10 @@ class ClientHandshake:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Ready:
-    """Material in force, with what was made of it. contexts grows by the ALPN lists that are asked for.
+    """Material in force, with what was made of it.
 
-    epoch, trust_epoch: as ClientSecurity's.
+    contexts: by ALPN lists; grows by what is asked for. used: those that handshakes began with; the others are not made again for
+    the next material. epoch, trust_epoch: as ClientSecurity's.
     """
 
     resolved: Resolved
@@ -98,6 +99,7 @@ class _Ready:
     epoch: int
     trust_epoch: int
     contexts: dict[tuple[str, ...], ssl.SSLContext]
+    used: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
 
 
 class ClientSecurity:
@@ -169,6 +171,7 @@ class ClientSecurity:
             raise copy_of(self._problem)
         ready.life.check()
         protocols = self.tls.common.alpn or alpn
+        ready.used.add(protocols)
         context = ready.contexts.get(protocols)
         if context is None:
             spec = dataclasses.replace(ready.spec, alpn=protocols)
@@ -228,7 +231,7 @@ class ClientSecurity:
         )
         first = (common.alpn,) if common.alpn else USUAL
         # A copy: a call may ask for another list meanwhile.
-        asked_for = first if before is None else tuple(before.contexts)
+        asked_for = first if before is None else tuple(before.used) or first
         return _Ready(
             resolved=resolved,
             spec=spec,
