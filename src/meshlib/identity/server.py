@@ -250,7 +250,8 @@ class ServerSecurity:
 
     def _time_of(self, before: _Ready) -> tuple[float, float]:
         now = self._now()
-        return now, now + within(before.life.not_after - now)
+        time = within(before.life.not_after - now)
+        return now + time, now + 2 * time
 
     def _verify_mode(self, trust: Trust | None = None) -> ssl.VerifyMode:
         """trust: None while it is not known. As in Envoy, a caller needs a certificate where more than its chain is looked at."""
