@@ -67,14 +67,14 @@ def _handshakes(world: World, mesh: Any) -> Iterator[list[Case[SyncFetch]]]:
     from meshlib.state import Waiter
     from meshlib.transport.http.h1 import H1Codec
     from meshlib.transport.http.message import OutgoingRequest
-    from meshlib.transport.http.pool import Pool
     from meshlib.transport.http.secure_sync import SecureSyncConnection
+    from meshlib.transport.http.sync_pool import SyncPool
 
     program = mesh.engine.program.clusters["v1"]
     state, permits = program.state, program.state.default
     endpoint = program.balancer.pick(mesh.clock.monotonic(), None)
     request = OutgoingRequest(b"GET", PATH.encode(), AUTHORITY.encode(), [])
-    pool = Pool(mesh.clock)
+    pool = SyncPool(mesh.clock)
 
     def as_the_mesh_does() -> None:
         state.admit(endpoint, permits, Waiter(_nobody))

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from meshlib.policy import rotation
+from meshlib.runtime import timers
 
 GRACE = float(os.environ.get("MESHLIB_TEST_GRACE", "3"))
 """Seconds that threads and sockets of a closed object may take to end (grpc closes its sockets in the background)."""
@@ -102,6 +103,7 @@ def _are_of_pollers(before: _Held, after: _Held) -> bool:
 def exchanged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of a certificate that was renewed are exchanged at once, not within some time."""
     monkeypatch.setattr(rotation, "WITHIN", 0.0)
+    monkeypatch.setattr(timers, "LINGER", 0.01)  # its thread is waited for at the end of a test
 
 
 @pytest.fixture

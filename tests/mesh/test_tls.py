@@ -16,7 +16,7 @@ from meshlib.testing import messages, serve, service
 from tests.identity.ca import Issued
 from tests.mesh.conftest import Call
 from tests.mesh.forking import fork, reap
-from tests.transport.http.secure import CLIENT, SERVER, Source, World
+from tests.transport.http.secure import CLIENT, SERVER, Source, World, again_until
 
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 ADS = {"ads": {}, "resource_api_version": "V3"}
@@ -84,7 +84,9 @@ def test_the_workloads_own_identity(caller: Call, world: World) -> None:
             timer.join()
             second = world.ca.issue(CLIENT)
             source.give(second, world.ca)
-            assert client.get("http://reviews/").status_code == 200
+            again_until(
+                lambda: client.get("http://reviews/").raise_for_status(), lambda: len(world.seen.peers) == 2
+            )
         assert source.closed
     assert world.seen.peers == [world.client.der, second.der]
 
@@ -121,7 +123,9 @@ def test_secrets_over_the_control_planes_stream(caller: Call, world: World) -> N
             mesh.identity.subscribe(rotated.set)
             bring(second)
             assert rotated.wait(20)
-            assert client.get("http://reviews/").status_code == 200
+            again_until(
+                lambda: client.get("http://reviews/").raise_for_status(), lambda: len(world.seen.peers) == 2
+            )
     assert world.seen.peers == [world.client.der, second.der]
 
 

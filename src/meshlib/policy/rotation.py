@@ -3,6 +3,10 @@
 What is trusted decides who may be talked to: when that changes, no connection of before takes another call. A renewed
 certificate only says the same for longer. New connections show it at once; those of before are exchanged one after the other,
 since a handshake takes a thousand times as long as what a call needs of the processor, and calls would wait for all of them.
+
+Clients go first: they open another connection before they leave one, so that no call waits. A server can only end it, and the
+next call waits for a handshake. Where both ends were renewed together, as after a root was exchanged, there is nothing left for
+servers to end when their time begins, which is as long and follows upon that of clients.
 """
 
 from __future__ import annotations

@@ -36,10 +36,21 @@ from tests.transport.http.support import (
     serve,
 )
 
-__all__ = ["CLIENT", "SERVER", "Source", "World", "server_context"]
+__all__ = ["CLIENT", "SERVER", "Source", "World", "again_until", "server_context"]
 
 SERVER = "spiffe://td.example/ns/a/sa/srv"
 CLIENT = "spiffe://td.example/ns/a/sa/cli"
+
+
+def again_until(call: Callable[[], Any], condition: Callable[[], bool]) -> None:
+    """Call again and again, until it is so: what happens in the background of asyncio happens during calls."""
+    pause = threading.Event()
+    for _ in range(2000):
+        call()
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it does not become true")
 
 
 class Source:
@@ -98,12 +109,18 @@ class Seen:
 
 @dataclass
 class World:
-    """A trust domain with a client and a server in it."""
+    """A trust domain with a client and a server in it.
+
+    gate: while it is not set, servers do not go on with handshakes. refuses: they end them.
+    """
 
     ca: TestCA = field(default_factory=TestCA)
     seen: Seen = field(default_factory=Seen)
+    gate: threading.Event = field(default_factory=threading.Event)
+    refuses: bool = False
 
     def __post_init__(self) -> None:
+        self.gate.set()
         self.client = self.ca.issue(CLIENT)
         self.server = self.ca.issue(SERVER)
         self.store = IdentityStore()
@@ -150,8 +167,10 @@ class World:
         context = context or server_context(self.ca, self.server, **options)
         seen = self.seen
 
-        def named(_tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        def named(_tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
             seen.names.append(name)
+            self.gate.wait(20)
+            return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE if self.refuses else None
 
         context.sni_callback = named
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from meshlib.engine.actions import Start
+from meshlib.policy.failure import FailureKind
 from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, HttpProtocol, Thresholds
 from meshlib.runtime.clock import FakeClock
 from meshlib.state import Admission, ClusterState, EndpointState, Waiter, Way
 from meshlib.stats import Registry
-from meshlib.transport.http.pool import SWEEP_INTERVAL, Pool, PooledConnection, Shelf
+from meshlib.transport.http.pool import SWEEP_INTERVAL, Alarm, Pool, PooledConnection, Shelf
 
 
 class Fake(PooledConnection):
@@ -22,19 +26,79 @@ class Fake(PooledConnection):
         super().__init__(*arguments)
         self.broken = False
         self.disconnected = False
-        self.renewed: float | None = None
+        self.renewed: tuple[int, float] | None = None
+        self.settled = False
 
     def healthy(self) -> bool:
         return not self.broken and self.expires > self.pool.monotonic()
 
-    def superseded(self) -> float | None:
+    def superseded(self) -> tuple[int, float] | None:
         return self.renewed
+
+    def settle(self) -> None:
+        self.settled = True
 
     def disconnect(self) -> None:
         self.disconnected = True
 
     def forget(self) -> None:
         self.disconnected = True
+
+
+class Timer:
+    """What a ManualPool is to do at `when`."""
+
+    def __init__(self, when: float, task: Callable[[], None]) -> None:
+        self.when, self.task = when, task
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class ManualPool(Pool):
+    """A pool whose time is told, and whose successors are opened by the test.
+
+    asked: the connections that had their moment and may have a successor. begun: those whose successor is under way.
+    """
+
+    def __init__(self, clock: FakeClock, *, allowed: bool = True) -> None:
+        super().__init__(clock, self._asked)
+        self.clock = clock
+        self.allowed = allowed
+        self.timers: list[Timer] = []
+        self.asked: list[PooledConnection] = []
+        self.begun: list[PooledConnection] = []
+
+    def _asked(self, connection: PooledConnection) -> Start | None:
+        self.asked.append(connection)
+        if not self.allowed or not connection.state.connect_beside(connection.endpoint, connection.permits):
+            return None
+        return Start(
+            0,
+            connection.endpoint,
+            cluster(),
+            connection.state,
+            connection.permits,
+            connection.name,
+            "",
+            None,
+            permitted=True,
+        )
+
+    def later(self, delay: float, task: Callable[[], None]) -> Alarm:
+        self.timers.append(timer := Timer(self.monotonic() + delay, task))
+        return timer
+
+    def succeed(self, connection: PooledConnection, start: Start) -> None:
+        self.begun.append(connection)
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        for timer in [each for each in self.timers if each.when <= self.monotonic()]:
+            self.timers.remove(timer)
+            if not timer.cancelled:
+                timer.task()
 
 
 def cluster(**options: Any) -> Cluster:
@@ -48,7 +112,7 @@ class World:
         self.state = ClusterState("c", Registry())
         self.state.configure(self.cluster)
         self.endpoint = self.state.endpoint("127.0.0.1:1", "127.0.0.1", 1)
-        self.pool = Pool(self.clock)
+        self.pool = ManualPool(self.clock)
 
     def connect(self, pool: Pool | None = None, endpoint: EndpointState | None = None) -> Fake:
         endpoint = endpoint or self.endpoint
@@ -81,38 +145,165 @@ def limited(count: int = 1) -> World:
     return World(circuit_breakers=CircuitBreakers(default=Thresholds(max_connections=count)))
 
 
-def test_connections_of_a_renewed_certificate_expire_one_after_the_other() -> None:
+# --- connections whose certificate was renewed -----------------------------------------------------------------------
+
+
+class Renewed(World):
+    """A connection that has served a call, before its certificate was renewed and after it, and is idle."""
+
+    def __init__(self, *, allowed: bool = True, used: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.pool.allowed = allowed
+        self.old = self.connect()
+        self.old.served = 1
+        self.pool.release(self.old)
+        self.renew(2)
+        if used:
+            self.old.served = 2
+
+    def renew(self, epoch: int) -> None:
+        self.old.renewed = epoch, self.clock.time() + 40.0
+        self.pool.exchange()
+
+    def moment(self) -> None:
+        self.pool.advance(10.0)
+
+    def successor(self) -> Fake:
+        """It is under way, and counted."""
+        made = self.made()
+        self.pool.coming.add(made)
+        return made
+
+    def idle(self) -> PooledConnection | None:
+        """What the next call gets."""
+        found = self.pool.pop_idle(self.endpoint, self.endpoint.way)
+        if found is not None:
+            self.pool.release(found)
+        return found
+
+
+def test_connections_of_a_renewed_certificate_are_exchanged_one_after_the_other() -> None:
     world = World()
     end = world.clock.time() + 40.0
     made = [world.connect() for _ in range(11)]
     for connection in made[:10]:
-        connection.renewed = end
+        connection.renewed = 2, end
     for connection in made:
         world.pool.release(connection)
     now = world.clock.monotonic()
     world.pool.exchange()
-    assert sorted(int(connection.expires - now) for connection in made[:10]) == list(range(10))
-    assert made[10].expires == float("inf")
-    moments = [connection.expires for connection in made]
+    assert sorted(int(timer.when - now) for timer in world.pool.timers) == list(range(10))
     world.pool.exchange()
-    assert [connection.expires for connection in made] == moments, "a push in between draws no other moment"
+    assert len(world.pool.timers) == 10, "a push in between draws no other moment"
     for second in range(1, 11):
-        world.clock.advance(1.0)
-        world.pool.sweep(world.clock.monotonic())
+        world.pool.advance(1.0)
         assert world.connections == 11 - second
+    assert not made[10].closed
+    assert world.pool.asked == [], "nobody has used them since"
 
 
-def test_a_connection_expires_with_its_certificate_and_sooner_when_that_was_renewed_meanwhile() -> None:
+def test_a_connection_expires_with_its_certificate() -> None:
     world = World()
-    first, second, third = (world.connect() for _ in range(3))
-    now, wall = world.clock.monotonic(), world.clock.time()
+    first, second = world.connect(), world.connect()
+    wall = world.clock.time()
     world.pool.opened(first, wall + 100.0)
-    assert first.expires == now + 100.0
-    second.renewed = wall + 100.0
-    world.pool.opened(second, wall + 100.0)
-    assert second.expires < now + 25.0
-    world.pool.opened(third, float("inf"))
-    assert (first.expires, third.expires) == (now + 100.0, float("inf"))
+    world.pool.opened(second, float("inf"))
+    assert (first.expires, second.expires) == (world.clock.monotonic() + 100.0, float("inf"))
+    assert world.pool.timers == []
+
+
+def test_a_connection_whose_certificate_was_renewed_during_its_handshake() -> None:
+    world = World()
+    connection = world.connect()
+    connection.renewed = 2, world.clock.time() + 100.0
+    world.pool.opened(connection, world.clock.time() + 100.0)
+    (timer,) = world.pool.timers
+    assert timer.when < world.clock.monotonic() + 25.0
+
+
+def test_a_successor_takes_the_place_of_its_predecessor() -> None:
+    world = Renewed()
+    world.moment()
+    assert world.pool.begun == [world.old]
+    successor = world.successor()
+    assert world.connections == 2
+    assert world.idle() is world.old, "no call waits"
+    world.pool.replace(world.old, successor)
+    assert (world.old.closed, successor.settled) == (True, True)
+    assert world.idle() is successor
+    assert world.connections == 1
+    assert not world.pool.coming
+
+
+def test_what_runs_on_the_predecessor_goes_on() -> None:
+    world = Renewed()
+    world.moment()
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is world.old
+    successor = world.successor()
+    world.pool.replace(world.old, successor)
+    assert not world.old.closed
+    assert not world.old.healthy()
+    assert world.idle() is successor
+
+
+def test_a_successor_is_not_opened_for_nobody() -> None:
+    world = Renewed(used=False)
+    world.moment()
+    assert world.pool.asked == []
+    assert world.old.closed
+
+
+def test_a_successor_that_would_be_one_too_many() -> None:
+    world = Renewed(circuit_breakers=CircuitBreakers(default=Thresholds(max_connections=1)))
+    world.moment()
+    assert world.pool.asked == [world.old]
+    assert world.pool.begun == []
+    assert (world.old.closed, world.connections) == (True, 0)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.CONNECT_FAILED, FailureKind.CONNECT_TIMEOUT])
+def test_a_successor_that_can_not_be_opened(kind: FailureKind) -> None:
+    """The predecessor goes on until the next renewal."""
+    world = Renewed()
+    world.moment()
+    world.pool.given_up(world.successor(), kind)
+    stats = world.state.stats
+    assert stats.upstream_cx_connect_fail.value == 1
+    assert stats.upstream_cx_connect_timeout.value == (kind is FailureKind.CONNECT_TIMEOUT)
+    assert (world.idle(), world.connections) == (world.old, 1)
+    world.renew(3)
+    assert world.old.closed
+    assert not world.pool.coming
+
+
+def test_a_connection_that_is_more_than_one_rotation_old_has_no_successor() -> None:
+    world = Renewed()
+    world.renew(3)
+    assert len(world.pool.timers) == 1
+    assert world.idle() is world.old, "its moment has not come"
+    world.moment()
+    assert world.pool.asked == []
+    assert world.old.closed
+
+
+def test_a_connection_that_closes_before_its_moment() -> None:
+    world = Renewed()
+    world.old.close()
+    (timer,) = world.pool.timers
+    assert timer.cancelled
+
+
+def test_successors_under_way_are_closed_with_the_idle_connections() -> None:
+    world = Renewed()
+    world.moment()
+    successor = world.successor()
+    world.pool.close_idle()
+    assert (successor.disconnected, world.connections) == (True, 0)
+    world.pool.replace(world.old, successor)
+    assert world.idle() is None
+
+
+# --- idle connections ------------------------------------------------------------------------------------------------
 
 
 def test_last_in_first_out() -> None:
@@ -176,7 +367,7 @@ def test_a_free_connection_goes_to_the_head_of_the_queue() -> None:
 def test_a_queue_of_another_owner_gets_the_right_to_connect() -> None:
     world = limited()
     connection = world.connect()
-    waiter, woken = world.park(Pool(world.clock))
+    waiter, woken = world.park(ManualPool(world.clock))
     world.pool.release(connection)
     assert (waiter.connection, waiter.served, woken) == (None, True, ["woken"])
     assert connection.disconnected
@@ -194,7 +385,7 @@ def test_a_call_that_parked_a_moment_too_late_is_rescued() -> None:
 
 def test_another_owner_spares_an_idle_connection() -> None:
     world = limited()
-    other = Pool(world.clock)
+    other = ManualPool(world.clock)
     connection = world.connect(other)
     other.release(connection)
     waiter, woken = world.park()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -15,10 +16,13 @@ from meshlib.httpx import MeshTransport
 from meshlib.identity.store import IdentityStore
 from meshlib.resources.cluster import Cluster, HttpProtocol
 from meshlib.resources.tls import CertificateValidation, CommonTls, ProviderInstance, UpstreamTls
+from meshlib.state import ClusterStats
+from meshlib.transport.http.pool import PooledConnection
+from meshlib.transport.http.pools import pools_of
 from tests.identity.ca import Issued, TestCA
 from tests.transport.http.drivers import Driver
 from tests.transport.http.h2_server import H2Server
-from tests.transport.http.secure import CLIENT, Source, World, server_context
+from tests.transport.http.secure import CLIENT, Source, World, again_until, server_context
 from tests.transport.http.support import OK, FakeMesh, mesh_for, read_request, serve
 
 TLS = UpstreamTls(
@@ -51,6 +55,30 @@ class Rotating(World):
         return issued
 
 
+def members(mesh: FakeMesh) -> list[PooledConnection]:
+    """Every connection that is open."""
+    pools = pools_of(mesh.engine)
+    return [each for pool in (pools.sync, *pools._by_loop.values()) for each in pool.members]
+
+
+def _nothing() -> None:
+    """For `again_until`."""
+
+
+def _failing(driver: Driver) -> Callable[[], None]:
+    """A call that is refused."""
+
+    def call() -> None:
+        with pytest.raises(errors.IdentityError):
+            driver.get()
+
+    return call
+
+
+def _expired(connection: PooledConnection) -> bool:
+    return connection.expires <= connection.pool.monotonic()
+
+
 @pytest.fixture
 def world() -> Iterator[Rotating]:
     made = Rotating()
@@ -64,7 +92,7 @@ def test_new_calls_take_the_new_certificate(driver: Driver, world: Rotating) -> 
         driver.open(world.rotating_mesh(server.port))
         driver.get()
         second = world.renew()
-        driver.get()
+        again_until(driver.get, lambda: len(world.seen.peers) == 2)
         driver.get()
         driver.close_client()
     assert world.seen.peers == [world.client.der, second.der]
@@ -107,27 +135,186 @@ def test_an_idle_connection_is_closed_at_once(world: Rotating) -> None:
             client.get("http://backend/")
             world.renew()
             assert ended.wait(10)
-            assert mesh.permits() == (0, 0, 0, 0)
+            again_until(_nothing, lambda: mesh.permits() == (0, 0, 0, 0))
+
+
+class Halves:
+    """Answers in two halves; `between` is called between those of the first answer."""
+
+    def __init__(self, between: Callable[[], None]) -> None:
+        self._between: Callable[[], None] | None = between
+        self.requests: list[bytes] = []
+
+    def __call__(self, sock: Any, _number: int) -> None:
+        while request := read_request(sock):
+            self.requests.append(request)
+            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")
+            between, self._between = self._between, None
+            if between is not None:
+                between()
+            sock.sendall(b"full")
+
+
+class LateAnswer(H2Server):
+    """HTTP/2; `between` is called between the first request and its answer."""
+
+    def __init__(self, between: Callable[[], None]) -> None:
+        super().__init__()
+        self._between: Callable[[], None] | None = between
+
+    def _answer(self, *arguments: Any) -> bool:
+        between, self._between = self._between, None
+        if between is not None:
+            between()
+        return super()._answer(*arguments)
+
+
+class Exchange:
+    """A connection that is in use while its certificate is renewed, so that it has a successor.
+
+    held: the successor's handshake is held up until `world.gate` is set.
+    """
+
+    script: Halves | LateAnswer
+
+    def __init__(self, driver: Driver, world: Rotating, *, held: bool) -> None:
+        self.driver, self.world, self.held = driver, world, held
+
+    def open(self, port: int, **options: Any) -> None:
+        self.mesh = self.world.rotating_mesh(port, **options)
+        self.driver.open(self.mesh)
+        self.call()
+
+    def renew(self) -> None:
+        """While the call is under way: until the successor has begun its handshake, or has taken the connection's place."""
+        if self.held:
+            self.world.gate.clear()
+        self.renewed = self.world.renew()
+        if self.held:
+            again_until(_nothing, lambda: len(self.world.seen.names) == 2)
+        else:
+            again_until(_nothing, lambda: any(map(_expired, members(self.mesh))))
+
+    @property
+    def stats(self) -> ClusterStats:
+        return self.mesh.engine.store.cluster("backend").stats
+
+    def call(self) -> None:
+        assert self.driver.get().text in ("halffull", "hello")
+
+
+@contextlib.contextmanager
+def exchanging(
+    driver: Driver,
+    world: Rotating,
+    protocol: HttpProtocol = HttpProtocol.HTTP1,
+    *,
+    held: bool,
+    **options: Any,
+) -> Iterator[Exchange]:
+    """One call has been made, during which the certificate was renewed."""
+    multiplexed = protocol is HttpProtocol.HTTP2
+    exchange = Exchange(driver, world, held=held)
+    exchange.script = LateAnswer(exchange.renew) if multiplexed else Halves(exchange.renew)
+    with world.serve(exchange.script, alpn=("h2",) if multiplexed else ()) as server:
+        exchange.open(server.port, protocol=protocol, **options)
+        yield exchange
+        driver.close_client()
+        world.gate.set()
+
+
+BOTH = pytest.mark.parametrize("protocol", [HttpProtocol.HTTP1, HttpProtocol.HTTP2], ids=["http1", "http2"])
 
 
 @pytest.mark.usefixtures("exchanged_at_once")
 def test_what_runs_is_not_cut_and_its_connection_is_used_no_more(driver: Driver, world: Rotating) -> None:
-    def script(sock: Any, number: int) -> None:
-        while read_request(sock):
-            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")
-            if number == 0:
-                world.renew()
-            sock.sendall(b"full")
-
-    with world.serve(script) as server:
-        mesh = world.rotating_mesh(server.port)
-        driver.open(mesh)
-        assert driver.get().text == "halffull"
-        assert driver.idle() == 0
-        assert driver.get().text == "halffull"
+    with exchanging(driver, world, held=False) as exchange:
+        assert exchange.mesh.permits() == (1, 0, 0, 0)
         assert driver.idle() == 1
+        exchange.call()
+        assert driver.idle() == 1
+    assert world.seen.peers == [world.client.der, exchange.renewed.der]
+
+
+@BOTH
+@pytest.mark.usefixtures("exchanged_at_once")
+def test_no_call_waits_for_the_handshake_of_a_successor(
+    driver: Driver, world: Rotating, protocol: HttpProtocol
+) -> None:
+    """Until it is over, calls go on over the predecessor."""
+    with exchanging(driver, world, protocol, held=True) as exchange:
+        for _ in range(3):
+            exchange.call()
+        assert world.seen.peers == [world.client.der]
+        assert exchange.mesh.permits() == (2, 0, 0, 0)
+        world.gate.set()
+        again_until(exchange.call, lambda: exchange.mesh.permits()[0] == 1)
+        exchange.call()
+        assert exchange.stats.upstream_cx_total.value == 2
+    assert world.seen.peers == [world.client.der, exchange.renewed.der]
+
+
+@pytest.mark.usefixtures("exchanged_at_once")
+def test_where_a_successor_would_be_one_too_many(driver: Driver, world: Rotating) -> None:
+    """The next call opens a connection, and waits for it."""
+    with exchanging(driver, world, held=False, max_connections=1) as exchange:
+        again_until(_nothing, lambda: exchange.mesh.permits() == (0, 0, 0, 0))
+        exchange.call()
+        assert exchange.mesh.permits() == (1, 0, 0, 0)
+    assert world.seen.peers == [world.client.der, exchange.renewed.der]
+
+
+@BOTH
+@pytest.mark.usefixtures("exchanged_at_once")
+def test_a_successor_whose_handshake_fails(driver: Driver, world: Rotating, protocol: HttpProtocol) -> None:
+    """Calls go on over the predecessor until the next renewal, and open a connection then."""
+    with exchanging(driver, world, protocol, held=True) as exchange:
+        world.refuses = True
+        world.gate.set()
+        again_until(exchange.call, lambda: exchange.stats.upstream_cx_connect_fail.value == 1)
+        exchange.call()
+        assert world.seen.peers == [world.client.der]
+        assert exchange.mesh.permits() == (1, 0, 0, 0)
+        world.refuses = False
+        third = world.renew()
+        again_until(exchange.call, lambda: len(world.seen.peers) == 2)
+    assert world.seen.peers == [world.client.der, third.der]
+    assert exchange.stats.upstream_cx_connect_timeout.value == 0
+
+
+@pytest.mark.usefixtures("exchanged_at_once")
+def test_a_successor_whose_handshake_takes_too_long(driver: Driver, world: Rotating) -> None:
+    with exchanging(driver, world, held=True, connect_timeout=0.2) as exchange:
+        again_until(exchange.call, lambda: exchange.stats.upstream_cx_connect_timeout.value == 1)
+        exchange.call()
+        assert exchange.mesh.permits() == (1, 0, 0, 0)
+    assert world.seen.peers == [world.client.der]
+    assert exchange.stats.upstream_cx_connect_fail.value == 1
+
+
+@BOTH
+@pytest.mark.usefixtures("exchanged_at_once")
+def test_a_client_that_is_closed_with_a_successor_under_way(
+    driver: Driver, world: Rotating, protocol: HttpProtocol
+) -> None:
+    with exchanging(driver, world, protocol, held=True) as exchange:
+        assert exchange.mesh.permits() == (2, 0, 0, 0)
         driver.close_client()
-    assert server.accepted == 2
+        assert exchange.mesh.permits() == (0, 0, 0, 0)
+    assert exchange.stats.upstream_cx_connect_fail.value == 0
+
+
+@BOTH
+@pytest.mark.usefixtures("exchanged_at_once")
+def test_what_is_trusted_changes_while_a_successor_shakes_hands(
+    driver: Driver, world: Rotating, protocol: HttpProtocol
+) -> None:
+    """Neither it nor its predecessor takes another call."""
+    with exchanging(driver, world, protocol, held=True) as exchange:
+        world.source.give(world.client, TestCA())
+        world.gate.set()
+        again_until(_failing(driver), lambda: exchange.mesh.permits() == (0, 0, 0, 0))
+        assert len(exchange.script.requests) == 1
 
 
 @pytest.mark.usefixtures("exchanged_at_once")
@@ -137,6 +324,7 @@ def test_streams_of_one_http2_connection(driver: Driver, world: Rotating) -> Non
         driver.get()
         driver.get()
         second = world.renew()
+        again_until(driver.get, lambda: len(world.seen.peers) == 2)
         driver.get()
         driver.close_client()
     assert world.seen.peers == [world.client.der, second.der]

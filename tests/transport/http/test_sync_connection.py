@@ -15,8 +15,8 @@ from meshlib.state import StateStore
 from meshlib.stats import Registry
 from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.message import OutgoingRequest
-from meshlib.transport.http.pool import Pool
 from meshlib.transport.http.sync_connection import SyncConnection
+from meshlib.transport.http.sync_pool import SyncPool
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REQUEST = OutgoingRequest(b"GET", b"/", b"a", [])
@@ -31,7 +31,7 @@ class Opened:
             port = server.getsockname()[1]
             endpoint = state.endpoint("e", "127.0.0.1", port)
             self.connection = SyncConnection(
-                Pool(FakeClock()),
+                SyncPool(FakeClock()),
                 endpoint,
                 Cluster(name="c", discovery=DiscoveryType.STATIC),
                 state,

@@ -101,9 +101,7 @@ class AsyncAttempts(CallAttempts):
             return Connected(attempt.number)
         limit = min(start.cluster.connect_timeout, self._request.patience.connect)
         try:
-            lane = self._pool.connect(
-                start.endpoint, start.cluster, start.state, start.permits, self._authority(start), limit
-            )
+            lane = self._pool.connect(start, self._authority(start), limit)
         except OSError as error:
             start.state.connection_closed(start.endpoint, start.permits)
             return self._failed(attempt, connect_failure(error))

@@ -92,12 +92,13 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         family, _ = socket_address(endpoint)
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
-    def connect(self, limit: float, authority: str) -> None:
+    def connect(self, limit: float, authority: str) -> asyncio.Task[None]:
         """Begin to connect, for at most `limit` seconds; `notify` is called when it is over.
 
         authority: what a request is for.
         """
-        self._connecting = self.loop.create_task(self._connect(limit, authority))
+        self._connecting = task = self.loop.create_task(self._connect(limit, authority))
+        return task
 
     async def _connect(self, limit: float, authority: str) -> None:
         timer = self.loop.call_later(limit, self._give_up) if limit < inf else None

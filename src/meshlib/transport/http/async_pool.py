@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from meshlib.resources.cluster import Cluster
+from meshlib.engine.actions import Start
+from meshlib.policy.failure import FailureKind
 from meshlib.runtime.clock import Clock
-from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.state import EndpointState, Way
 from meshlib.transport.http.async_connection import AsyncConnection
 from meshlib.transport.http.async_h2 import AsyncH2Connection, H2Lane
-from meshlib.transport.http.pool import Pool, Shelf
+from meshlib.transport.http.failure import connect_failure
+from meshlib.transport.http.pool import Alarm, Pool, PooledConnection, Shelf, Successor, no_successor
 from meshlib.transport.http.secure_async import SecureConnection, SecureH2Connection
 
 __all__ = ["AsyncPool", "Lane"]
@@ -21,8 +26,10 @@ Lane = AsyncConnection | H2Lane
 class AsyncPool(Pool):
     """The connections of one event loop: HTTP/1.1 ones when idle, HTTP/2 ones as long as they are open."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        super().__init__(clock)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, successor: Successor = no_successor
+    ) -> None:
+        super().__init__(clock, successor)
         self.loop = loop
         self._shared: dict[Shelf, list[AsyncH2Connection]] = {}
 
@@ -37,32 +44,68 @@ class AsyncPool(Pool):
         assert connection is None or isinstance(connection, AsyncConnection)
         return connection
 
-    def connect(
-        self,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
-        authority: str,
-        limit: float,
-    ) -> Lane:
+    def connect(self, start: Start, authority: str, limit: float) -> Lane:
         """Begin to open a connection the way that leads there now. Raises OSError when there is no socket to be had.
 
         authority: what the request is for.
         """
+        connection = self._make(start, authority)
+        lane: Lane
+        if isinstance(connection, AsyncH2Connection):
+            self._share(connection)
+            lane = H2Lane(connection)
+        else:
+            lane = connection
+        lane.connect(limit, authority)
+        return lane
+
+    def _make(self, start: Start, authority: str) -> AsyncConnection | AsyncH2Connection:
+        endpoint = start.endpoint
         way = endpoint.way
         shelf = (endpoint, authority) if way.named else endpoint
+        made = (self, endpoint, start.cluster, start.state, start.permits, way, shelf)
         if way.multiplexed:
             shared_kind = AsyncH2Connection if way.security is None else SecureH2Connection
-            shared = shared_kind(self, endpoint, cluster, state, permits, way, shelf, self._freed)
-            self._shared.setdefault(shelf, []).append(shared)
-            lane = H2Lane(shared)
-            lane.connect(limit, authority)
-            return lane
+            return shared_kind(*made, self._freed)
         kind = AsyncConnection if way.security is None else SecureConnection
-        connection = kind(self, endpoint, cluster, state, permits, way, shelf)
-        connection.connect(limit, authority)
-        return connection
+        return kind(*made)
+
+    def _share(self, connection: AsyncH2Connection) -> None:
+        self._shared.setdefault(connection.shelf, []).append(connection)
+
+    def in_use(self, connection: PooledConnection) -> bool:
+        if isinstance(connection, AsyncH2Connection):
+            return bool(connection.lanes)
+        return super().in_use(connection)
+
+    def later(self, delay: float, task: Callable[[], None]) -> Alarm:
+        return self.loop.call_later(delay, task)
+
+    def succeed(self, connection: PooledConnection, start: Start) -> None:
+        try:
+            successor = self._make(start, connection.name)
+        except OSError as error:
+            self.never_made(start, connect_failure(error))
+            return
+        self.coming.add(successor)
+        task = successor.connect(start.cluster.connect_timeout, connection.name)
+        task.add_done_callback(partial(self._succeeded, connection, successor))
+
+    def _succeeded(
+        self, connection: PooledConnection, successor: AsyncConnection | AsyncH2Connection, _task: Any
+    ) -> None:
+        failure = successor.failure
+        if successor.opened and failure is None:
+            self.replace(connection, successor)
+        else:  # without a failure the event loop ends
+            self.given_up(successor, FailureKind.TERMINATED if failure is None else failure.kind)
+
+    def welcome(self, successor: PooledConnection) -> None:
+        if isinstance(successor, AsyncH2Connection):
+            self._share(successor)
+            self._freed(successor)
+        else:
+            super().welcome(successor)
 
     def _freed(self, connection: AsyncH2Connection) -> None:
         """A stream of the connection ended, or the connection itself."""
@@ -70,6 +113,7 @@ class AsyncPool(Pool):
         if (
             connection.failure is None
             and connection.way is endpoint.way
+            and connection.expires > self.monotonic()
             and connection.codec.usable
             and connection.served < connection.max_requests
         ):
@@ -87,6 +131,13 @@ class AsyncPool(Pool):
             self._remove(connection)
             connection.close()
 
+    def discard(self, connection: PooledConnection) -> None:
+        if not isinstance(connection, AsyncH2Connection):
+            super().discard(connection)
+        elif not connection.lanes:
+            self._remove(connection)
+            connection.close()
+
     def _remove(self, connection: AsyncH2Connection) -> None:
         shared = self._shared.get(connection.shelf, [])
         if connection in shared:
@@ -98,8 +149,7 @@ class AsyncPool(Pool):
         super().spare(endpoint)
         for connection in self._unused():
             if connection.endpoint is endpoint:
-                self._remove(connection)
-                connection.close()
+                self.discard(connection)
                 return
 
     def _unused(self) -> list[AsyncH2Connection]:
@@ -112,14 +162,12 @@ class AsyncPool(Pool):
             endpoint = connection.endpoint
             over = connection.idle_until <= now or connection.expires <= now
             if over or endpoint.departed or connection.way is not endpoint.way:
-                self._remove(connection)
-                connection.close()
+                self.discard(connection)
 
     def close_idle(self) -> None:
         super().close_idle()
         for connection in self._unused():
-            self._remove(connection)
-            connection.close()
+            self.discard(connection)
 
     def idle_connections(self) -> int:
         return super().idle_connections() + len(self._unused())

@@ -7,23 +7,32 @@ No wake-up is lost: `release` looks at the queue again after it has put the conn
 pool again after it has joined the queue (`rescue`); whichever comes second sees the other.
 
 A connection that was made in another way than one would be made now (`EndpointState.way`) is given to no call, neither out of
-the pool nor from one call to the next. One that was opened with a certificate that has been renewed since expires soon. One
-that TLS has tied to a name (its SNI comes from the request's authority) waits on
+the pool nor from one call to the next. One that TLS has tied to a name (its SNI comes from the request's authority) waits on
 a shelf of its own, where only calls with that name look.
+
+A connection that was opened with a certificate that has been renewed since is exchanged for another one when its moment comes
+(`Pool.exchange`): a successor is opened beside it, and takes its place once it is open (`meshlib.engine.successor`).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from math import inf
+from typing import Protocol
 
-from meshlib.policy.rotation import delays, within
+from meshlib.engine.actions import Start
+from meshlib.engine.counting import count_connect_failure
+from meshlib.policy.failure import FailureKind
+from meshlib.policy.rotation import delays
 from meshlib.resources.cluster import Cluster
 from meshlib.runtime.ahead import mypyc_attr
 from meshlib.runtime.clock import Clock
 from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.transport.http.failure import TransportFailure
 
-__all__ = ["Pool", "PooledConnection", "Shelf"]
+__all__ = ["Alarm", "Pool", "PooledConnection", "Shelf", "Successor", "no_successor"]
 
 SWEEP_INTERVAL = 5.0
 """Seconds between two looks for idle connections that nobody asked for and whose time is over."""
@@ -31,6 +40,28 @@ SWEEP_INTERVAL = 5.0
 
 Shelf = EndpointState | tuple[EndpointState, str]
 """Where a connection waits: with all others to its endpoint, or with those of the same name."""
+
+
+class Alarm(Protocol):
+    """What is due some day."""
+
+    def cancel(self) -> None: ...
+
+
+class Renewal:
+    """The certificate of a connection was renewed. alarm: when the connection is to be exchanged.
+
+    epoch: of the certificates at the last look. again: they were renewed more than once. served: requests before the first time.
+    due: the moment has come.
+    """
+
+    __slots__ = ("again", "alarm", "due", "epoch", "served")
+
+    def __init__(self, epoch: int, served: int) -> None:
+        self.epoch = epoch
+        self.served = served
+        self.again = self.due = False
+        self.alarm: Alarm | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -51,6 +82,7 @@ class PooledConnection:
         "max_requests",
         "permits",
         "pool",
+        "renewal",
         "served",
         "shelf",
         "state",
@@ -79,16 +111,31 @@ class PooledConnection:
         self.max_requests = cluster.max_requests_per_connection or inf
         self.served = 0
         self.closed = False
+        self.renewal: Renewal | None = None
         pool.members.add(self)
         state.stats.connection_begun(multiplexed=way.multiplexed)
+
+    @property
+    def name(self) -> str:
+        """The authority that TLS has tied it to; empty for none."""
+        shelf = self.shelf
+        return shelf[1] if isinstance(shelf, tuple) else ""
 
     def healthy(self) -> bool:
         """Whether a request may be sent now: nothing arrived, and the peer has not closed. Cheap."""
         raise NotImplementedError
 
-    def superseded(self) -> float | None:
-        """None, or wall seconds: the end of the certificate that it was opened with, which has been renewed since."""
+    def superseded(self) -> tuple[int, float] | None:
+        """Its certificate has been renewed since it was opened: the epoch of now, and the end of the old one, wall seconds."""
         return None
+
+    def expire(self) -> None:
+        """It takes no new calls."""
+        self.expires = self.pool.monotonic()
+        self.pool.discard(self)
+
+    def settle(self) -> None:
+        """It is open, and nobody waits for it: send what is left to say of the handshake."""
 
     def disconnect(self) -> None:
         """Close the socket."""
@@ -103,8 +150,18 @@ class PooledConnection:
         if not self.closed:
             self.closed = True
             self.pool.members.discard(self)
+            if self.renewal is not None and self.renewal.alarm is not None:
+                self.renewal.alarm.cancel()
             self.disconnect()
             self.state.connection_closed(self.endpoint, self.permits)
+
+
+Successor = Callable[[PooledConnection], Start | None]
+"""What opens the successor of a connection, already counted; None: there is to be none."""
+
+
+def no_successor(_connection: PooledConnection) -> None:
+    """There is none."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -112,9 +169,12 @@ class Pool:
     """The connections of one owner (the sync code of a process, or an event loop). Safe to use from any thread.
 
     members: all that are open, in use or idle. They are held here so that the garbage collector never meets an open socket.
+    coming: the successors that are not open yet.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, successor: Successor = no_successor) -> None:
+        self._successor = successor
+        self.coming: set[PooledConnection] = set()
         self.monotonic = clock.monotonic
         self._time = clock.time
         self._idle: dict[Shelf, deque[PooledConnection]] = {}
@@ -216,21 +276,88 @@ class Pool:
             if endpoint.departed and not idle:
                 self._idle.pop(shelf, None)
 
+    # --- exchanging connections whose certificate was renewed ----------------------------------------------------------
+
     def exchange(self) -> None:
-        """Let connections that were opened with a certificate that has been renewed since expire, one after the other.
+        """Certificates may have been renewed: let connections of before be exchanged, one after the other.
 
         May be called at any time: those that have their moment already keep it.
         """
-        now, wall = self.monotonic(), self._time()
+        wall = self._time()
         left = inf
         old: list[PooledConnection] = []
         for connection in list(self.members):
-            end = connection.superseded()
-            if end is not None and connection.expires > now + within(end - wall):
+            found = connection.superseded()
+            if found is None:
+                continue
+            epoch, end = found
+            renewal = connection.renewal
+            if renewal is None:
+                connection.renewal = Renewal(epoch, connection.served)
                 old.append(connection)
                 left = min(left, end - wall)
+            elif renewal.epoch != epoch:
+                renewal.epoch = epoch
+                renewal.again = True
+                if renewal.due:
+                    connection.expire()
         for connection, delay in zip(old, delays(len(old), left)):
-            connection.expires = now + delay
+            assert connection.renewal is not None
+            connection.renewal.alarm = self.later(delay, partial(self._come, connection))
+
+    def _come(self, connection: PooledConnection) -> None:
+        """Its moment. A connection that is more than one rotation old, or that nobody has used since, has no successor."""
+        renewal = connection.renewal
+        assert renewal is not None
+        renewal.due = True
+        if connection.closed:
+            return
+        start = None
+        used = connection.served > renewal.served or self.in_use(connection)
+        if used and not renewal.again and connection.way is connection.endpoint.way:
+            start = self._successor(connection)
+        if start is None:
+            connection.expire()
+        else:
+            self.succeed(connection, start)
+
+    def in_use(self, connection: PooledConnection) -> bool:
+        """Whether a call has it now."""
+        return connection not in self._idle.get(connection.shelf, ())
+
+    def later(self, delay: float, task: Callable[[], None]) -> Alarm:
+        """Run the task after `delay` seconds."""
+        raise NotImplementedError
+
+    def succeed(self, connection: PooledConnection, start: Start) -> None:
+        """Begin to open the connection's successor; `replace` or `given_up` is called when that is over."""
+        raise NotImplementedError
+
+    def replace(self, connection: PooledConnection, successor: PooledConnection) -> None:
+        """The successor is open."""
+        self.coming.discard(successor)
+        if not successor.closed:
+            successor.settle()
+            self.welcome(successor)
+            connection.expire()
+
+    def welcome(self, successor: PooledConnection) -> None:
+        """Calls may use it from now on."""
+        self.release(successor)
+
+    def given_up(self, successor: PooledConnection, kind: FailureKind) -> None:
+        """It could not be opened: its predecessor goes on until the next renewal, or the end of its certificate."""
+        self.coming.discard(successor)
+        if kind in (FailureKind.CONNECT_FAILED, FailureKind.CONNECT_TIMEOUT):
+            count_connect_failure(successor.state.stats, kind)
+        successor.close()
+
+    def never_made(self, start: Start, failure: TransportFailure) -> None:
+        """There is not even a socket for it."""
+        count_connect_failure(start.state.stats, failure.kind)
+        start.state.connection_closed(start.endpoint, start.permits)
+
+    # --- closing connections that nobody uses --------------------------------------------------------------------------
 
     def spare(self, endpoint: EndpointState) -> None:
         """A call of another owner waits for the right to open a connection to this endpoint: close one that is idle."""
@@ -239,6 +366,8 @@ class Pool:
             connection.close()
 
     def close_idle(self) -> None:
+        for connection in list(self.coming):
+            connection.close()
         for idle in list(self._idle.values()):
             while idle:
                 try:
@@ -253,6 +382,7 @@ class Pool:
     def forget(self) -> None:
         """In a forked child: nothing in here is ours. The parent's connections stay as they are."""
         self._idle = {}
+        self.coming.clear()
         for connection in list(self.members):
             connection.closed = True
             connection.forget()

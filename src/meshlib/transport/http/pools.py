@@ -10,13 +10,18 @@ import asyncio
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 
+from meshlib.engine.actions import Start
 from meshlib.engine.engine import Engine
+from meshlib.engine.program import Program
+from meshlib.engine.successor import successor_of
 from meshlib.runtime.clock import Clock
 from meshlib.state import EndpointState
 from meshlib.transport.http.async_pool import AsyncPool
-from meshlib.transport.http.pool import Pool
+from meshlib.transport.http.pool import Pool, PooledConnection
+from meshlib.transport.http.sync_pool import SyncPool
 
 __all__ = ["PoolSet", "pools_of"]
 
@@ -24,12 +29,13 @@ __all__ = ["PoolSet", "pools_of"]
 class PoolSet:
     """The pools of one Mesh."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, program: Callable[[], Program]) -> None:
         self._clock = clock
+        self._program = program
         self._lock = threading.Lock()
         self._by_loop: dict[int, AsyncPool] = {}
         self._last: AsyncPool | None = None
-        self.sync = Pool(clock)
+        self.sync = SyncPool(clock, self._successor)
 
     def for_loop(self, loop: asyncio.AbstractEventLoop) -> AsyncPool:
         """The pool of the running loop. Pools of loops that were closed are emptied on the way."""
@@ -43,9 +49,14 @@ class PoolSet:
                     if other.loop.is_closed():
                         del self._by_loop[key]
                         other.close_idle()
-                pool = self._by_loop[id(loop)] = AsyncPool(loop, self._clock)
+                pool = self._by_loop[id(loop)] = AsyncPool(loop, self._clock, self._successor)
         self._last = pool
         return pool
+
+    def _successor(self, connection: PooledConnection) -> Start | None:
+        return successor_of(
+            self._program(), connection.state, connection.endpoint, connection.permits, connection.name
+        )
 
     def spare(self, endpoint: EndpointState, owner: Pool) -> None:
         """A call of `owner` is parked: let another pool close an idle connection to the endpoint."""
@@ -67,7 +78,7 @@ class PoolSet:
             pool.forget()
         self._by_loop = {}
         self._last = None
-        self.sync = Pool(self._clock)
+        self.sync = SyncPool(self._clock, self._successor)
 
 
 def _review(pool: Pool) -> None:
@@ -84,7 +95,7 @@ def pools_of(engine: Engine) -> PoolSet:
     with _sets_lock:
         pools = engine.pools
         if not isinstance(pools, PoolSet):
-            pools = engine.pools = PoolSet(engine.clock)
+            pools = engine.pools = PoolSet(engine.clock, lambda: engine.program)
             engine.adopt(pools)
             _sets.add(pools)
     return pools

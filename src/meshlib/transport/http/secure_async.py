@@ -133,9 +133,14 @@ class _Secure(AsyncSocket):
             raw.write(session.farewell())
         super().disconnect()
 
-    def superseded(self) -> float | None:
+    def superseded(self) -> tuple[int, float] | None:
         session = self._session
-        return session.not_after if session is not None and session.outdated else None
+        return None if session is None else session.superseded()
+
+    def settle(self) -> None:
+        assert self._session is not None
+        if self._raw is not None and self._session.outgoing.pending:
+            self._raw.write(self._session.take())
 
     @property
     def expired(self) -> bool:

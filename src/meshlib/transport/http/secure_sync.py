@@ -109,9 +109,13 @@ class SecureSyncConnection(SyncConnection):
         else:
             self.close()
 
-    def superseded(self) -> float | None:
+    def superseded(self) -> tuple[int, float] | None:
         session = self._session
-        return session.not_after if session is not None and session.outdated else None
+        return None if session is None else session.superseded()
+
+    def settle(self) -> None:
+        assert self._session is not None
+        self._queue(self._session.take())
 
     def disconnect(self) -> None:
         session = self._session

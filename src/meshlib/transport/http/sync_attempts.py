@@ -25,11 +25,8 @@ from meshlib.transport.http.exchange import (
     encode_fields,
 )
 from meshlib.transport.http.failure import TransportFailure, connect_failure
-from meshlib.transport.http.h1 import H1Codec
-from meshlib.transport.http.h2_single import H2Single
 from meshlib.transport.http.message import Response
 from meshlib.transport.http.pools import PoolSet
-from meshlib.transport.http.secure_sync import SecureSyncConnection
 from meshlib.transport.http.sync_bell import Alarm
 from meshlib.transport.http.sync_connection import SyncConnection
 
@@ -110,7 +107,7 @@ class SyncAttempts(CallAttempts):
             attempt.stage = Stage.READY
             return Connected(attempt.number)
         try:
-            connection = self._new_connection(start)
+            connection = self._pool.make(start, self._authority(start))
         except OSError as error:
             start.state.connection_closed(start.endpoint, start.permits)
             return self._failed(attempt, connect_failure(error))
@@ -124,17 +121,6 @@ class SyncAttempts(CallAttempts):
         except TransportFailure as failure:
             return self._failed(attempt, failure)
         return None if connection.connecting else self._opened(attempt)
-
-    def _new_connection(self, start: Start) -> SyncConnection:
-        """A connection the way that leads there now. Raises OSError when there is no socket to be had."""
-        endpoint = start.endpoint
-        way = endpoint.way
-        codec = H2Single() if way.multiplexed else H1Codec()
-        made = (self._pool, endpoint, start.cluster, start.state, start.permits, way, codec)
-        if way.security is None:
-            return SyncConnection(*made)
-        authority = self._authority(start)
-        return SecureSyncConnection(*made, (endpoint, authority) if way.named else endpoint, authority)
 
     def _opened(self, attempt: Attempt) -> Event:
         attempt.stage = Stage.READY

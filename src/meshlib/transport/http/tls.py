@@ -99,10 +99,10 @@ class TlsSession:
         self.not_after = handshake.not_after
         self.over = self.ended = False
 
-    @property
-    def outdated(self) -> bool:
-        """Our certificate, or what is trusted, was exchanged since the handshake began."""
-        return self._security.epoch != self._handshake.epoch
+    def superseded(self) -> tuple[int, float] | None:
+        """Our certificate, or what is trusted, was exchanged since the handshake began: the epoch of now, and `not_after`."""
+        epoch = self._security.epoch
+        return None if epoch == self._handshake.epoch else (epoch, self.not_after)
 
     def shake(self, data: bytes = b"") -> bool:
         """Go on with the handshake. True when it is over and the peer is verified.
