@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import os
 import pickle
 import socket
 import threading
@@ -20,6 +22,7 @@ from meshlib.resources.headers import HeaderEdits
 from meshlib.resources.route import RetryPolicy
 from meshlib.runtime.clock import FakeClock
 from meshlib.transport.http.message import OutgoingRequest
+from meshlib.transport.http.pools import pools_of
 from meshlib.transport.http.sync_connection import SyncConnection
 from tests.ports import reserved
 from tests.transport.http.drivers import AsyncDriver, Driver, SyncDriver
@@ -500,6 +503,25 @@ def test_connections_retire(driver: Driver) -> None:
             driver.get()
         assert server.accepted == 3
         assert mesh.permits()[0] == 1
+
+
+def test_no_descriptor_is_left(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call fails as where nobody listens, and nothing remembers the connection that never was."""
+
+    def none_left(*_arguments: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with serve(OK) as server:
+        mesh = mesh_for([server.port])
+        driver.open(mesh)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", none_left)
+            with pytest.raises(errors.ConnectFailed):
+                driver.get()
+        pools = pools_of(mesh.engine)
+        assert not any(pool.members for pool in (pools.sync, *pools._by_loop.values()))
+        assert mesh.permits() == (0, 0, 0, 0)
+        assert driver.get().status_code == 200
 
 
 def test_idle_connections_expire(driver: Driver) -> None:

@@ -16,20 +16,17 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from meshlib.engine.events import FailureKind
 from meshlib.resources.cluster import Cluster
 from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.address import socket_address
-from meshlib.transport.http.description import Description, describe
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.message import OutgoingRequest, Response
-from meshlib.transport.http.pool import Pool, PooledConnection, Shelf
-
-if TYPE_CHECKING:
-    from meshlib.transport.http.tls import TlsSession
+from meshlib.transport.http.pool import Pool, Shelf
+from meshlib.transport.http.socket_connection import SocketConnection
 
 __all__ = ["HIGH_WATER", "AsyncConnection", "AsyncSocket"]
 
@@ -48,22 +45,15 @@ class Outlet(Protocol):
     def abort(self) -> None: ...
 
 
-class AsyncSocket(PooledConnection, asyncio.Protocol):
+class AsyncSocket(SocketConnection, asyncio.Protocol):
     """The part that HTTP/1.1 and HTTP/2 share: opening, closing, writing with back-pressure.
 
     opened: the handshake is over. failure: why nothing can be sent or will arrive any more.
     """
 
-    _session: TlsSession | None = None
-
     __slots__ = (
-        "_begun",
         "_connecting",
-        "_description",
         "_drained",
-        "_opened_at",
-        "_ready_at",
-        "_socket",
         "failure",
         "loop",
         "opened",
@@ -87,10 +77,6 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         self.opened = False
         self._connecting: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._description: Description | None = None
-        self._begun = self._opened_at = self._ready_at = 0.0
-        family, _ = socket_address(endpoint)
-        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
     def connect(self, limit: float, authority: str) -> asyncio.Task[None]:
         """Begin to connect, for at most `limit` seconds; `notify` is called when it is over.
@@ -135,15 +121,6 @@ class AsyncSocket(PooledConnection, asyncio.Protocol):
         if self._connecting is not None:
             self.failure = TransportFailure(FailureKind.CONNECT_TIMEOUT)
             self._connecting.cancel()
-
-    def describe(self) -> Description:
-        """Of an open connection: what access logs show of it."""
-        found = self._description
-        if found is None:
-            found = self._description = describe(
-                self._socket, self._session, self._begun, self._opened_at, self._ready_at
-            )
-        return found
 
     def notify(self) -> None:
         """Something happened; tell whoever uses the connection."""

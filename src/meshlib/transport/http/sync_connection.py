@@ -18,19 +18,16 @@ import socket
 import struct
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from meshlib.resources.cluster import Cluster
 from meshlib.state import ClusterState, EndpointState, Permits, Way
 from meshlib.transport.http.address import socket_address
 from meshlib.transport.http.codec import Codec
-from meshlib.transport.http.description import Description, describe
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.message import OutgoingRequest
-from meshlib.transport.http.pool import Pool, PooledConnection, Shelf
-
-if TYPE_CHECKING:
-    from meshlib.transport.http.tls import TlsSession
+from meshlib.transport.http.pool import Pool, Shelf
+from meshlib.transport.http.socket_connection import SocketConnection
 
 __all__ = ["DONTWAIT", "RECEIVE", "BodySlices", "BodySource", "SyncConnection", "milliseconds"]
 
@@ -75,20 +72,13 @@ class BodySlices:
         return bytes(piece) or None
 
 
-class SyncConnection(PooledConnection):
+class SyncConnection(SocketConnection):
     """connecting: the TCP handshake is not over. sent: a byte of the current request has left."""
 
-    _session: TlsSession | None = None
-
     __slots__ = (
-        "_begun",
         "_broken",
-        "_description",
-        "_opened_at",
         "_pending",
         "_poller",
-        "_ready_at",
-        "_socket",
         "_source",
         "codec",
         "connecting",
@@ -112,10 +102,6 @@ class SyncConnection(PooledConnection):
         self._pending: memoryview | None = None
         self._source: BodySource | None = None
         self._broken = False
-        self._description: Description | None = None
-        self._begun = self._opened_at = self._ready_at = 0.0
-        family, _ = socket_address(endpoint)
-        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._poller = select.poll()
         self.connecting = True
 
@@ -191,15 +177,6 @@ class SyncConnection(PooledConnection):
     def sending(self) -> bool:
         """There is more of the request to send."""
         return self._pending is not None or self._source is not None
-
-    def describe(self) -> Description:
-        """Of an open connection: what access logs show of it."""
-        found = self._description
-        if found is None:
-            found = self._description = describe(
-                self._socket, self._session, self._begun, self._opened_at, self._ready_at
-            )
-        return found
 
     def fileno(self) -> int:
         return self._socket.fileno()
