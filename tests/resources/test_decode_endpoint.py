@@ -21,7 +21,8 @@ from meshlib.resources.decode_endpoint import (
 )
 from meshlib.resources.endpoint import OUT, ClusterLoadAssignment, Endpoint, Health, Locality
 from meshlib.resources.endpoint_address import identity, ip_text
-from meshlib.resources.endpoint_wire import BAD, keys_of
+from meshlib.resources.endpoint_keys import keys_of
+from meshlib.resources.endpoint_wire import BAD
 from meshlib.resources.metadata import NO_METADATA, SocketMetadata
 from meshlib.resources.reader import Reading
 from tests.resources.building import assignment, decode_assignment, decoded, endpoint, locality, refused

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from meshlib.errors import ResourceError
 from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint
 from meshlib.resources.endpoint_address import identity
-from meshlib.resources.endpoint_wire import LazyEndpoints, keys_of
+from meshlib.resources.endpoint_keys import keys_of
+from meshlib.resources.endpoint_wire import LazyEndpoints
 from meshlib.state import EndpointState
 
 __all__ = ["changed_priorities", "find"]

@@ -17,17 +17,8 @@ from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources.endpoint import OUT, ClusterLoadAssignment, Health, Locality, LocalityEndpoints
 from meshlib.resources.endpoint_address import identity, read_address, unapplied
-from meshlib.resources.endpoint_wire import (
-    LazyEndpoints,
-    Tails,
-    all_canonical,
-    cut,
-    have_keys,
-    is_canonical,
-    keys_of,
-    socket_metadata,
-    split,
-)
+from meshlib.resources.endpoint_keys import all_canonical, cut, have_keys, is_canonical, keys_of, with_tail
+from meshlib.resources.endpoint_wire import LazyEndpoints, Tails, socket_metadata, split
 from meshlib.resources.reader import Reading
 
 __all__ = ["CHECKED", "EndpointProblem", "check_addresses", "decode_load_assignment", "without"]
@@ -148,14 +139,14 @@ class _Scan:
             labelled = labelled or any(
                 self._tails[tail].metadata or self._tails[tail].workload for tail in healths
             )
-            present = set(healths.values())
             for kinds, found in (
                 (OUT, unhealthy),
                 ({Health.DEGRADED}, degraded),
                 ({Health.DRAINING}, draining),
             ):
-                if not present.isdisjoint(kinds):
-                    found += [len(items) + index for index, tail in tails.items() if healths[tail] in kinds]
+                wanted = {tail for tail, health in healths.items() if health in kinds}
+                if wanted:
+                    found += with_tail(tails, wanted, len(items))
             items += part
             slices.append((len(part), tails))
         shadow.ClearField("lb_endpoints")

@@ -1,14 +1,11 @@
 """LbEndpoint messages as bytes, read without making a message of each.
 
-An endpoint as every encoder writes it is `endpoint`, then a few bytes for health and weight: the *key* and the *tail*.
-Thousands of endpoints share a handful of tails, so a tail is parsed once and then recognised. The key of a plain IPv4 endpoint
-has one layout for each length of its address and of its port; one regular expression knows them all, so that a whole list
-of keys is checked by one match in C. Whatever looks different is parsed as a message.
+Thousands of endpoints share a handful of tails (`endpoint_keys` says what that is), so a tail is parsed once and then recognised.
+Whatever looks different is parsed as a message.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -16,6 +13,7 @@ from typing import Any, overload
 from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.resources.endpoint import Endpoint, Health
+from meshlib.resources.endpoint_keys import is_canonical, keys_of
 from meshlib.resources.metadata import (
     NO_METADATA,
     TRANSPORT_SOCKET,
@@ -29,12 +27,7 @@ __all__ = [
     "BAD",
     "LazyEndpoints",
     "Tails",
-    "all_canonical",
-    "cut",
     "hash_name",
-    "have_keys",
-    "is_canonical",
-    "keys_of",
     "parse",
     "socket_metadata",
     "split",
@@ -46,11 +39,6 @@ BAD = Endpoint("0.0.0.0", 0)  # noqa: S104 - port 0 can't be connected to
 ReadMessage = Callable[[bytes], tuple[str, int, str]]
 """Reads address, port and hostname of one LbEndpoint of any layout. Raises ResourceError."""
 
-# By its first digit, and never looked at twice: this decides how fast a push is checked.
-_OCTET = rb"(?:1[0-9]{0,2}+|2(?:[0-4][0-9]?+|5[0-5]?+|[6-9])?+|[3-9][0-9]?+|0)"
-_IPV4 = rb"\.".join([_OCTET] * 4)
-# A varint of 1 .. 3 bytes; 0xffff is FF FF 03.
-_PORTS = ((1, rb"[\x00-\x7f]"), (2, rb"[\x80-\xff][\x01-\x7f]"), (3, rb"[\x80-\xff]{2}[\x01-\x03]"))
 _HEALTH = {
     0: Health.HEALTHY,
     1: Health.HEALTHY,
@@ -59,67 +47,6 @@ _HEALTH = {
     4: Health.UNHEALTHY,
 }
 _HEALTH[5] = Health.DEGRADED
-
-
-def _layout() -> bytes:
-    # LbEndpoint.endpoint { Endpoint.address { Address.socket_address { SocketAddress.address .port_value } } }, where
-    # each length follows from that of the text and that of the port. So a key says itself where it ends.
-    by_size: dict[int, list[bytes]] = {}
-    for octets, port in _PORTS:
-        for length in range(7, 16):
-            text = re.escape(bytes((length,))) + rb"(?=[0-9.]{%d}\x18)" % length
-            by_size.setdefault(2 + length + 1 + octets, []).append(text + _IPV4 + rb"\x18" + port)
-    return b"\x0a(?:%b)" % b"|".join(
-        re.escape(bytes((size + 4, 0x0A, size + 2, 0x0A, size, 0x12))) + b"(?:%b)" % b"|".join(texts)
-        for size, texts in sorted(by_size.items(), reverse=True)
-    )
-
-
-_CANONICAL = re.compile(_layout(), re.DOTALL)
-_ALL_CANONICAL = re.compile(b"(?:%b)*+" % _layout(), re.DOTALL)
-
-
-def cut(items: list[bytes]) -> tuple[list[bytes], dict[int, bytes]] | None:
-    """The keys of many endpoints, and the tails that are not empty by index, ascending; None when one can't be cut.
-
-    Whether what looks like a key is one is for `all_canonical` or `have_keys` to say.
-    """
-    try:
-        longer = [index for index, item in enumerate(items) if len(item) != item[1] + 2]
-    except IndexError:
-        return None
-    if not longer:
-        return items, {}
-    keys, tails = items.copy(), {}
-    for index in longer:
-        item = items[index]
-        end = item[1] + 2
-        if len(item) < end:
-            return None
-        keys[index], tails[index] = item[:end], item[end:]
-    return keys, tails
-
-
-def all_canonical(keys: list[bytes]) -> bool:
-    """Whether all keys are plain IPv4 endpoints with a valid address and port."""
-    return _ALL_CANONICAL.fullmatch(b"".join(keys)) is not None
-
-
-def have_keys(items: list[bytes]) -> bool:
-    """Whether each endpoint starts with a key."""
-    # In the order of bytes, everything from 0A 00 up to (not including) 0A 80 has one.
-    return not items or (min(items) >= b"\x0a\x00" and max(items) < b"\x0a\x80")
-
-
-def keys_of(items: list[bytes]) -> list[bytes] | None:
-    """The keys of many endpoints; None unless all are plain IPv4 endpoints with a valid address and port."""
-    pieces = cut(items)
-    return pieces[0] if pieces is not None and all_canonical(pieces[0]) else None
-
-
-def is_canonical(key: bytes) -> bool:
-    """Whether a key is a plain IPv4 endpoint with a valid address and port."""
-    return _CANONICAL.fullmatch(key) is not None
 
 
 def split(item: bytes) -> tuple[bytes, bytes]:
