@@ -64,10 +64,9 @@ def measure(world: World, started: dict[str, Any], how: Plan, order: random.Rand
 
 @contextlib.contextmanager
 def _handshakes(world: World, mesh: Any) -> Iterator[list[Case[SyncFetch]]]:
+    from meshlib.engine.actions import Start
     from meshlib.state import Waiter
-    from meshlib.transport.http.h1 import H1Codec
     from meshlib.transport.http.message import OutgoingRequest
-    from meshlib.transport.http.secure_sync import SecureSyncConnection
     from meshlib.transport.http.sync_pool import SyncPool
 
     program = mesh.engine.program.clusters["v1"]
@@ -79,10 +78,8 @@ def _handshakes(world: World, mesh: Any) -> Iterator[list[Case[SyncFetch]]]:
     def as_the_mesh_does() -> None:
         state.admit(endpoint, permits, Waiter(_nobody))
         state.end_pending(permits)
-        way = endpoint.way
-        connection = SecureSyncConnection(
-            pool, endpoint, program.cluster, state, permits, way, H1Codec(), endpoint, AUTHORITY
-        )
+        start = Start(0, endpoint, program.cluster, state, permits, AUTHORITY, "", None, permitted=True)
+        connection = pool.make(start, AUTHORITY)
         connection.connect()
         while connection.connecting:
             connection.advance(5.0)

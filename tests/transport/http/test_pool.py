@@ -126,9 +126,8 @@ class World:
     ) -> Fake:
         """A connection that is counted already."""
         endpoint = endpoint or self.endpoint
-        return Fake(
-            pool or self.pool, endpoint, self.cluster, self.state, self.state.default, endpoint.way, shelf
-        )
+        start = Start(0, endpoint, self.cluster, self.state, self.state.default, "", "", None, permitted=True)
+        return Fake(pool or self.pool, start, endpoint.way, shelf)
 
     def park(self, pool: Pool | None = None) -> tuple[Waiter, list[str]]:
         woken: list[str] = []

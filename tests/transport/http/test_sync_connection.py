@@ -9,6 +9,7 @@ from math import inf
 
 import pytest
 
+from meshlib.engine.actions import Start
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.runtime.clock import FakeClock
 from meshlib.state import StateStore
@@ -30,15 +31,9 @@ class Opened:
             state = StateStore(Registry()).cluster("c")
             port = server.getsockname()[1]
             endpoint = state.endpoint("e", "127.0.0.1", port)
-            self.connection = SyncConnection(
-                SyncPool(FakeClock()),
-                endpoint,
-                Cluster(name="c", discovery=DiscoveryType.STATIC),
-                state,
-                state.default,
-                endpoint.way,
-                H1Codec(),
-            )
+            cluster = Cluster(name="c", discovery=DiscoveryType.STATIC)
+            start = Start(0, endpoint, cluster, state, state.default, "", "", None, permitted=True)
+            self.connection = SyncConnection(SyncPool(FakeClock()), start, endpoint.way, H1Codec())
             self.connection.connect()
             self.peer, _ = server.accept()
         while self.connection.connecting:

@@ -18,9 +18,9 @@ from functools import partial
 from math import inf
 from typing import Protocol
 
+from meshlib.engine.actions import Start
 from meshlib.engine.events import FailureKind
-from meshlib.resources.cluster import Cluster
-from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.state import Way
 from meshlib.transport.http.address import socket_address
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
 from meshlib.transport.http.h1 import H1Codec
@@ -60,17 +60,8 @@ class AsyncSocket(SocketConnection, asyncio.Protocol):
         "transport",
     )
 
-    def __init__(
-        self,
-        pool: Pool,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
-        way: Way,
-        shelf: Shelf,
-    ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
+    def __init__(self, pool: Pool, start: Start, way: Way, shelf: Shelf) -> None:
+        super().__init__(pool, start, way, shelf)
         self.loop = asyncio.get_running_loop()
         self.transport: Outlet | None = None
         self.failure: TransportFailure | None = None
@@ -206,17 +197,8 @@ class AsyncConnection(AsyncSocket):
         "sent",
     )
 
-    def __init__(
-        self,
-        pool: Pool,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
-        way: Way,
-        shelf: Shelf,
-    ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
+    def __init__(self, pool: Pool, start: Start, way: Way, shelf: Shelf) -> None:
+        super().__init__(pool, start, way, shelf)
         self.codec = H1Codec()
         self.listener: Callable[[], None] | None = None
         self.sent = False

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable
 from math import inf
 
-from meshlib.resources.cluster import Cluster
-from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.engine.actions import Start
+from meshlib.state import Way
 from meshlib.transport.http.async_connection import AsyncSocket
 from meshlib.transport.http.description import Description
 from meshlib.transport.http.failure import TransportFailure, terminated
@@ -32,15 +32,12 @@ class AsyncH2Connection(AsyncSocket):
     def __init__(
         self,
         pool: Pool,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
+        start: Start,
         way: Way,
         shelf: Shelf,
         on_free: Callable[[AsyncH2Connection], None],
     ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
+        super().__init__(pool, start, way, shelf)
         self.codec = H2Codec()
         self.lanes: set[H2Lane] = set()
         self.on_free = on_free

@@ -63,12 +63,11 @@ class AsyncPool(Pool):
         endpoint = start.endpoint
         way = endpoint.way
         shelf = (endpoint, authority) if way.named else endpoint
-        made = (self, endpoint, start.cluster, start.state, start.permits, way, shelf)
         if way.multiplexed:
             shared_kind = AsyncH2Connection if way.security is None else SecureH2Connection
-            return shared_kind(*made, self._freed)
+            return shared_kind(self, start, way, shelf, self._freed)
         kind = AsyncConnection if way.security is None else SecureConnection
-        return kind(*made)
+        return kind(self, start, way, shelf)
 
     def _share(self, connection: AsyncH2Connection) -> None:
         self._shared.setdefault(connection.shelf, []).append(connection)

@@ -26,10 +26,9 @@ from meshlib.engine.actions import Start
 from meshlib.engine.counting import count_connect_failure
 from meshlib.policy.failure import FailureKind
 from meshlib.policy.rotation import delays
-from meshlib.resources.cluster import Cluster
 from meshlib.runtime.ahead import mypyc_attr
 from meshlib.runtime.clock import Clock
-from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.state import EndpointState, Way
 from meshlib.transport.http.failure import TransportFailure
 
 __all__ = ["Alarm", "Pool", "PooledConnection", "Shelf", "Successor", "no_successor"]
@@ -68,6 +67,7 @@ class Renewal:
 class PooledConnection:
     """What the pool knows of a connection. Subclasses move the bytes.
 
+    start: where it leads, and where it is counted already. shelf: where it waits, by default with all others to its endpoint.
     served: requests so far. idle_until, expires: monotonic seconds; after `expires` it takes no more requests. way: how it was
     made, which may have changed for its endpoint since.
     """
@@ -89,22 +89,14 @@ class PooledConnection:
         "way",
     )
 
-    def __init__(
-        self,
-        pool: Pool,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
-        way: Way,
-        shelf: Shelf | None = None,
-    ) -> None:
+    def __init__(self, pool: Pool, start: Start, way: Way, shelf: Shelf | None = None) -> None:
+        cluster = start.cluster
         self.pool = pool
-        self.endpoint = endpoint
+        self.endpoint = start.endpoint
         self.way = way
-        self.shelf: Shelf = shelf or endpoint
-        self.state = state
-        self.permits = permits
+        self.shelf: Shelf = shelf or start.endpoint
+        self.state = start.state
+        self.permits = start.permits
         self.idle_timeout = inf if cluster.idle_timeout is None else cluster.idle_timeout
         self.idle_until = inf
         self.expires = inf
@@ -113,7 +105,7 @@ class PooledConnection:
         self.closed = False
         self.renewal: Renewal | None = None
         pool.members.add(self)
-        state.stats.connection_begun(multiplexed=way.multiplexed)
+        start.state.stats.connection_begun(multiplexed=way.multiplexed)
 
     @property
     def name(self) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import select
 from contextlib import suppress
 
-from meshlib.resources.cluster import Cluster
-from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.engine.actions import Start
+from meshlib.state import Way
 from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.pool import Pool, Shelf
@@ -26,18 +26,9 @@ class SecureSyncConnection(SyncConnection):
     __slots__ = ("_session", "_shaking", "authority")
 
     def __init__(
-        self,
-        pool: Pool,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
-        way: Way,
-        codec: Codec,
-        shelf: Shelf,
-        authority: str,
+        self, pool: Pool, start: Start, way: Way, codec: Codec, shelf: Shelf, authority: str
     ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits, way, codec, shelf)
+        super().__init__(pool, start, way, codec, shelf)
         self.authority = authority
         self._session: TlsSession | None = None
         self._shaking = False

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from meshlib.resources.cluster import Cluster
+from meshlib.engine.actions import Start
 from meshlib.runtime.ahead import mypyc_attr
-from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.state import Way
 from meshlib.transport.http.address import socket_address
 from meshlib.transport.http.description import Description, describe
 from meshlib.transport.http.pool import Pool, PooledConnection, Shelf
@@ -26,20 +26,11 @@ class SocketConnection(PooledConnection):
 
     _session: TlsSession | None = None
 
-    def __init__(
-        self,
-        pool: Pool,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
-        way: Way,
-        shelf: Shelf | None = None,
-    ) -> None:
+    def __init__(self, pool: Pool, start: Start, way: Way, shelf: Shelf | None = None) -> None:
         """Raises OSError when there is no socket to be had; the pool has not heard of the connection then."""
-        family, _ = socket_address(endpoint)
+        family, _ = socket_address(start.endpoint)
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
+        super().__init__(pool, start, way, shelf)
         self._description: Description | None = None
         self._begun = self._opened_at = self._ready_at = 0.0
 

@@ -20,8 +20,8 @@ from functools import partial
 from math import ceil
 from typing import Protocol
 
-from meshlib.resources.cluster import Cluster
-from meshlib.state import ClusterState, EndpointState, Permits, Way
+from meshlib.engine.actions import Start
+from meshlib.state import Way
 from meshlib.transport.http.address import socket_address
 from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure, connect_failure, terminated
@@ -85,18 +85,8 @@ class SyncConnection(SocketConnection):
         "sent",
     )
 
-    def __init__(
-        self,
-        pool: Pool,
-        endpoint: EndpointState,
-        cluster: Cluster,
-        state: ClusterState,
-        permits: Permits,
-        way: Way,
-        codec: Codec,
-        shelf: Shelf | None = None,
-    ) -> None:
-        super().__init__(pool, endpoint, cluster, state, permits, way, shelf)
+    def __init__(self, pool: Pool, start: Start, way: Way, codec: Codec, shelf: Shelf | None = None) -> None:
+        super().__init__(pool, start, way, shelf)
         self.codec = codec
         self.sent = False
         self._pending: memoryview | None = None

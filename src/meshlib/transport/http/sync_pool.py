@@ -36,10 +36,10 @@ class SyncPool(Pool):
         endpoint = start.endpoint
         way = endpoint.way
         codec = H2Single() if way.multiplexed else H1Codec()
-        made = (self, endpoint, start.cluster, start.state, start.permits, way, codec)
         if way.security is None:
-            return SyncConnection(*made)
-        return SecureSyncConnection(*made, (endpoint, authority) if way.named else endpoint, authority)
+            return SyncConnection(self, start, way, codec)
+        shelf = (endpoint, authority) if way.named else endpoint
+        return SecureSyncConnection(self, start, way, codec, shelf, authority)
 
     def later(self, delay: float, task: Callable[[], None]) -> Alarm:
         return timers().later(delay, task)
