@@ -103,13 +103,20 @@ def _are_of_pollers(before: _Held, after: _Held) -> bool:
 def exchanged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of a certificate that was renewed are exchanged at once, not within some time."""
     monkeypatch.setattr(rotation, "WITHIN", 0.0)
-    monkeypatch.setattr(timers, "LINGER", 0.01)  # its thread is waited for at the end of a test
 
 
 @pytest.fixture
 def exchanged_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of a certificate that was renewed are exchanged as late as possible."""
     monkeypatch.setattr(rotation, "draw", lambda: 0.999)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hasty_timers() -> Iterator[None]:
+    """Their thread ends soon after its last work, so that the check for what is left behind need not wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timers, "LINGER", 0.02)
+        yield
 
 
 @pytest.fixture(autouse=True)

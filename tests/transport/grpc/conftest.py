@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlib.runtime import timers
 from meshlib.transport.grpc import sync_expiry, sync_watch, tunnel_loop
 
 
@@ -14,8 +13,7 @@ from meshlib.transport.grpc import sync_expiry, sync_watch, tunnel_loop
 def hasty_threads() -> Iterator[None]:
     """Threads end soon after their last work, so that the check for what is left behind need not wait for it."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (timers, tunnel_loop):
-            patch.setattr(module, "LINGER", 0.02)
+        patch.setattr(tunnel_loop, "LINGER", 0.02)
         patch.setattr(sync_expiry, "PAUSE", 0.02)
         patch.setattr(sync_watch, "AGAIN", 0.02)
         yield
