@@ -33,7 +33,7 @@ setup(
     name="meshlib",
     packages=[],
     ext_modules=mypycify(
-        ["--config-file=", "--ignore-missing-imports", *{modules!r}], opt_level="1", debug_level="0", multi_file=True
+        ["--config-file=", "--ignore-missing-imports", *{modules!r}], opt_level="2", debug_level="0", multi_file=True
     ),
 )
 """

@@ -13,7 +13,7 @@ it may wait is over: at most min(its own deadline, `Engine.config_timeout`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,9 @@ from meshlib.routing.path import NormalPath, PathAction, redirect_to
 from meshlib.routing.virtual_clusters import virtual_cluster_of
 
 if TYPE_CHECKING:
+    from meshlib.engine.program import ListenerProgram, Program
     from meshlib.observe.decision import Decision
-    from meshlib.routing.compiled import ForwardPlan
+    from meshlib.routing.compiled import CompiledRoute, ForwardPlan
     from meshlib.state import RequestStats
 
 __all__ = ["HANDLERS", "Call", "CallInfo"]
@@ -104,6 +105,11 @@ class Call(ObservedCall):
         return CallInfo(self)
 
     @property
+    def caller_deadline(self) -> float | None:
+        """When the call ends for its caller, monotonic seconds; None: never."""
+        return self._user_deadline
+
+    @property
     def delayed(self) -> bool:
         """Whether a filter keeps the request back until a moment. To the application it is a server that takes its time."""
         return self._filter_wait is not None
@@ -125,6 +131,14 @@ class Call(ObservedCall):
     def handle(self, event: ev.Event, now: float) -> Actions:
         """Take one event and say what to do. now: monotonic seconds. Events of a call that is over change nothing."""
         return HANDLERS[type(event)](self, event, now)
+
+    def begin(self, now: float) -> Actions:
+        """`handle(BEGIN, now)`, which every call has."""
+        return self._begin(ev.BEGIN, now)
+
+    def succeed(self, number: int, headers: Sequence[tuple[str, str]], now: float) -> Actions:
+        """`handle(Succeeded(number, 200, headers, True), now)`, which most calls of gRPC have."""
+        return self._succeeded(ev.Succeeded(number, 200, headers, True), now)
 
     # --- waiting for configuration, routing, filters ---------------------------------------------------------------
 
@@ -149,6 +163,11 @@ class Call(ObservedCall):
     def _find_route(self, now: float) -> Actions:
         engine = self._engine
         program = engine.program
+        likeness = self.request.likeness
+        if likeness is not None:
+            known = program.known(likeness)
+            if known is not None:
+                return self._take_route(program, known.listener, known.route, now)
         target = engine.listener_name(self.request.target)
         listener = program.find(target)
         if listener is None:
@@ -161,9 +180,7 @@ class Call(ObservedCall):
         if table is None and (listener.awaited or (self.wait_for_ready and not program.snapshot.complete)):
             name = listener.listener.http.route_config_name
             return self._await_configuration(f"RouteConfiguration {name!r}", program, now)
-        if self._listener is None:
-            self._listener = listener
-            listener.stats.downstream_rq_total.value += 1
+        self._meet(listener)
         if "#" in self.request.path:
             self._count_http("downstream_rq_failed_path_normalization")
             return self._end(Endings.PATH_NORMALIZATION_FAILED, now)
@@ -179,9 +196,24 @@ class Call(ObservedCall):
                 self.request, manager, engine.random, trusted=engine.trust_request_headers
             )
         route = None if table is None else table.find(self.request, engine.random)
+        likeness = self.request.likeness
+        if likeness is not None and route is not None and route.steady and listener.lets_be:
+            program.remember(likeness, listener, route)
+        return self._take_route(program, listener, route, now)
+
+    def _meet(self, listener: ListenerProgram) -> None:
+        """The call belongs to this listener. Counts once."""
+        if self._listener is None:
+            self._listener = listener
+            listener.stats.downstream_rq_total.value += 1
+
+    def _take_route(
+        self, program: Program, listener: ListenerProgram, route: CompiledRoute | None, now: float
+    ) -> Actions:
+        self._meet(listener)
         if route is not None:
             self.route = route
-            self.plan = route.forward(self.request, engine.random)
+            self.plan = route.forward(self.request, self._engine.random)
         if self._observers is not None:
             self.program = program
             self._tell_routed(now)
@@ -189,8 +221,8 @@ class Call(ObservedCall):
             listener.stats.rq_total.value += 1
             return self._act_on_route(now)
         self._stage = Stage.FILTERS
-        if engine.abandoned:
-            engine.drain_abandoned()
+        if self._engine.abandoned:
+            self._engine.drain_abandoned()
         self._pin(now)
         return self._run_filters(GO_ON, now)
 

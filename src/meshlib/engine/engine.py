@@ -13,11 +13,11 @@ from meshlib.engine.call import Call
 from meshlib.engine.context import INBOUND
 from meshlib.engine.dialect import ENVOY, Dialect
 from meshlib.engine.observer import Observers
-from meshlib.engine.options import CallOptions, current_options
+from meshlib.engine.options import CallOptions, current_options, deadline_of
 from meshlib.engine.program import Compiler, Program
 from meshlib.engine.rpc import RpcCall
 from meshlib.errors import ConfigTimeout, ControlPlaneError
-from meshlib.routing.request import RequestView
+from meshlib.routing.request import KnownHeaders, RequestView
 from meshlib.runtime.clock import Clock
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.state import StateStore
@@ -154,6 +154,42 @@ class Engine:
         if inbound is not None:
             call.within(inbound)
         return call
+
+    def rpc(
+        self,
+        target: str,
+        authority: str,
+        path: str,
+        headers: KnownHeaders,
+        channel_id: int | None,
+        likeness: str | None,
+        wake: Callable[[], None],
+        timeout: float | None,
+        wait_for_ready: bool,
+        dialect: Dialect,
+        replayable: Callable[[], bool] | None = None,
+    ) -> Call:
+        """A new gRPC call, as `call` makes them. The first six are those of its `RequestView`.
+
+        timeout: the caller's own, in seconds; `Call.caller_deadline` is what came of it and of all else that limits the caller.
+        """
+        request = RequestView("POST", "http", authority, path, headers, target, channel_id)
+        request.likeness = likeness
+        options = current_options()
+        deadline: float | None
+        if timeout is None and options is None and INBOUND.get() is None:
+            deadline = None
+        else:
+            deadline = deadline_of(timeout, self.clock.monotonic)
+        return self.call(
+            request,
+            wake=wake,
+            options=options,
+            replayable=replayable,
+            deadline=deadline,
+            wait_for_ready=wait_for_ready,
+            dialect=dialect,
+        )
 
     def publish(self, snapshot: Snapshot) -> None:
         """Make the snapshot take effect: compile it, swap one reference, wake whoever waits. One thread at a time."""

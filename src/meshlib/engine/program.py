@@ -23,6 +23,7 @@ from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.listener import Listener, RouterConfig
 from meshlib.resources.route import RouteConfiguration
 from meshlib.routing.authority import compile_authority
+from meshlib.routing.compiled import CompiledRoute
 from meshlib.routing.path import NormalPath, compile_path
 from meshlib.routing.table import RouteTable
 from meshlib.runtime.clock import Clock, SystemClock
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterProgram", "Compiler", "ListenerProgram", "Program"]
 
+LIKENESSES = 4096
+"""So many sorts of requests are known at most: an application may make up the paths that it calls."""
+
 SECRETS_TIMEOUT = 15.0
 """Seconds that calls wait for the first certificates of a cluster (ConfigSource.initial_fetch_timeout: its default)."""
 
@@ -45,7 +49,8 @@ class ListenerProgram:
     table: None when its RouteConfiguration is not there. awaited: it has been asked for and may still come. normalise,
     normalise_path: what the HttpConnectionManager does to the Host and to the path, None when nothing. stats: what its
     stat_prefix counts, or the listener's name where it has none. shows_connections: one of its access logs does.
-    idle_timeout, longest: its stream_idle_timeout and max_stream_duration in seconds, 0 for none.
+    idle_timeout, longest: its stream_idle_timeout and max_stream_duration in seconds, 0 for none. lets_be: requests meet their
+    routes as they are.
     """
 
     __slots__ = (
@@ -53,6 +58,7 @@ class ListenerProgram:
         "config",
         "filters",
         "idle_timeout",
+        "lets_be",
         "listener",
         "longest",
         "normalise",
@@ -82,6 +88,7 @@ class ListenerProgram:
         self.stats = stats
         self.normalise: Callable[[str], str] | None = compile_authority(manager)
         self.normalise_path: Callable[[str], NormalPath] | None = compile_path(manager)
+        self.lets_be: bool = self.normalise is None and self.normalise_path is None
         self.suppress_envoy_headers: bool = isinstance(router, RouterConfig) and router.suppress_envoy_headers
         self.shows_connections: bool = any(shows_connections(log.format) for log in manager.access_log)
         self.idle_timeout: float = manager.stream_idle_timeout
@@ -129,10 +136,20 @@ class ClusterProgram:
         self.longest: float = cluster.max_stream_duration or 0.0
 
 
+class Known:
+    """Where requests of one likeness go (`RequestView.likeness`)."""
+
+    __slots__ = ("listener", "route")
+
+    def __init__(self, listener: ListenerProgram, route: CompiledRoute) -> None:
+        self.listener = listener
+        self.route = route
+
+
 class Program:
     """What calls read. listeners and clusters by name; sole: the only listener of a configuration from files."""
 
-    __slots__ = ("clusters", "listeners", "snapshot", "sole")
+    __slots__ = ("_known", "clusters", "listeners", "snapshot", "sole")
 
     def __init__(
         self,
@@ -145,10 +162,21 @@ class Program:
         self.listeners = listeners
         self.clusters = clusters
         self.sole = sole
+        self._known: dict[str, Known] = {}
 
     def find(self, name: str) -> ListenerProgram | None:
         """The listener of this name; from files, the only listener when none has the name."""
         return self.listeners.get(name, self.sole)
+
+    def known(self, likeness: str) -> Known | None:
+        """What `remember` was told of such requests."""
+        return self._known.get(likeness)
+
+    def remember(self, likeness: str, listener: ListenerProgram, route: CompiledRoute) -> None:
+        """Such requests take this route. The caller sees to it that nothing about a single one could say otherwise."""
+        if len(self._known) >= LIKENESSES:
+            self._known = {}
+        self._known[likeness] = Known(listener, route)
 
 
 class Compiler:

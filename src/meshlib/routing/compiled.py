@@ -44,9 +44,22 @@ _MAX_NAMES = 1024
 
 
 class CompiledRoute:
-    """One route of a virtual host. index: its place there, from 0."""
+    """One route of a virtual host. index: its place there, from 0.
 
-    __slots__ = ("_answer", "_choose", "_hash_of", "_plan", "config", "index", "resource", "virtual_host")
+    steady: a request that it has matched is matched by it again; elsewhere it is a matter of chance (runtime_fraction).
+    """
+
+    __slots__ = (
+        "_answer",
+        "_choose",
+        "_hash_of",
+        "_plan",
+        "config",
+        "index",
+        "resource",
+        "steady",
+        "virtual_host",
+    )
 
     def __init__(
         self, resource: Route, virtual_host: VirtualHost, config: RouteConfiguration, index: int
@@ -55,6 +68,7 @@ class CompiledRoute:
         self.virtual_host = virtual_host
         self.config = config
         self.index = index
+        self.steady = False
         self._plan: ForwardPlan | None = None
         self._choose: Chooser | None = None
         self._answer: Answer | None = None
@@ -170,6 +184,10 @@ class CompiledVirtualHost:
             (*compile_path(route.resource.match.path), _condition(route.resource.match), route)
             for route in self.routes
         )
+        for route in self.routes:
+            if route.resource.match.runtime_fraction is not None:
+                break
+            route.steady = True
         self._https: CompiledRoute | None = None
         if resource.require_tls is not TlsRequirement.NONE:
             self._https = _HttpsRedirect(_HTTPS, resource, config, -1)

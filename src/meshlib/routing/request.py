@@ -27,10 +27,11 @@ class RequestView:
     target: `host:port`, what the Listener is looked up by. authority: the Host (`:authority`). path: with the query, as on
     the wire. headers: lower-case names without pseudo headers, in order; or what makes them, so that a request whose route
     looks at no header never pays for them. channel_id: a random 64-bit number of the gRPC channel that the call is made on,
-    None for HTTP.
+    None for HTTP. likeness: requests with the same one are the same to any route (`CompiledRoute.steady`); None: nobody says so.
     """
 
     channel_id: int | None = None
+    likeness: str | None = None
     _headers: Headers | None = None
     _known: KnownHeaders | None
     _by_name: Mapping[str, list[str]] | None = None
@@ -105,14 +106,14 @@ class RequestView:
     def add(self, name: str, value: str) -> None:
         """Add a header at the end; the list that was given stays as it is."""
         self._headers = [*self.headers, (name, value)]
-        self._known = self._by_name = None
+        self._known = self._by_name = self.likeness = None
 
     def replace(self, name: str, value: str) -> None:
         """Give the header one value, where its first one stands; the list that was given stays as it is."""
         rest = [pair for pair in self.headers if pair[0] != name]
         place = next((index for index, pair in enumerate(self.headers) if pair[0] == name), len(rest))
         self._headers = [*rest[:place], (name, value), *rest[place:]]
-        self._known = self._by_name = None
+        self._known = self._by_name = self.likeness = None
 
     def _pseudo(self, name: str) -> list[str]:
         if name == ":path":

@@ -16,7 +16,6 @@ import grpc
 import grpc.aio
 
 from meshlib.engine.call import CallInfo
-from meshlib.routing.request import RequestView
 from meshlib.runtime.logs import failed
 from meshlib.transport.grpc.aio_driver import Driver
 from meshlib.transport.grpc.aio_home import Home
@@ -27,6 +26,7 @@ from meshlib.transport.grpc.aio_unary import UnaryDriver
 
 if TYPE_CHECKING:
     from meshlib.observe.decision import Decision
+    from meshlib.transport.grpc.aio_channel import Method
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall"]
 
@@ -265,18 +265,38 @@ class UnaryUnaryCall(UnaryDriver, _OneResponse, grpc.aio.UnaryUnaryCall):  # typ
     def __init__(
         self,
         home: Home,
-        view: RequestView,
+        method: Method,
         request: bytes,
         metadata: Any,
-        deadline: float | None,
+        timeout: float | None,
         wait_for_ready: bool | None,
         options: dict[str, Any],
-        deserializer: Deserializer | None,
     ) -> None:
-        UnaryDriver.__init__(self, home, view, metadata, deadline, wait_for_ready, options)
+        UnaryDriver.__init__(self, home, method, metadata, timeout, wait_for_ready, options)
         self.request = request
-        self._deserializer = deserializer
+        self._deserializer = method.deserializer
         self.begin()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        inner = self.direct
+        if type(inner) is LeanCall and self._response is _MISSING:
+            try:
+                yield from inner.future
+            except asyncio.CancelledError:
+                self.give_up()
+                raise
+            accepted, message = self.accepted, inner.message
+            if (
+                message is None
+                or self.error is not None
+                or accepted is None
+                or accepted.inner is not inner
+                or not self.over
+            ):
+                return (yield from super().__await__())
+            self._response = deserialized(message, self._deserializer)
+            return self._response
+        return (yield from super().__await__())
 
     @property
     def _driver(self) -> Driver:  # type: ignore[override]

@@ -13,8 +13,6 @@ import grpc.aio
 
 import meshlib
 from meshlib.engine.dialect import Dialect
-from meshlib.engine.options import deadline_of
-from meshlib.routing.request import RequestView
 from meshlib.runtime import fork
 from meshlib.transport.grpc.aio_calls import (
     StreamStreamCall,
@@ -26,7 +24,7 @@ from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_interceptors import Interceptors
 from meshlib.transport.grpc.aio_stream import StreamDriver
 from meshlib.transport.grpc.connectivity import state_of
-from meshlib.transport.grpc.request import authority_of, method_path, view
+from meshlib.transport.grpc.request import authority_of, method_path
 from meshlib.transport.grpc.target import Options
 
 if TYPE_CHECKING:
@@ -46,9 +44,10 @@ def _as_it_is(message: bytes) -> bytes:
 
 
 class Method:
-    """One method of a service on one channel. arity: `unary_unary`, ..."""
+    """One method of a service on one channel. arity: `unary_unary`, ... encoded: its path as C-core takes it. likeness: of its
+    calls without metadata (`RequestView.likeness`)."""
 
-    __slots__ = ("arity", "channel", "deserializer", "path", "serialize")
+    __slots__ = ("arity", "channel", "deserializer", "encoded", "likeness", "path", "serialize")
 
     def __init__(
         self,
@@ -61,6 +60,8 @@ class Method:
         self.channel = channel
         self.arity = arity
         self.path = path
+        self.encoded = path.encode()
+        self.likeness = f"{channel.target} {channel.authority} {path}"
         self.serialize: Serializer = serializer or _as_it_is
         self.deserializer = deserializer
 
@@ -85,39 +86,27 @@ class Method:
         """
         channel = self.channel
         home = channel.home()
-        deadline = deadline_of(timeout, home.monotonic)
         options = _NO_OPTIONS
         if credentials is not None:
             options = {"compression": compression, "credentials": credentials}
         elif compression is not None:
             options = {"compression": compression}
-        request_view = view(channel.target, channel.authority, self.path, metadata, channel.channel_id)
         if self.arity != "unary_unary":
-            return self._stream(request, home, request_view, metadata, deadline, wait_for_ready, options)
-        return UnaryUnaryCall(
-            home,
-            request_view,
-            self.serialize(request),
-            metadata,
-            deadline,
-            wait_for_ready,
-            options,
-            self.deserializer,
-        )
+            return self._stream(request, home, metadata, timeout, wait_for_ready, options)
+        return UnaryUnaryCall(home, self, self.serialize(request), metadata, timeout, wait_for_ready, options)
 
     def _stream(
         self,
         request: Any,
         home: Home,
-        request_view: RequestView,
         metadata: Any,
-        deadline: float | None,
+        timeout: float | None,
         wait_for_ready: bool | None,
         options: dict[str, Any],
     ) -> Any:
         arity = self.arity
         message = self.serialize(request) if arity == "unary_stream" else None
-        driver = StreamDriver(home, request_view, metadata, deadline, wait_for_ready, options, arity)
+        driver = StreamDriver(home, self, metadata, timeout, wait_for_ready, options)
         driver.request = message
         driver.begin()
         if arity == "unary_stream":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -37,7 +37,6 @@ from meshlib.errors import MeshError, UnknownHost
 from meshlib.identity.refusal import explained
 from meshlib.policy.failure import FailureKind
 from meshlib.routing.request import Headers as HeaderList
-from meshlib.routing.request import RequestView
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_deadlines import Wake
 from meshlib.transport.grpc.aio_endpoint import InnerChannel, Lane
@@ -47,9 +46,12 @@ from meshlib.transport.grpc.aio_inner import ending, is_ok
 from meshlib.transport.grpc.aio_lean import LeanCall
 from meshlib.transport.grpc.judge import PREFIX, end_of_stream, judge
 from meshlib.transport.grpc.metadata import LazyHeaders
-from meshlib.transport.grpc.request import outgoing_metadata, with_extra
+from meshlib.transport.grpc.request import known_headers, outgoing_metadata, with_extra
 from meshlib.transport.grpc.status import UnsupportedActionError
 from meshlib.transport.grpc.turns import ask_others
+
+if TYPE_CHECKING:
+    from meshlib.transport.grpc.aio_channel import Method
 
 __all__ = ["BEGIN", "Driver"]
 
@@ -85,26 +87,33 @@ class Driver:
     def __init__(
         self,
         home: Home,
-        view: RequestView,
+        method: Method,
         metadata: Any,
-        deadline: float | None,
+        timeout: float | None,
         wait_for_ready: bool | None,
         options: dict[str, Any],
         replayable: Callable[[], bool] | None = None,
     ) -> None:
+        channel = method.channel
         self.home = home
+        self._method = method
         self.metadata = metadata
-        self.deadline = deadline
         self.options = options
         self._wake = wake = Wake(self)
-        self.call: Call = home.engine.call(
-            view,
-            wake=wake,
-            replayable=replayable,
-            deadline=deadline,
-            wait_for_ready=bool(wait_for_ready),
-            dialect=home.dialect,
+        self.call: Call = home.engine.rpc(
+            channel.target,
+            channel.authority,
+            method.path,
+            known_headers(metadata),
+            channel.channel_id,
+            None if metadata else method.likeness,
+            wake,
+            timeout,
+            bool(wait_for_ready),
+            home.dialect,
+            replayable,
         )
+        self.deadline = self.call.caller_deadline
         home.active.add(self)
 
     @property

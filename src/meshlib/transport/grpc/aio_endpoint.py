@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["READY", "InnerChannel", "Lane", "Opened"]
 
 READY = grpc.ChannelConnectivity.READY
+_READY = int(READY.value[0])
 _BROKEN = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
 _MULTICALLABLES_KEPT = 4096
 
@@ -105,6 +106,7 @@ class InnerChannel(Lane):
 
     __slots__ = (
         "__weakref__",
+        "_check",
         "_counted",
         "_joined",
         "_max_calls",
@@ -135,6 +137,8 @@ class InnerChannel(Lane):
         if tunnel is not None:
             tunnel.holder = weakref.ref(self)
         self.get_state = self.channel.get_state
+        core = getattr(self.channel, "_channel", None)  # what `get_state` asks
+        self._check: Callable[[bool], int] | None = getattr(core, "check_connectivity_state", None)
         self._state: ClusterState = start.state
         self._permits: Permits = start.permits
         self._max_calls = start.cluster.max_requests_per_connection or -1
@@ -230,7 +234,8 @@ class InnerChannel(Lane):
     def ready(self) -> bool:
         """Whether a call may be sent now. A connection that was lost is seen here."""
         current = self.way is self.key[0].way
-        if self.get_state() is READY and current:
+        check = self._check
+        if current and (self.get_state() is READY if check is None else check(False) == _READY):
             return True
         if not current:
             self.wear_out()

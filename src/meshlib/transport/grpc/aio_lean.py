@@ -18,9 +18,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from meshlib.routing.request import Headers
 from meshlib.runtime.clock import SystemClock
 from meshlib.transport.grpc.aio_inner import result_of
 from meshlib.transport.grpc.errors import CODES
+from meshlib.transport.grpc.metadata import trailers_of
 
 try:
     from grpc._cython import cygrpc
@@ -34,7 +36,7 @@ __all__ = ["LeanCall", "lean_call"]
 CUT = "Locally cancelled by application!"
 
 _wall = SystemClock.time  # C-core takes deadlines in seconds since the epoch
-_usable = True
+_usable: bool | None = None  # None: no call has been made yet
 
 
 class LeanCall:
@@ -90,6 +92,10 @@ class LeanCall:
             yield from self.future.__await__()
         return self.message
 
+    def trailers(self) -> Headers:
+        """Of a call that went well, with its status."""
+        return trailers_of(lambda: self._status().trailing_metadata())
+
     @property
     def ok(self) -> bool:
         """Of a call that has ended."""
@@ -123,13 +129,15 @@ def lean_call(
     Raises grpc.aio.BaseError and TypeError for what C-core does not take: metadata, or a channel that is closed.
     """
     global _usable
-    if not _usable:
+    if _usable is False:
         return None
     try:
         core = channel._channel.call(
             method, None if time_left is None else _wall() + time_left, None, None, 0
         )
-        core.unary_unary, core.is_ok, core.status, core.set_internal_error  # noqa: B018 - they must be there
+        if _usable is None:
+            core.unary_unary, core.is_ok, core.status, core.set_internal_error  # noqa: B018 - they must be there
+            _usable = True
     except (AttributeError, TypeError):  # pragma: no cover - another grpcio
         _usable = False
         return None

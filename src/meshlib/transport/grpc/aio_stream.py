@@ -12,13 +12,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from meshlib.engine.events import Begin, Headers, Message, RequestComplete
-from meshlib.routing.request import RequestView
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import BEGIN, Driver
 from meshlib.transport.grpc.aio_endpoint import Lane
@@ -27,6 +26,9 @@ from meshlib.transport.grpc.aio_inner import is_ok, message_of, receiver
 from meshlib.transport.grpc.aio_outbox import LOST, Outbox, Sending
 from meshlib.transport.grpc.aio_outcome import outcome_of
 from meshlib.transport.grpc.metadata import LazyHeaders
+
+if TYPE_CHECKING:
+    from meshlib.transport.grpc.aio_channel import Method
 
 logger = logging.getLogger("meshlib.transport")
 
@@ -101,14 +103,13 @@ class StreamDriver(Driver):
     def __init__(
         self,
         home: Home,
-        view: RequestView,
+        method: Method,
         metadata: Any,
-        deadline: float | None,
+        timeout: float | None,
         wait_for_ready: bool | None,
         options: dict[str, Any],
-        arity: str,
     ) -> None:
-        self.arity = arity
+        self.arity = arity = method.arity
         self.one_response = arity == "stream_unary"
         self.moved_at = 0.0
         self._reading: StreamAttempt | None = None
@@ -117,9 +118,9 @@ class StreamDriver(Driver):
         self.outbox = outbox = Outbox(self) if arity.startswith("stream") else None
         super().__init__(
             home,
-            view,
+            method,
             metadata,
-            deadline,
+            timeout,
             wait_for_ready,
             options,
             None if outbox is None else outbox.replayable,

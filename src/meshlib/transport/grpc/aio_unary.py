@@ -9,13 +9,14 @@ from typing import Any
 import grpc.aio
 
 from meshlib.engine.actions import Accept, Start
-from meshlib.engine.events import Succeeded
+from meshlib.engine.loop import ACCEPTED
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
-from meshlib.transport.grpc.aio_driver import BEGIN, Driver
+from meshlib.transport.grpc.aio_driver import Driver
 from meshlib.transport.grpc.aio_endpoint import InnerChannel
 from meshlib.transport.grpc.aio_inner import is_ok, message_of, result_of
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
+from meshlib.transport.grpc.judge import PREFIX
 from meshlib.transport.grpc.metadata import LazyHeaders, trailers_of
 from meshlib.transport.grpc.request import with_extra
 
@@ -29,7 +30,7 @@ class UnaryDriver(Driver):
 
     def begin(self) -> None:
         home = self.home
-        actions = self.call.handle(BEGIN, home.monotonic())
+        actions = self.call.begin(home.monotonic())
         start = actions[0] if len(actions) == 1 else None
         if type(start) is Start and start.permitted and start.headers is None:
             lane = home.inner(start)
@@ -43,8 +44,10 @@ class UnaryDriver(Driver):
             return False
         time_left = None if self.deadline is None else self.time_left()
         metadata = with_extra(self.metadata, start.extra) if start.extra else self.metadata
+        method = self._method
+        path = method.encoded if start.path == method.path else start.path.encode()
         try:
-            inner = lean_call(lane.channel, start.path.encode(), self.request, time_left, metadata)
+            inner = lean_call(lane.channel, path, self.request, time_left, metadata)
         except (grpc.aio.BaseError, TypeError):
             return False  # to be said there
         if inner is None:
@@ -85,6 +88,23 @@ class UnaryDriver(Driver):
 
     def ended(self, attempt: Attempt) -> None:
         inner = attempt.inner
+        message = inner.message if type(inner) is LeanCall else None
+        if message is not None:
+            attempt.driver = None
+            attempt.stage = Stage.OVER
+            attempt.lane.released()
+            call = self.call
+            if call.observed:
+                self.sent, self.sent_bytes = 1, len(self.request)
+                self.received, self.received_bytes = 1, len(message)
+                call.account(
+                    len(self.request) + PREFIX,
+                    len(message) + PREFIX,
+                    messages=(1, 1),
+                    trailers=inner.trailers,
+                )
+            self._succeeded(attempt)
+            return
         if not (inner.ok if type(inner) is LeanCall else is_ok(inner)):
             super().ended(attempt)
             return
@@ -93,8 +113,16 @@ class UnaryDriver(Driver):
         attempt.lane.released()
         if self.call.observed:
             self._account(self._trailers(inner))
-        event = Succeeded(attempt.number, 200, LazyHeaders(attempt.response_headers), True)
-        actions = self.call.handle(event, self.home.monotonic())
+        self._succeeded(attempt)
+
+    def _succeeded(self, attempt: Attempt) -> None:
+        """Its response is complete, and OK."""
+        headers = LazyHeaders(attempt.response_headers)
+        actions = self.call.succeed(attempt.number, headers, self.home.monotonic())
+        if actions is ACCEPTED and attempt.number == 1:
+            self.accepted = attempt
+            self._finish(None)
+            return
         accept = actions[0] if len(actions) == 1 else None
         if type(accept) is Accept:
             self.edited = accept.headers

@@ -157,6 +157,15 @@ class InnerChannel:
             return False
         return True
 
+    def enter_ready(self) -> bool:
+        """`enter`, if a call may be sent now and its connection is made as one would be made now."""
+        try:
+            if self.check(False) != READY:
+                return False
+        except ValueError:  # closed in the meantime
+            return False
+        return self.way is self.endpoint.way and self.enter()
+
     def make(self, maker: Callable[[Any], Any]) -> Any:
         """What the maker makes of the channel, which is not closed meanwhile. Raises ValueError when it is closed.
 

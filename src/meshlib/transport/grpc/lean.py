@@ -22,7 +22,7 @@ from meshlib.routing.request import Headers
 from meshlib.runtime.clock import SystemClock
 from meshlib.transport.grpc.errors import CODES
 from meshlib.transport.grpc.judge import Ended
-from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_headers
+from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_headers, trailers_of
 from meshlib.transport.grpc.sync_expiry import Expiry
 
 __all__ = ["LeanUnary", "Receipt", "lean_unary"]
@@ -35,6 +35,7 @@ try:
     _send_metadata = cygrpc.SendInitialMetadataOperation
     _send_message = cygrpc.SendMessageOperation
     _send_close = cygrpc.SendCloseFromClientOperation
+    _close = _send_close(0)  # the same for all calls: it has no content
     _receive_metadata = cygrpc.ReceiveInitialMetadataOperation
     _receive_message = cygrpc.ReceiveMessageOperation
     _receive_status = cygrpc.ReceiveStatusOnClientOperation
@@ -88,6 +89,10 @@ class Receipt(LazyHeaders):
     def result(self, _timeout: float | None = None) -> Any:
         return self.response
 
+    def trailers(self) -> Headers:
+        """Of a call that went well, with its status."""
+        return trailers_of(self.trailing_metadata)
+
     def ended(self) -> Ended:
         """The ending, if it is another than OK."""
         return Ended(
@@ -126,12 +131,13 @@ class Broken(Receipt):
 
 
 class LeanUnary:
-    """One method on one channel."""
+    """One method on one channel. inner: who has that channel."""
 
-    __slots__ = ("_channel", "_context", "_deserializer", "_handle", "_method", "_serializer")
+    __slots__ = ("_channel", "_context", "_deserializer", "_handle", "_method", "_serializer", "inner")
 
-    def __init__(self, multicallable: Any) -> None:
+    def __init__(self, multicallable: Any, inner: Any = None) -> None:
         """multicallable: as `channel.unary_unary` gives it. AttributeError: this grpcio's is made in another way."""
+        self.inner = inner
         self._channel = multicallable._channel
         self._method: bytes = multicallable._method
         self._context = multicallable._context
@@ -164,7 +170,7 @@ class LeanUnary:
         operations = (
             _send_metadata(metadata, 0),
             _send_message(request, 0),
-            _send_close(0),
+            _close,
             initial,
             message,
             status,
@@ -196,11 +202,11 @@ class LeanUnary:
         return Receipt(initial, status, response, request, received)
 
 
-def lean_unary(multicallable: Any) -> LeanUnary | None:
+def lean_unary(multicallable: Any, inner: Any = None) -> LeanUnary | None:
     """None where this grpcio is not made as expected."""
     if not _usable:
         return None
     try:
-        return LeanUnary(multicallable)
+        return LeanUnary(multicallable, inner)
     except AttributeError:
         return None

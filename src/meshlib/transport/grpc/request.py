@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshlib.engine.actions import Start
-from meshlib.routing.request import Headers, RequestView, values_by_name
+from meshlib.routing.request import Headers, KnownHeaders, RequestView, values_by_name
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
 
-__all__ = ["authority_of", "method_path", "outgoing_metadata", "view", "with_extra"]
+__all__ = ["authority_of", "known_headers", "method_path", "outgoing_metadata", "view", "with_extra"]
 
 
 class _KnownMetadata:
@@ -26,21 +26,30 @@ class _KnownMetadata:
         return values_by_name(self.listed())
 
 
+_BARE = _KnownMetadata(())
+
+
 class _NoMetadata:
     """The same for all calls without metadata."""
 
-    __slots__ = ()
-    _headers = _KnownMetadata(()).listed()
-    _by_name = values_by_name(_headers)
+    __slots__ = ("_by_name",)
+
+    def __init__(self) -> None:
+        self._by_name = _BARE.by_name()
 
     def listed(self) -> Headers:
-        return list(self._headers)
+        return _BARE.listed()
 
     def by_name(self) -> dict[str, list[str]]:
         return self._by_name
 
 
 _NO_METADATA = _NoMetadata()
+
+
+def known_headers(metadata: Metadata | None) -> KnownHeaders:
+    """The headers of a call, made when a route looks at them."""
+    return _KnownMetadata(metadata) if metadata else _NO_METADATA
 
 
 def view(
@@ -50,15 +59,7 @@ def view(
 
     channel_id: a random number of the channel, for hash policies.
     """
-    return RequestView(
-        method="POST",
-        scheme="http",
-        authority=authority,
-        path=path,
-        headers=_KnownMetadata(metadata) if metadata else _NO_METADATA,
-        target=target,
-        channel_id=channel_id,
-    )
+    return RequestView("POST", "http", authority, path, known_headers(metadata), target, channel_id)
 
 
 def outgoing_metadata(start: Start, own: Metadata | None) -> Metadata | None:

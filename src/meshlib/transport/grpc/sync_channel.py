@@ -12,18 +12,20 @@ from typing import Any, Protocol
 import grpc
 
 import meshlib
+from meshlib.engine.actions import Start
 from meshlib.engine.dialect import ENVOY, Dialect
 from meshlib.engine.engine import Engine
 from meshlib.runtime import fork
+from meshlib.state import EndpointState
 from meshlib.transport.grpc.endpoint import InnerChannel
 from meshlib.transport.grpc.endpoints import EndpointChannels
 from meshlib.transport.grpc.lean import LeanUnary, lean_unary
 from meshlib.transport.grpc.request import authority_of, method_path
-from meshlib.transport.grpc.sync_call import Waker
 from meshlib.transport.grpc.sync_flight import Flight
 from meshlib.transport.grpc.sync_stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from meshlib.transport.grpc.sync_watch import Watch
 from meshlib.transport.grpc.tally import Incoming, Outgoing, Tally
+from meshlib.transport.grpc.waker import Waker
 
 __all__ = ["MeshChannel", "MeshLike", "Method"]
 
@@ -52,7 +54,18 @@ class Method:
     already, since they may be sent more than once.
     """
 
-    __slots__ = ("_arguments", "_kind", "_known", "_lean", "_registered", "channel", "path", "serializer")
+    __slots__ = (
+        "_arguments",
+        "_kind",
+        "_known",
+        "_lanes",
+        "_lean",
+        "_registered",
+        "channel",
+        "likeness",
+        "path",
+        "serializer",
+    )
 
     def __init__(
         self,
@@ -76,6 +89,28 @@ class Method:
             self._registered = {**self._arguments, "_registered_method": True}
         self._known: dict[InnerChannel, Any] = {}
         self._lean: dict[InnerChannel, LeanUnary | None] = {}
+        self._lanes: dict[EndpointState, LeanUnary] = {}
+        self.likeness = f"{channel.target} {channel.authority} {path}"
+
+    def lane(self, start: Start) -> LeanUnary | None:
+        """What a blocking unary call uses where its endpoint is connected to; its inner channel has been entered then."""
+        if start.path != self.path or start.authority != self.channel.authority:
+            return None
+        lean = self._lanes.get(start.endpoint)
+        if lean is not None and lean.inner.enter_ready():
+            return lean
+        return self._find_lane(start)
+
+    def _find_lane(self, start: Start) -> LeanUnary | None:
+        inner = self.channel.opened()[1].ready(start.endpoint, start.authority)
+        lean = None if inner is None else self.lean(inner, start.path)
+        if lean is None or not lean.inner.enter_ready():
+            return None
+        self._lanes = {
+            endpoint: other for endpoint, other in list(self._lanes.items()) if not other.inner.closed
+        }
+        self._lanes[start.endpoint] = lean
+        return lean
 
     def lean(self, inner: InnerChannel, path: str) -> LeanUnary | None:
         """What blocking unary calls use rather than `on`, where this grpcio allows it and the route keeps the method."""
@@ -85,7 +120,7 @@ class Method:
             return self._lean[inner]
         except KeyError:
             self._lean = {other: lean for other, lean in list(self._lean.items()) if not other.closed}
-            made = self._lean[inner] = lean_unary(self.on(inner, path))
+            made = self._lean[inner] = lean_unary(self.on(inner, path), inner)
             return made
 
     def on(self, inner: InnerChannel, path: str) -> Any:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from meshlib.errors import UnknownHost
 from meshlib.transport.grpc.metadata import Metadata
 from meshlib.transport.grpc.sync_flight import Flight
+from meshlib.transport.grpc.sync_lane import call_blocking
 from meshlib.transport.grpc.sync_rpc import MeshRpc, MeshStream
-from meshlib.transport.grpc.sync_unary import BlockingCall
 
 if TYPE_CHECKING:
     from meshlib.transport.grpc.sync_channel import Method
@@ -60,16 +59,9 @@ class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        method = self._method
-        call = BlockingCall(method, request, timeout, metadata, credentials, wait_for_ready, compression)
-        try:
-            return call.run(whole=False)
-        except UnknownHost:
-            plain = method.without_mesh()
-            if plain is None:
-                raise
-        metadata = call.metadata_without_mesh()
-        return plain(request, timeout, metadata, credentials, wait_for_ready, compression)
+        return call_blocking(
+            self._method, request, timeout, metadata, credentials, wait_for_ready, compression, False
+        )
 
     def with_call(
         self,
@@ -80,18 +72,10 @@ class UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> tuple[Any, grpc.Call]:
-        method = self._method
-        call = BlockingCall(method, request, timeout, metadata, credentials, wait_for_ready, compression)
-        result: tuple[Any, grpc.Call]
-        try:
-            result = call.run()
-        except UnknownHost:
-            plain = method.without_mesh()
-            if plain is None:
-                raise
-            metadata = call.metadata_without_mesh()
-            result = plain.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)
-        return result
+        answer: tuple[Any, grpc.Call] = call_blocking(
+            self._method, request, timeout, metadata, credentials, wait_for_ready, compression, True
+        )
+        return answer
 
     def future(
         self,

@@ -1,16 +1,16 @@
 """A unary call in blocking code.
 
 The engine is asked for an attempt; if the endpoint's channel is READY, the attempt is a blocking call of grpcio on it, whose
-deadline is the earliest of the call's timers. That is all there is to a call that goes well. Otherwise the loop in `run`
-carries out what the engine says, one attempt at a time, and blocks in C-core (while it connects) or on an event (in a queue,
-during a back-off, while configuration is awaited).
+deadline is the earliest of the call's timers. That is all there is to a call that goes well (`sync_lane`). Otherwise the loop
+here carries out what the engine says, one attempt at a time, and blocks in C-core (while it connects) or on an event (in a
+queue, during a back-off, while configuration is awaited).
 
 A call whose route hedges has several attempts at once: it is handed to the driver of futures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from math import inf
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from meshlib.engine.actions import Accept, Action, CancelAttempt, Connect, Fail, Park, Reply, Start
-from meshlib.engine.call import Call, CallInfo
+from meshlib.engine.call import Call
 from meshlib.engine.events import (
-    BEGIN,
     CANCELLED,
     TIMER,
     WOKEN,
@@ -34,8 +33,6 @@ from meshlib.engine.events import (
     NeedConnection,
     Succeeded,
 )
-from meshlib.engine.loop import ACCEPTED
-from meshlib.engine.options import deadline_of
 from meshlib.errors import MeshError
 from meshlib.identity.refusal import explained
 from meshlib.routing.request import Headers as HeaderList
@@ -45,14 +42,16 @@ from meshlib.transport.grpc.errors import RpcFailed, reply_failed, rpc_error
 from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
 from meshlib.transport.grpc.lean import Receipt
 from meshlib.transport.grpc.metadata import LazyHeaders, Metadata, to_metadata, trailers_of
-from meshlib.transport.grpc.request import outgoing_metadata, view, with_extra
+from meshlib.transport.grpc.request import outgoing_metadata
 from meshlib.transport.grpc.status import UnsupportedActionError, ended_of, status_of
-from meshlib.transport.grpc.sync_call import SucceededCall, Waker
+from meshlib.transport.grpc.sync_call import SucceededCall
 from meshlib.transport.grpc.sync_flight import Flight
 from meshlib.transport.grpc.sync_rpc import MeshRpc
 from meshlib.transport.grpc.tally import Tally
+from meshlib.transport.grpc.waker import Waker
 
 if TYPE_CHECKING:
+    from meshlib.transport.grpc.endpoints import EndpointChannels
     from meshlib.transport.grpc.sync_channel import Method
 
 __all__ = ["BlockingCall"]
@@ -85,7 +84,7 @@ class Ahead:
 
 
 class BlockingCall:
-    """Runs one call. arguments: metadata, credentials and compression as the application gave them."""
+    """Runs one call, from where `sync_lane` leaves it. metadata, credentials, compression: as the application gave them."""
 
     __slots__ = (
         "_accept",
@@ -107,55 +106,53 @@ class BlockingCall:
     def __init__(
         self,
         method: Method,
+        channels: EndpointChannels,
+        monotonic: Callable[[], float],
+        call: Call,
+        waker: Waker,
         request: Any,
-        timeout: float | None,
         metadata: Metadata | None,
         credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
         compression: grpc.Compression | None,
+        deadline: float | None,
     ) -> None:
-        channel = method.channel
-        engine, self._channels = channel.opened()
-        self._monotonic = monotonic = engine.clock.monotonic
+        """call: it has begun. deadline: the caller's own, monotonic seconds."""
+        self._channels = channels
+        self._monotonic = monotonic
         self._method = method
         self._request = request
         self._metadata = metadata
         self._credentials = credentials
         self._compression = compression
-        self._waker = waker = Waker()
+        self._waker = waker
         self._ahead: Ahead | None = None
         self._accept: Accept | None = None
         self._initial: Metadata = ()
-        self._deadline = deadline = deadline_of(timeout, monotonic)
-        self._call: Call = engine.call(
-            view(channel.target, channel.authority, method.path, metadata, channel.channel_id),
-            wake=waker.wake,
-            deadline=deadline,
-            wait_for_ready=bool(wait_for_ready),
-            dialect=channel.dialect,
-        )
+        self._deadline = deadline
+        self._call = call
 
-    @property
-    def info(self) -> CallInfo:
-        return self._call.info
-
-    def run(self, *, whole: bool = True) -> Any:
-        """The response and its call object, or the response alone. Raises what a blocking call of grpcio raises."""
-        call, monotonic = self._call, self._monotonic
+    def go_on(self, actions: Sequence[Action]) -> tuple[Any, grpc.Call]:
+        """From these actions to the end: the response and its call object. Raises what a blocking call of grpcio raises."""
         try:
-            actions = call.handle(BEGIN, monotonic())
-            first = actions[0] if len(actions) == 1 else None
-            if type(first) is Start and first.permitted and not call.hedges:
-                inner = self._channels.ready(first.endpoint, first.authority)
-                if inner is not None and inner.enter():
-                    ahead = self._ahead = Ahead(first)
-                    ahead.inner = inner
-                    event, now = self._send(ahead)
-                    actions = call.handle(event, now)
-                    if actions is ACCEPTED and not whole and ahead.ended is None:
-                        return ahead.response
-            response = self._go_on(actions)
-            return response if whole else response[0]
+            return self._go_on(actions)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def go_on_after(
+        self, start: Start, inner: InnerChannel, receipt: Receipt, wake_at: float, actions: Sequence[Action]
+    ) -> tuple[Any, grpc.Call]:
+        """The same when the first attempt is over. actions: what came of it, if it succeeded; wake_at: when it had to end."""
+        ahead = self._ahead = Ahead(start)
+        ahead.inner = inner
+        ahead.stage = Stage.SENT
+        try:
+            if receipt.number == 0:
+                ahead.response, ahead.succeeded = receipt.response, receipt
+            else:
+                ahead.ended = receipt.ended()
+                actions = self._call.handle(*self._outcome(ahead, receipt, None, wake_at))
+            return self._go_on(actions)
         except BaseException as error:
             self._abandon(error)
             raise
@@ -233,6 +230,14 @@ class BlockingCall:
             ahead.ended = ended_of(error)
         finally:
             inner.leave()
+        return self._outcome(ahead, receipt, tally, wake_at)
+
+    def _outcome(
+        self, ahead: Ahead, receipt: Receipt | None, tally: Tally | None, wake_at: float
+    ) -> tuple[Event, float]:
+        """The attempt is over: what the engine is told of it, and as of when."""
+        call, monotonic, start, inner = self._call, self._monotonic, ahead.start, ahead.inner
+        assert inner is not None
         ended = ahead.ended
         if call.observed:
             self._account(ahead, receipt, tally)
@@ -266,10 +271,6 @@ class BlockingCall:
             sent, received = tally.sent.size, tally.received.size
             messages = tally.sent.count, tally.received.count
         self._call.account(sent, received, messages=messages, trailers=trailers)
-
-    def metadata_without_mesh(self) -> Metadata | None:
-        """What goes out when no Listener knows the host, and the Mesh lets such calls through."""
-        return with_extra(self._metadata, self._call.headers_to_add)
 
     def _finish(self, accept: Accept) -> tuple[Any, SucceededCall]:
         ahead = self._ahead
