@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import count, cycle
 from random import Random
 
 from meshlib.balance.edf import EdfScheduler, cycle_of
@@ -11,6 +11,9 @@ from meshlib.balance.hosts import HostTable
 from meshlib.resources.cluster import RoundRobinConfig
 
 __all__ = ["round_robin"]
+
+FEW = 64
+"""Up to so many hosts the turns are written down."""
 
 
 def round_robin(
@@ -33,7 +36,10 @@ def round_robin(
 
 
 def _in_turn(order: Sequence[int], random: Random) -> Callable[[], int]:
-    # `next` on a C counter is one atomic step under the GIL: no lock, and no two threads get the same number.
+    # `next` on a C iterator is one atomic step under the GIL: no lock, and no two threads get the same turn.
     size = len(order)
-    turn = count(random.randrange(size)).__next__
+    start = random.randrange(size)
+    if size <= FEW:
+        return cycle([*order[start:], *order[:start]]).__next__
+    turn = count(start).__next__
     return lambda: order[turn() % size]

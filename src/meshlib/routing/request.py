@@ -10,6 +10,9 @@ __all__ = ["Headers", "KnownHeaders", "RequestView", "ResponseView", "values_by_
 
 Headers = list[tuple[str, str]]
 
+BELOW = float(2**53)
+"""Random numbers of requests are below: as many as `random()` gives. They are small enough for quick arithmetic."""
+
 
 class KnownHeaders(Protocol):
     """Request headers in the forms that routing needs, made when it asks for them."""
@@ -68,10 +71,10 @@ class RequestView:
         return self._headers
 
     def draw(self, random: Random) -> int:
-        """The request's random number, 64 bits. Envoy has one for each stream: runtime fractions and weights share it."""
+        """The request's random number, 53 bits. Envoy has one for each stream: runtime fractions and weights share it."""
         value = self._random
         if value is None:
-            value = self._random = random.getrandbits(64)
+            value = self._random = int(random.random() * BELOW)
         return value
 
     def values(self, name: str) -> list[str]:

@@ -10,8 +10,9 @@ The rules are Envoy's, for each routing priority (DEFAULT, HIGH):
 - A retry holds a *retry* permit from the moment it is scheduled until its attempt has a verdict. How many there may be is
   `max_retries`, or the retry budget where the cluster has one.
 
-Permits change under one lock for each cluster: an unlocked `+=` with a call inside loses updates. Nothing here blocks or
-calls out while the lock is held. A finalizer must not take a lock (its own thread may hold it), so abandoned calls append
+Permits change under one lock for each cluster: an unlocked `+=` with a call inside loses updates. Those of requests, which
+every call takes and returns, change without: in steps that the interpreter does not break (`take_request`). Nothing here blocks
+or calls out while the lock is held. A finalizer must not take a lock (its own thread may hold it), so abandoned calls append
 what they hold to `abandoned`, and the next call gives it back.
 """
 
@@ -177,20 +178,22 @@ class ClusterState:
                         self.endpoints.pop(endpoint.key, None)
 
     def take_request(self, endpoint: EndpointState, permits: Permits) -> bool:
-        """Take the permit of a request that is about to be sent."""
-        with self.lock:
-            if permits.requests >= permits.max_requests:
-                return False
-            permits.requests += 1
-            if not permits.inherited:
-                endpoint.active += 1
+        """Take the permit of a request that is about to be sent.
+
+        Without the lock, as `return_request`: nothing here calls anything, so no other thread comes in between, and nobody else
+        changes these two numbers.
+        """
+        if permits.requests >= permits.max_requests:
+            return False
+        permits.requests += 1
+        if not permits.inherited:
+            endpoint.active += 1
         return True
 
     def return_request(self, endpoint: EndpointState, permits: Permits) -> None:
-        with self.lock:
-            permits.requests -= 1
-            if not permits.inherited:
-                endpoint.active -= 1
+        permits.requests -= 1
+        if not permits.inherited:
+            endpoint.active -= 1
 
     def take_retry(self, permits: Permits) -> bool:
         with self.lock:

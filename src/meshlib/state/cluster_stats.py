@@ -6,8 +6,6 @@ process may know ten thousand clusters and call three.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from meshlib.state.responses import ResponseCodes
 from meshlib.stats import Histogram, Scope
 
@@ -111,7 +109,11 @@ class ClusterStats:
         if internal:
             split = self._time_of_internal()
         every = self.upstream_rq_time
-        bucket = bisect_left(every.bounds, milliseconds)
+        bucket = 0
+        for bound in every.bounds:  # most calls are in one of the first buckets
+            if milliseconds <= bound:
+                break
+            bucket += 1
         every.buckets[bucket] += 1
         every.total += milliseconds
         split.buckets[bucket] += 1

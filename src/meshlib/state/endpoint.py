@@ -13,7 +13,7 @@ __all__ = ["EndpointState"]
 
 
 class EndpointState:
-    """What is known of an endpoint beyond its configuration. Changed only under the lock of its ClusterState.
+    """What is known of an endpoint beyond its configuration. Changed only under the lock of its ClusterState, but for `active`.
 
     key: `ip:port`. active: requests in flight, of every transport of the process. connections: open ones, idle ones
     included. waiters: calls that wait for one of them, first come first served.

@@ -272,10 +272,8 @@ class UnaryUnaryCall(UnaryDriver, _OneResponse, grpc.aio.UnaryUnaryCall):  # typ
         wait_for_ready: bool | None,
         options: dict[str, Any],
     ) -> None:
-        UnaryDriver.__init__(self, home, method, metadata, timeout, wait_for_ready, options)
-        self.request = request
         self._deserializer = method.deserializer
-        self.begin()
+        UnaryDriver.__init__(self, home, method, request, metadata, timeout, wait_for_ready, options)
 
     def __await__(self) -> Generator[Any, None, Any]:
         inner = self.direct

@@ -96,7 +96,7 @@ class Driver:
     ) -> None:
         channel = method.channel
         self.home = home
-        self._method = method
+        self.method = method
         self.metadata = metadata
         self.options = options
         self._wake = wake = Wake(self)

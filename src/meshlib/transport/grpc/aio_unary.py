@@ -1,24 +1,22 @@
-"""The driver of a call with one message each way, and the straight line through it of a call that goes well."""
+"""The driver of a call with one message each way. `aio_lane` is the straight line through it of a call that goes well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import inf
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-
-from meshlib.engine.actions import Accept, Start
-from meshlib.engine.loop import ACCEPTED
+from meshlib.engine.actions import Accept, Action
 from meshlib.routing.request import Headers as HeaderList
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
 from meshlib.transport.grpc.aio_driver import Driver
-from meshlib.transport.grpc.aio_endpoint import InnerChannel
+from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_inner import is_ok, message_of, result_of
+from meshlib.transport.grpc.aio_lane import arrive, set_out
 from meshlib.transport.grpc.aio_lean import LeanCall, lean_call
-from meshlib.transport.grpc.judge import PREFIX
 from meshlib.transport.grpc.metadata import LazyHeaders, trailers_of
-from meshlib.transport.grpc.request import with_extra
+
+if TYPE_CHECKING:
+    from meshlib.transport.grpc.aio_channel import Method
 
 __all__ = ["UnaryDriver"]
 
@@ -28,40 +26,24 @@ class UnaryDriver(Driver):
 
     request: bytes
 
-    def begin(self) -> None:
-        home = self.home
-        actions = self.call.begin(home.monotonic())
-        start = actions[0] if len(actions) == 1 else None
-        if type(start) is Start and start.permitted and start.headers is None:
-            lane = home.inner(start)
-            if lane.ready() and self._send_lean(start, lane):
-                return
-        self.run(self._carry_out(actions))
-
-    def _send_lean(self, start: Start, lane: InnerChannel) -> bool:
-        """The first attempt, as `_send` has it. False: nothing was done, it needs more than that."""
-        if self.options:
-            return False
-        time_left = None if self.deadline is None else self.time_left()
-        metadata = with_extra(self.metadata, start.extra) if start.extra else self.metadata
-        method = self._method
-        path = method.encoded if start.path == method.path else start.path.encode()
-        try:
-            inner = lean_call(lane.channel, path, self.request, time_left, metadata)
-        except (grpc.aio.BaseError, TypeError):
-            return False  # to be said there
-        if inner is None:
-            return False
-        lane.used()
-        attempt = Attempt(self, 1, start.path, lane)
-        attempt.start = start
-        attempt.stage = Stage.SENT
-        attempt.inner = self.direct = inner
-        self._attempts = (attempt,)
-        inner.add_done_callback(attempt.ended)
-        if self.call.wake_at < inf:
-            self._arm()
-        return True
+    def __init__(
+        self,
+        home: Home,
+        method: Method,
+        request: bytes,
+        metadata: Any,
+        timeout: float | None,
+        wait_for_ready: bool | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.home = home
+        self.method = method
+        self.request = request
+        self.metadata = metadata
+        self.options = options
+        actions = set_out(self, timeout, wait_for_ready)
+        if actions is not None:
+            self.run(self._carry_out(actions))
 
     def _begin(self, attempt: Attempt, metadata: Any) -> Any:
         time_left = None if self.deadline is None else self.time_left()
@@ -90,20 +72,9 @@ class UnaryDriver(Driver):
         inner = attempt.inner
         message = inner.message if type(inner) is LeanCall else None
         if message is not None:
-            attempt.driver = None
-            attempt.stage = Stage.OVER
-            attempt.lane.released()
-            call = self.call
-            if call.observed:
-                self.sent, self.sent_bytes = 1, len(self.request)
-                self.received, self.received_bytes = 1, len(message)
-                call.account(
-                    len(self.request) + PREFIX,
-                    len(message) + PREFIX,
-                    messages=(1, 1),
-                    trailers=inner.trailers,
-                )
-            self._succeeded(attempt)
+            actions = arrive(self, attempt, message)
+            if actions is not None:
+                self._take(attempt, actions)
             return
         if not (inner.ok if type(inner) is LeanCall else is_ok(inner)):
             super().ended(attempt)
@@ -113,16 +84,11 @@ class UnaryDriver(Driver):
         attempt.lane.released()
         if self.call.observed:
             self._account(self._trailers(inner))
-        self._succeeded(attempt)
-
-    def _succeeded(self, attempt: Attempt) -> None:
-        """Its response is complete, and OK."""
         headers = LazyHeaders(attempt.response_headers)
-        actions = self.call.succeed(attempt.number, headers, self.home.monotonic())
-        if actions is ACCEPTED and attempt.number == 1:
-            self.accepted = attempt
-            self._finish(None)
-            return
+        self._take(attempt, self.call.succeed(attempt.number, headers, self.home.monotonic()))
+
+    def _take(self, attempt: Attempt, actions: Sequence[Action]) -> None:
+        """What the engine says to its response, which is complete."""
         accept = actions[0] if len(actions) == 1 else None
         if type(accept) is Accept:
             self.edited = accept.headers
