@@ -18,7 +18,6 @@ import grpc.aio
 from meshlib.engine.call import CallInfo
 from meshlib.runtime.logs import failed
 from meshlib.transport.grpc.aio_driver import Driver
-from meshlib.transport.grpc.aio_home import Home
 from meshlib.transport.grpc.aio_lean import LeanCall
 from meshlib.transport.grpc.aio_outcome import initial_metadata, outcome_of
 from meshlib.transport.grpc.aio_stream import EOF, StreamDriver
@@ -26,7 +25,6 @@ from meshlib.transport.grpc.aio_unary import UnaryDriver
 
 if TYPE_CHECKING:
     from meshlib.observe.decision import Decision
-    from meshlib.transport.grpc.aio_channel import Method
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall"]
 
@@ -262,19 +260,6 @@ class _ManyRequests(_Call):
 class UnaryUnaryCall(UnaryDriver, _OneResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
     """One message each way. It is its own driver: one object less for each call."""
 
-    def __init__(
-        self,
-        home: Home,
-        method: Method,
-        request: bytes,
-        metadata: Any,
-        timeout: float | None,
-        wait_for_ready: bool | None,
-        options: dict[str, Any],
-    ) -> None:
-        self._deserializer = method.deserializer
-        UnaryDriver.__init__(self, home, method, request, metadata, timeout, wait_for_ready, options)
-
     def __await__(self) -> Generator[Any, None, Any]:
         inner = self.direct
         if type(inner) is LeanCall and self._response is _MISSING:
@@ -292,7 +277,8 @@ class UnaryUnaryCall(UnaryDriver, _OneResponse, grpc.aio.UnaryUnaryCall):  # typ
                 or not self.over
             ):
                 return (yield from super().__await__())
-            self._response = deserialized(message, self._deserializer)
+            deserializer = self._deserializer
+            self._response = message if deserializer is None else deserialized(message, deserializer)
             return self._response
         return (yield from super().__await__())
 

@@ -184,8 +184,15 @@ class UnaryUnary(_Multicallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ign
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        start = self._start if self._interceptors else self._method.call
-        return start(request, timeout, metadata, credentials, wait_for_ready, compression)
+        if self._interceptors:
+            return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+        method = self._method
+        if credentials is not None or compression is not None:
+            return method.call(request, timeout, metadata, credentials, wait_for_ready, compression)
+        home = method.channel.home()
+        return UnaryUnaryCall(
+            home, method, method.serialize(request), metadata, timeout, wait_for_ready, _NO_OPTIONS
+        )
 
 
 class UnaryStream(_OneRequest, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from meshlib.engine.call import Call
 from meshlib.engine.engine import Engine
 from meshlib.engine.loop import ACCEPTED
 from meshlib.transport.grpc.aio_attempt import Attempt, Stage
-from meshlib.transport.grpc.aio_deadlines import Wake
+from meshlib.transport.grpc.aio_deadlines import Deadlines, Wake
 from meshlib.transport.grpc.aio_lean import lean_call
 from meshlib.transport.grpc.judge import PREFIX
 from meshlib.transport.grpc.metadata import LazyHeaders
@@ -60,21 +60,25 @@ def set_out(driver: Any, timeout: float | None, wait_for_ready: bool | None) -> 
     if start.extra:
         metadata = with_extra(metadata, start.extra)
     path = method.encoded if start.path == method.path else start.path.encode()
+    attempt = Attempt(driver, 1, start.path, lane)
     try:
-        inner = lean_call(lane.channel, path, driver.request, time_left, metadata)
+        inner = lean_call(lane.channel, path, driver.request, time_left, metadata, attempt.ended)
     except (BaseError, TypeError):
         return actions  # to be said by who sends it then
     if inner is None:
         return actions
     lane.used()
-    attempt = Attempt(driver, 1, start.path, lane)
     attempt.start = start
     attempt.stage = Stage.SENT
     attempt.inner = driver.direct = inner
     driver._attempts = (attempt,)
-    inner.add_done_callback(attempt.ended)
-    if call.wake_at < inf:
-        driver._arm()
+    wake_at = call.wake_at
+    if wake_at < inf:
+        deadlines: Deadlines = home.deadlines
+        if deadlines.add(wake, wake_at):
+            driver._timed_until = wake_at
+        else:
+            driver._arm()
     return None
 
 
@@ -84,13 +88,13 @@ def arrive(driver: Any, attempt: Any, message: bytes) -> Sequence[Action] | None
     attempt.stage = Stage.OVER
     attempt.lane.released()
     call: Call = driver.call
+    sent, received = len(driver.request), len(message)
     if call.observed:
-        sent, received = len(driver.request), len(message)
-        driver.sent, driver.sent_bytes, driver.received, driver.received_bytes = 1, sent, 1, received
         call.account(sent + PREFIX, received + PREFIX, messages=(1, 1), trailers=attempt.inner.trailers)
     number: int = attempt.number
     actions = call.succeed(number, LazyHeaders(attempt.response_headers), driver.home.monotonic())
     if actions is not ACCEPTED or number != 1:
+        driver.sent, driver.sent_bytes, driver.received, driver.received_bytes = 1, sent, 1, received
         return actions
     driver.accepted = attempt
     driver._finish(None)

@@ -47,16 +47,24 @@ class LeanCall:
 
     __slots__ = ("_ended", "_steps", "core", "future", "message")
 
-    def __init__(self, core: Any, request: bytes, metadata: tuple[Any, ...]) -> None:
-        """Raises what C-core raises for a request that it does not take."""
+    def __init__(
+        self,
+        core: Any,
+        request: bytes,
+        metadata: tuple[Any, ...],
+        ended: Callable[[Any], None] | None = None,
+    ) -> None:
+        """ended: as for `add_done_callback`. Raises what C-core raises for a request that it does not take."""
         self.core = core
-        self._ended: Callable[[Any], None] | None = None
+        self._ended = ended
         self.message: bytes | None = None
         self._steps = steps = core.unary_unary(request, metadata, _context())
         self.future: asyncio.Future[Any] = steps.send(None)
         self.future._asyncio_future_blocking = (
             False  # as a task does with the future that it is given to wait for
         )
+        if ended is not None:
+            self.future.add_done_callback(self._go_on)
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Called once, when the call has ended. Only one, and right after the call was made."""
@@ -122,9 +130,14 @@ class LeanCall:
 
 
 def lean_call(
-    channel: Any, method: bytes, request: bytes, time_left: float | None, metadata: Any
+    channel: Any,
+    method: bytes,
+    request: bytes,
+    time_left: float | None,
+    metadata: Any,
+    ended: Callable[[Any], None] | None = None,
 ) -> LeanCall | None:
-    """Start a call on a channel of grpc.aio; None: nothing was sent, this grpcio's objects are others.
+    """Start a call on a channel of grpc.aio; None: nothing was sent, this grpcio's objects are others. ended: its done callback.
 
     Raises grpc.aio.BaseError and TypeError for what C-core does not take: metadata, or a channel that is closed.
     """
@@ -142,5 +155,5 @@ def lean_call(
         _usable = False
         return None
     if metadata is None:
-        return LeanCall(core, request, ())
-    return LeanCall(core, request, tuple((key, value) for key, value in metadata))
+        return LeanCall(core, request, (), ended)
+    return LeanCall(core, request, tuple((key, value) for key, value in metadata), ended)

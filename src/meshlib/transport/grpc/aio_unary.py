@@ -25,6 +25,7 @@ class UnaryDriver(Driver):
     """request: the serialized message."""
 
     request: bytes
+    _deserializer: Callable[[bytes], Any] | None
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class UnaryDriver(Driver):
         self.request = request
         self.metadata = metadata
         self.options = options
+        self._deserializer = method.deserializer
         actions = set_out(self, timeout, wait_for_ready)
         if actions is not None:
             self.run(self._carry_out(actions))
