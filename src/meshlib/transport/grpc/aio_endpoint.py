@@ -303,7 +303,9 @@ class InnerChannel(Lane):
     def released(self) -> None:
         self.calls -= 1
         if not self.calls:
-            self._close_unless_needed()
+            endpoint = self.key[0]
+            if self.leaving or endpoint.departed or endpoint.waiters:  # as `_close_unless_needed` says, which is seldom
+                self._close_unless_needed()
 
     def told(self, event: Event) -> None:
         """C-core may call a connection that was lost READY for a moment longer."""
