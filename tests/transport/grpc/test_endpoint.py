@@ -6,15 +6,18 @@ import dataclasses
 import gc
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
+from random import Random
 from typing import Any
 
 import pytest
 
+from meshlib.balance.balancer import LoadBalancer
 from meshlib.engine.actions import Start
 from meshlib.engine.events import Failed, FailureKind
+from meshlib.engine.program import ClusterProgram, Program
 from meshlib.resources.cluster import CircuitBreakers, Cluster, DiscoveryType, HttpProtocol, Thresholds
 from meshlib.resources.route import Priority
+from meshlib.snapshot import Snapshot
 from meshlib.state import Admission, StateStore, Waiter, Way
 from meshlib.stats import Registry
 from meshlib.transport.grpc.endpoint import (
@@ -64,9 +67,10 @@ class Home:
         self.state = StateStore(Registry()).cluster("echo")
         self.endpoint = self.state.endpoint("10.0.0.1:80", "10.0.0.1", 80)
         self.permits = self.state.permits(Priority.DEFAULT)
-        self.program: Any = SimpleNamespace(
-            clusters={"echo": SimpleNamespace(cluster=CLUSTER, state=self.state)}
-        )
+        balancer = LoadBalancer(CLUSTER, None, self.state, Random(1))
+        cluster = ClusterProgram(CLUSTER, None, False, self.state, balancer, None, None, None)
+        self.clusters = {"echo": cluster}
+        self.program = Program(Snapshot(), {}, self.clusters, None)
         self.channels = EndpointChannels("echo:80", (), self._make, lambda: self.now, lambda: self.program)
 
     def _make(self, target: str, options: list[tuple[str, Any]]) -> FakeChannel:
@@ -346,7 +350,7 @@ def test_calls_go_on_until_the_successor_is_ready(home: Home) -> None:
 def test_the_successor_is_made_by_the_configuration_of_now(home: Home) -> None:
     inner = _used(home)
     changed = dataclasses.replace(CLUSTER, max_requests_per_connection=7)
-    home.program.clusters["echo"].cluster = changed
+    home.clusters["echo"].cluster = changed
     home.channels.exchange(inner)
     home.to(READY)
     _await(lambda: home.ready() is not inner)
@@ -383,9 +387,9 @@ def test_without_a_permit_there_is_no_successor(home: Home) -> None:
 def test_what_has_left_has_no_successor(home: Home, gone: str) -> None:
     inner = _used(home)
     if gone == "cluster":
-        home.program.clusters.clear()
+        home.clusters.clear()
     elif gone == "another cluster":
-        home.program.clusters["echo"].state = StateStore(Registry()).cluster("echo")
+        home.clusters["echo"].state = StateStore(Registry()).cluster("echo")
     else:
         home.endpoint.departed = True
     home.channels.exchange(inner)
