@@ -304,7 +304,9 @@ class InnerChannel(Lane):
         self.calls -= 1
         if not self.calls:
             endpoint = self.key[0]
-            if self.leaving or endpoint.departed or endpoint.waiters:  # as `_close_unless_needed` says, which is seldom
+            if (
+                self.leaving or endpoint.departed or endpoint.waiters
+            ):  # as `_close_unless_needed` says, which is seldom
                 self._close_unless_needed()
 
     def told(self, event: Event) -> None:
