@@ -16,8 +16,9 @@ from collections.abc import Callable
 from meshlib.runtime import fork
 from meshlib.runtime.clock import SystemClock
 from meshlib.runtime.logs import failed
+from meshlib.runtime.threads import Timer
 
-__all__ = ["Alarm", "Timers", "timers"]
+__all__ = ["Timers", "timers"]
 
 LINGER = 1.0
 """Seconds."""
@@ -28,20 +29,6 @@ MANY = 256
 logger = logging.getLogger("meshlib.runtime")
 
 Task = Callable[[], None]
-
-
-class Alarm:
-    """A task that is due at `when` (seconds of the system's monotonic clock), until it has run or is cancelled."""
-
-    __slots__ = ("task", "when")
-
-    def __init__(self, when: float, task: Task) -> None:
-        self.when = when
-        self.task: Task | None = task
-
-    def cancel(self) -> None:
-        """From any thread."""
-        self.task = None
 
 
 class Timers:
@@ -57,20 +44,20 @@ class Timers:
 
     def _clear(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._heap: list[tuple[float, int, Alarm]] = []
+        self._heap: list[tuple[float, int, Timer]] = []
         self._soon: deque[Task] = deque()
         self._thread: threading.Thread | None = None
 
-    def later(self, delay: float, task: Task) -> Alarm:
+    def later(self, delay: float, task: Task) -> Timer:
         """Run the task after `delay` seconds."""
-        alarm = Alarm(self._monotonic() + delay, task)
-        entry = (alarm.when, next(self._numbers), alarm)
+        timer = Timer(self._monotonic() + delay, task)
+        entry = (timer.when, next(self._numbers), timer)
         with self._changed:
             heapq.heappush(self._heap, entry)
             self._start()
             if self._heap[0] is entry:
                 self._changed.notify()
-        return alarm
+        return timer
 
     def from_finalizer(self, task: Task) -> None:
         """Run the task soon, if the thread lives. Takes no lock that its own thread might hold; the task is not in a hurry."""

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from meshlib.policy.rotation import delays
 from meshlib.runtime.clock import SystemClock
-from meshlib.runtime.timers import Alarm
+from meshlib.runtime.threads import Timer
 from meshlib.state import Handshake, Security
 from meshlib.transport.grpc.tunnel_loop import Loop
 
@@ -69,7 +69,7 @@ class Aging:
         self._not_after = handshake.not_after
         self._holder = holder
         self._stage = Stage.FRESH
-        self._alarm: Alarm | None = None
+        self._alarm: Timer | None = None
 
     def begin(self) -> None:
         """The connection is open, or is about to be."""

@@ -37,7 +37,8 @@ from meshlib.engine.events import (
 )
 from meshlib.errors import MeshError, UnknownHost
 from meshlib.identity.refusal import explained
-from meshlib.runtime.timers import Alarm, timers
+from meshlib.runtime import threads
+from meshlib.runtime.timers import timers
 from meshlib.transport.grpc.errors import FinishedRpc, RpcFailed, rpc_error
 from meshlib.transport.grpc.judge import PREFIX, Ended, end_of_stream, judge
 from meshlib.transport.grpc.metadata import Metadata, to_headers, to_metadata
@@ -61,7 +62,7 @@ class Flight(Shots):
     cancelled = False
     _edited: list[tuple[str, str]] | None = None
     _whole = False  # the response is one block of headers, with the status among them
-    _alarm: Alarm | None = None
+    _alarm: threads.Timer | None = None
     _alarm_at = inf
     _trailers: list[tuple[str, str]] | None = None
 

@@ -25,7 +25,7 @@ import grpc
 
 from meshlib.errors import IdentityError
 from meshlib.policy.failure import FailureKind
-from meshlib.runtime.timers import Alarm
+from meshlib.runtime.threads import Timer
 from meshlib.state import EndpointState, Handshake, Security
 from meshlib.transport.grpc.aging import Aging, Held
 from meshlib.transport.grpc.tunnel_door import Door
@@ -111,7 +111,7 @@ class Tunnel:
         self.begun = False
         self._lock = threading.Lock()
         self.holder: weakref.ref[Held] | None = None
-        self._alarm: Alarm | None = None
+        self._alarm: Timer | None = None
         self._aging: Aging | None = None
         self._handshake: Handshake | None = None
         self._local: socket.socket | None = None

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from meshlib.runtime import fork
 from meshlib.runtime.clock import SystemClock
 from meshlib.runtime.logs import failed
-from meshlib.runtime.timers import Alarm
+from meshlib.runtime.threads import Timer
 
 __all__ = ["BUFFER", "GONE", "IN", "OUT", "Loop", "opening_loop", "pumping_loop"]
 
@@ -112,7 +112,7 @@ class Loop:
         self._tasks: deque[Task] = deque()
         self._handlers: dict[int, Handler] = {}
         self._broken: dict[int, Broken] = {}
-        self._alarms: list[tuple[float, int, Alarm]] = []
+        self._alarms: list[tuple[float, int, Timer]] = []
         self._crowded = MANY
         self._numbers = itertools.count()
         self._poller: Poller | None = None
@@ -176,9 +176,9 @@ class Loop:
             del self._handlers[sock.fileno()], self._broken[sock.fileno()]
             self._poller.unregister(sock.fileno())
 
-    def later(self, delay: float, task: Task) -> Alarm:
+    def later(self, delay: float, task: Task) -> Timer:
         """Run the task after `delay` seconds, unless the alarm is cancelled."""
-        alarm = Alarm(SystemClock.monotonic() + delay, task)
+        alarm = Timer(SystemClock.monotonic() + delay, task)
         if len(self._alarms) >= self._crowded:
             alive = [entry for entry in self._alarms if entry[2].task is not None]
             self._alarms[:] = alive

@@ -27,7 +27,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from meshlib.runtime.timers import Alarm
+from meshlib.runtime.threads import Timer
 from meshlib.transport.grpc.tunnel_loop import BUFFER, GONE, IN, OUT, Loop
 
 __all__ = ["FLUSH", "Pump"]
@@ -96,7 +96,7 @@ class Pump:
         self._local_gone = self._remote_gone = False  # closed by the other side, and watched no more
         self._over = False
         self._broken: BaseException | None = None
-        self._alarm: Alarm | None = None
+        self._alarm: Timer | None = None
 
     def start(self) -> None:
         """On the loop's thread."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from meshlib.policy import rotation
 from meshlib.runtime.clock import SystemClock
-from meshlib.runtime.timers import Alarm
+from meshlib.runtime.threads import Timer
 from meshlib.transport.grpc.aging import Aging
 
 
@@ -21,15 +21,15 @@ class FakeLoop:
     """Alarms are due when the test says so."""
 
     def __init__(self) -> None:
-        self.alarms: list[Alarm] = []
+        self.alarms: list[Timer] = []
 
-    def later(self, delay: float, task: Any) -> Alarm:
-        alarm = Alarm(delay, task)
+    def later(self, delay: float, task: Any) -> Timer:
+        alarm = Timer(delay, task)
         self.alarms.append(alarm)
         return alarm
 
     @property
-    def waiting(self) -> list[Alarm]:
+    def waiting(self) -> list[Timer]:
         return [alarm for alarm in self.alarms if alarm.task is not None]
 
     def ring(self) -> None:
