@@ -87,6 +87,7 @@ def explain(
     random = Random(seed)
     program = _program(loaded, random)
     for question in questions:
+        random.seed(seed)  # whatever compiling, or the questions before, have drawn
         try:
             answer = decide(program, question, random=random, epoch=epoch, route_config=route_config)
         except ConfigError as error:
@@ -95,8 +96,6 @@ def explain(
             click.echo(json.dumps(answer.to_dict()))
         else:
             click.echo(_text(question, answer))
-        if requests is not None:
-            random.seed(seed)
 
 
 def _ask(target: Target, questions: Iterator[Question], *, as_json: bool) -> None:
