@@ -303,11 +303,7 @@ class InnerChannel(Lane):
     def released(self) -> None:
         self.calls -= 1
         if not self.calls:
-            endpoint = self.key[0]
-            if (
-                self.leaving or endpoint.departed or endpoint.waiters
-            ):  # as `_close_unless_needed` says, which is seldom
-                self._close_unless_needed()
+            self._close_unless_needed()
 
     def told(self, event: Event) -> None:
         """C-core may call a connection that was lost READY for a moment longer."""
@@ -318,8 +314,8 @@ class InnerChannel(Lane):
 
     def _close_unless_needed(self) -> None:
         """Close it when it is idle and takes no more calls, or when calls of others wait for its permit."""
-        endpoint = self.endpoint
-        if self.idle and (self.leaving or endpoint.departed or endpoint.waiters):
+        endpoint = self.key[0]
+        if (self.leaving or endpoint.departed or endpoint.waiters) and self.idle:
             self.discard()
 
     def _retire(self) -> None:
