@@ -57,7 +57,8 @@ def fork(work: Callable[[], None]) -> int:
 
 def reap(*pids: int) -> None:
     for pid in pids:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code == 0, code
 
 
 def live(mesh: meshlib.Mesh, client: httpx.Client) -> None:

@@ -20,6 +20,7 @@ from meshlib.resources.route import Priority
 from meshlib.snapshot import Snapshot
 from meshlib.state import Admission, StateStore, Waiter, Way
 from meshlib.stats import Registry
+from meshlib.transport.grpc import endpoints
 from meshlib.transport.grpc.endpoint import (
     CONNECTING,
     IDLE,
@@ -504,3 +505,84 @@ def test_both_are_counted_out_when_they_are_dropped(home: Home) -> None:
     _await(lambda: gc.collect() >= 0 and len(home.state.abandoned) == 2)
     home.state.drain_abandoned()
     assert home.permits.connections == 0
+
+
+# --- around a fork -------------------------------------------------------------------------------------------------------
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "FORK_PATIENCE", 20.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_fork_waits_for_the_calls_of_other_threads(home: Home) -> None:
+    inner = home.connect()
+    home.to(READY)
+    home.channels.connected(inner)
+    assert inner.enter()
+    pausing = in_thread(home.channels.pause)
+    pausing.join(0.02)
+    assert pausing.is_alive()
+    inner.leave()
+    pausing.join(10)
+    assert not pausing.is_alive()
+    home.channels.resume()
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_call_waits_for_the_fork(home: Home) -> None:
+    """Also a second one at the same time; what was closed for it is opened again afterwards."""
+    inner = home.connect()
+    home.to(READY)
+    home.channels.connected(inner)
+    for _ in range(2):
+        home.channels.pause()
+    home.channels.close_idle()
+    entered: list[bool] = []
+    connected: list[InnerChannel] = []
+    threads = [
+        in_thread(lambda: entered.append(inner.enter())),
+        in_thread(lambda: connected.append(home.connect())),
+    ]
+    home.channels.resume()
+    for thread in threads:
+        thread.join(0.02)
+        assert thread.is_alive()
+    assert len(home.made) == 1
+    home.channels.resume()
+    for thread in threads:
+        thread.join(10)
+    assert entered == [False], "its channel was closed meanwhile"
+    assert len(home.made) == 2
+    assert connected[0] is not inner
+
+
+def test_a_fork_does_not_wait_for_long(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "FORK_PATIENCE", 0.01)
+    inner = home.connect()
+    home.to(READY)
+    home.channels.connected(inner)
+    assert inner.enter()
+    home.channels.pause()
+    home.channels.close_idle()
+    assert not home.made[0].gone.is_set()
+    home.channels.resume()
+    assert inner.enter()
+    inner.leave()
+    inner.leave()
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_gate_is_open_in_a_child(home: Home) -> None:
+    home.channels.pause()
+    home.channels.drop()
+    assert home.channels.gate is None
+    home.connect()
+    home.channels.resume()

@@ -151,6 +151,10 @@ class InnerChannel:
     def enter(self) -> bool:
         """A call is about to use it. False: it takes no more calls. `leave` comes after True."""
         self.calls.append(None)
+        if self.owner.gate is not None:
+            self.calls.pop()
+            self.owner.wait_at_gate()
+            self.calls.append(None)
         self.used = True
         if self.retired or (self.quota is not None and not self._take_one()):
             self.leave()

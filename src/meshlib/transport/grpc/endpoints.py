@@ -25,6 +25,7 @@ from meshlib.engine.counting import count_connect_failure
 from meshlib.engine.events import Event, Failed, FailureKind
 from meshlib.engine.program import Program
 from meshlib.engine.successor import successor_of
+from meshlib.runtime.clock import SystemClock
 from meshlib.runtime.timers import timers
 from meshlib.state import EndpointState
 from meshlib.transport.grpc.endpoint import READY, InnerChannel
@@ -33,6 +34,12 @@ from meshlib.transport.grpc.turns import ask_others, take_part
 
 __all__ = ["EndpointChannels"]
 
+FORK_PATIENCE = 0.25
+"""Seconds that a fork waits at most for calls under way."""
+
+FORK_LOOK = 0.001
+"""Seconds between two looks at them."""
+
 LOOK = 0.01
 """Seconds between two looks at a successor that connects."""
 
@@ -40,7 +47,8 @@ LOOK = 0.01
 class EndpointChannels:
     """The inner channels of one mesh channel, by endpoint. Thread safe.
 
-    authority: that of the calls whose route does not change it. make: opens a channel, given target and options, and
+    gate: while the process is about to fork, what calls wait on before they begin. authority: that of the calls whose route does
+    not change it. make: opens a channel, given target and options, and
     credentials unless it is in plaintext. program: what is in force. tls: as for `meshlib.grpc.channel`.
     """
 
@@ -49,6 +57,7 @@ class EndpointChannels:
         "_authority",
         "_by_endpoint",
         "_closed",
+        "_forks",
         "_lock",
         "_make",
         "_monotonic",
@@ -58,6 +67,7 @@ class EndpointChannels:
         "_retired",
         "_successors",
         "_tls",
+        "gate",
     )
 
     def __init__(
@@ -80,6 +90,8 @@ class EndpointChannels:
         self._successors: dict[tuple[EndpointState, str], InnerChannel] = {}
         self._retired: list[InnerChannel] = []
         self._closed = False
+        self._forks = 0
+        self.gate: threading.Event | None = None
         self._tls = tls
         take_part(self)
 
@@ -119,6 +131,7 @@ class EndpointChannels:
 
         Raises ValueError when the mesh channel is closed.
         """
+        self.wait_at_gate()
         with self._lock:
             if self._closed:
                 start.state.connection_closed(start.endpoint, start.permits)
@@ -336,6 +349,41 @@ class EndpointChannels:
             elif inner.tunnel is not None:
                 inner.tunnel.exchange()
 
+    # --- around a fork -----------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Before a fork: let no call begin, and wait for a moment for those that have.
+
+        grpc prepares itself for a fork only while no thread is in it; otherwise it may crash the child, and lose a call of the
+        parent.
+        """
+        with self._lock:
+            self._forks += 1
+            if self.gate is None:
+                self.gate = threading.Event()
+        look = threading.Event()
+        until = SystemClock.monotonic() + FORK_PATIENCE
+        while any(not inner.idle for inner in [*self._all(), *self._retired]):
+            if SystemClock.monotonic() >= until:
+                return
+            look.wait(FORK_LOOK)
+
+    def resume(self) -> None:
+        """After the fork, in the parent."""
+        with self._lock:
+            self._forks = max(self._forks - 1, 0)
+            gate = self.gate
+            if self._forks or gate is None:
+                return
+            self.gate = None
+        gate.set()
+
+    def wait_at_gate(self) -> None:
+        """A call is about to begin."""
+        gate = self.gate
+        if gate is not None:
+            gate.wait(2 * FORK_PATIENCE)
+
     def close_idle(self) -> None:
         """Close the channels that no call uses."""
         for inner in self._all():
@@ -366,6 +414,7 @@ class EndpointChannels:
         self._others = {}
         self._successors = {}
         self._retired = []
+        self._forks, self.gate = 0, None
         for inner in dropped:
             inner.retired = inner.closed = True
         return dropped

@@ -103,8 +103,11 @@ class Method:
 
     def _find_lane(self, start: Start) -> LeanUnary | None:
         inner = self.channel.opened()[1].ready(start.endpoint, start.authority)
-        lean = None if inner is None else self.lean(inner, start.path)
-        if lean is None or not lean.inner.enter_ready():
+        if inner is None or not inner.enter():
+            return None
+        lean = self.lean(inner, start.path)  # entered, so that nobody closes the channel meanwhile
+        if lean is None:
+            inner.leave()
             return None
         self._lanes = {
             endpoint: other for endpoint, other in list(self._lanes.items()) if not other.inner.closed
@@ -369,13 +372,20 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
     # --- around a fork -----------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Close what is idle: a child in which grpc finds the parent's connections fails its own first call now and then."""
+        """Let no call run, and close what is idle.
+
+        A child in which grpc finds the parent's connections fails its own first call now and then.
+        """
         opened = self._opened
         if opened is not None:
+            opened[1].pause()
             opened[1].close_idle()
 
     def after_fork_in_parent(self) -> None:
         """Channels are made anew when they are needed."""
+        opened = self._opened
+        if opened is not None:
+            opened[1].resume()
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
