@@ -19,8 +19,8 @@ __all__ = ["SecureSyncConnection"]
 class SecureSyncConnection(SyncConnection):
     """connecting: the TCP handshake, or that of TLS, is not over.
 
-    authority: what a request is for; the way says whether the SNI comes from it. expires: with our own certificate, or soon after
-    that was renewed.
+    authority: what a request is for; the way says whether the SNI comes from it. expires: with our own certificate, or when a
+    successor has taken its place.
     """
 
     __slots__ = ("_session", "_shaking", "authority")
