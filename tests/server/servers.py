@@ -24,6 +24,7 @@ __all__ = [
     "blocking_server",
     "call",
     "handlers_of",
+    "idle",
 ]
 
 SERVICE = "tests.Server"
@@ -106,6 +107,15 @@ def blocking_server(handlers: dict[str, Any], clock: Clock, inbound: Inbound | N
 async def _nothing() -> None: ...
 
 
+async def idle(executor: ThreadPoolExecutor) -> None:
+    """Until its one thread has left every handler. grpcio has a blocking generator put what it yields into a queue of this
+    loop, and the end of it too: the thread would wait for ever on a loop that is over."""
+    left = asyncio.get_running_loop().run_in_executor(executor, int)
+    while not (await asyncio.wait({left}, timeout=0.01))[0]:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+
 @contextlib.contextmanager
 def asyncio_server(
     handlers: dict[str, Any],
@@ -128,6 +138,7 @@ def asyncio_server(
             await told.wait()
             await server.stop(None)
             await ending()
+            await idle(executor)
 
         thread = threading.Thread(target=lambda: asyncio.run(run()))
         thread.start()

@@ -21,7 +21,7 @@ from meshlib.server.inbound import Inbound
 from meshlib.server.peer import InboundPeer
 from tests.identity.ca import Issued
 from tests.server.identities import CLIENT, OTHER, SERVER, Identities, allow, identities
-from tests.server.servers import ARITIES, SERVICE, asyncio_handlers, blocking_handlers
+from tests.server.servers import ARITIES, SERVICE, asyncio_handlers, blocking_handlers, idle
 
 KINDS = ("blocking", "asyncio", "asyncio with blocking handlers")
 
@@ -65,6 +65,7 @@ def asyncio_serving(
             ready.set()
             await over.wait()
             await server.stop(None)
+            await idle(executor)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()
