@@ -209,6 +209,19 @@ def test_everybody_in_the_queue_is_served_by_the_connection(home: Home) -> None:
     assert [waiter.connection for waiter in waiters] == [inner] * 3
 
 
+def test_one_call_sees_it_ready_while_another_still_looks(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = home.connect()
+
+    def meanwhile() -> float:
+        home.to(READY)
+        assert inner.look()
+        return home.now
+
+    monkeypatch.setattr(inner, "_monotonic", meanwhile)
+    assert inner.look() is None
+    assert inner.look()
+
+
 def test_a_grpcio_that_does_not_tell_its_state(home: Home) -> None:
     """Then every channel counts as READY, and C-core connects by itself."""
 

@@ -243,7 +243,8 @@ class InnerChannel:
                     self.reason = self.tunnel.failure.reason
             self.failure = FailureKind.CONNECT_FAILED
             return False
-        if self.connect_by is not None and self._monotonic() >= self.connect_by:
+        connect_by = self.connect_by  # another call that waits for it may be told READY meanwhile
+        if connect_by is not None and self._monotonic() >= connect_by:
             self.failure = FailureKind.CONNECT_TIMEOUT
             return False
         return None
