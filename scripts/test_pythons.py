@@ -28,8 +28,8 @@ from scripts.compiled import compiler
 from scripts.env import ROOT, SetupFailed, ensure
 from scripts.pythons import SUPPORTED, find
 
-LANES = 3
-"""Tests wait for half of their time: three lanes keep two processors busy."""
+LANES = 4
+"""Tests wait for half of their time: four lanes keep two processors busy, also while the last ones end."""
 
 NICER = 10
 """How far everything else stands behind the conformance suite."""
@@ -221,9 +221,9 @@ def _everything(totals: Totals) -> Work:
     ]
     work.extend(others[:1])
     work.append(partial(_this_python, "once", ONCE, ("tests",), totals))
-    work.append(partial(_checks, totals))
-    work.extend(others[1:])
     work.extend(here)
+    work.extend(others[1:])
+    work.append(partial(_checks, totals))
     return work
 
 
