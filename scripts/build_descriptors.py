@@ -9,7 +9,8 @@ it depends on, goes into one compressed FileDescriptorSet, in dependency order:
 * google/protobuf/* is left out: at run time these files come from the installed protobuf;
 * options that only other languages or reviewers need (go_package, versioning, migration, HTTP annotations) are dropped
   together with their imports; validate.rules, which states Envoy's limits of each field, stays;
-* meshlib/shadow.proto is derived from Envoy's endpoint.proto (see shadow_file).
+* meshlib/shadow.proto is derived from Envoy's endpoint.proto (see shadow_file);
+* random_subsetting.proto is newer than the wheel (see newer_file).
 
 The output depends only on the wheel and on this script. ``--check`` exits 1 if the committed files are out of date.
 """
@@ -291,6 +292,33 @@ def shadow_file(files: dict[str, FileDescriptorProto]) -> FileDescriptorProto:
     return shadow
 
 
+def newer_file() -> FileDescriptorProto:
+    """extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting, as in Envoy's repository."""
+    package = "envoy.extensions.load_balancing_policies.random_subsetting.v3"
+    file = FileDescriptorProto(
+        name=f"{package.replace('.', '/')}/random_subsetting.proto",
+        package=package,
+        syntax="proto3",
+        dependency=["envoy/config/cluster/v3/cluster.proto", "google/protobuf/wrappers.proto"],
+    )
+    message = file.message_type.add(name="RandomSubsetting")
+    for number, (name, type_name) in enumerate(
+        (
+            ("subset_size", ".google.protobuf.UInt32Value"),
+            ("child_policy", ".envoy.config.cluster.v3.LoadBalancingPolicy"),
+        ),
+        1,
+    ):
+        message.field.add(
+            name=name,
+            number=number,
+            label=FieldDescriptorProto.LABEL_OPTIONAL,
+            type=FieldDescriptorProto.TYPE_MESSAGE,
+            type_name=type_name,
+        )
+    return file
+
+
 def closure(files: dict[str, FileDescriptorProto]) -> list[FileDescriptorProto]:
     """The files that ROOTS name and all that they import, imports first."""
     ordered: dict[str, FileDescriptorProto] = {}
@@ -315,7 +343,7 @@ def closure(files: dict[str, FileDescriptorProto]) -> list[FileDescriptorProto]:
 def build(cache: Path) -> dict[str, bytes]:
     """Output file name -> content."""
     files = read_descriptors(wheel(cache))
-    kept = [*closure(files), shadow_file(files)]
+    kept = [*closure(files), newer_file(), shadow_file(files)]
     raw = descriptor_pb2.FileDescriptorSet(file=kept).SerializeToString(deterministic=True)
     provenance = {
         "package": PACKAGE,

@@ -359,10 +359,10 @@ class Mesh:
         self._held = False
         self._attaching = threading.RLock()
         self._publishing = threading.RLock()
-        self.engine.renew_locks()
-        self._breakers.renew_locks()
         if self._own_random:
             self._random.seed()
+        self.engine.renew_locks()
+        self._breakers.renew_locks()
 
     # --- sources -----------------------------------------------------------------------------------------------------
 

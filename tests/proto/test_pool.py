@@ -50,6 +50,7 @@ CLA = "envoy.config.endpoint.v3.ClusterLoadAssignment"
         "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
         "envoy.extensions.load_balancing_policies.subset.v3.Subset",
         "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
+        "envoy.extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting",
         "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
         "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst",
         "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided",

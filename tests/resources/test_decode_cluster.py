@@ -318,6 +318,29 @@ def test_locality_configuration() -> None:
     cluster = decode_cluster(load_balancing_policy=policies(wrapped))
     assert cluster.lb_policy == RandomConfig()
     assert cluster.locality.locality_weighted
+    assert cluster.locality.subset_size is None
+
+
+def test_a_subset() -> None:
+    def of(size: int, child: dict[str, Any]) -> dict[str, Any]:
+        return policy("random_subsetting.v3.RandomSubsetting", subset_size=size, child_policy=policies(child))
+
+    def weighted(child: dict[str, Any]) -> dict[str, Any]:
+        return policy("wrr_locality.v3.WrrLocality", endpoint_picking_policy=policies(child))
+
+    rand = policy("random.v3.Random")
+    for listed, size, of_each, by_locality in (
+        (of(3, rand), 3, False, False),
+        (of(3, weighted(rand)), 3, False, True),
+        (weighted(of(3, rand)), 3, True, True),
+        (of(3, of(2, rand)), 2, False, False),
+        (of(3, of(4, rand)), 3, False, False),
+    ):
+        cluster = decode_cluster(load_balancing_policy=policies(listed))
+        assert cluster.lb_policy == RandomConfig()
+        assert cluster.locality == LocalityLbConfig(
+            subset_size=size, subset_of_locality=of_each, locality_weighted=by_locality
+        )
 
 
 @pytest.mark.parametrize(
@@ -391,6 +414,26 @@ RAW = {"name": "raw", "typed_config": {"@type": EXTENSIONS + "transport_sockets.
         (
             {"load_balancing_policy": policies(policy("wrr_locality.v3.WrrLocality"))},
             "load_balancing_policy.policies[0].typed_extension_config.typed_config.endpoint_picking_policy",
+        ),
+        (
+            {"load_balancing_policy": policies(policy("random_subsetting.v3.RandomSubsetting"))},
+            "load_balancing_policy.policies[0].typed_extension_config.typed_config.subset_size",
+        ),
+        (
+            {
+                "load_balancing_policy": policies(
+                    policy("random_subsetting.v3.RandomSubsetting", subset_size=0)
+                )
+            },
+            "load_balancing_policy.policies[0].typed_extension_config.typed_config.subset_size",
+        ),
+        (
+            {
+                "load_balancing_policy": policies(
+                    policy("random_subsetting.v3.RandomSubsetting", subset_size=2)
+                )
+            },
+            "load_balancing_policy.policies[0].typed_extension_config.typed_config.child_policy",
         ),
         (
             {

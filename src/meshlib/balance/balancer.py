@@ -22,7 +22,8 @@ from meshlib.balance.edf import EdfScheduler
 from meshlib.balance.hosts import HostTable
 from meshlib.balance.policies import make_pick
 from meshlib.balance.priorities import Loads, Membership, spread
-from meshlib.resources.cluster import Cluster
+from meshlib.balance.subsetting import subset
+from meshlib.resources.cluster import Cluster, HashingConfig
 from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.routing.hash_policy import HashOf
 from meshlib.state import ClusterState, EndpointState
@@ -116,6 +117,8 @@ class LoadBalancer:
     def refresh(self, pause: Callable[[], None] = no_pause) -> None:
         """A host was ejected or taken back: work out the loads and picks again."""
         with self._lock:
+            for table in self._tables:
+                self._ranks(table, pause)
             if self.size <= EAGER:
                 self._adopt_ejected()
             self.health = [self._health_of(table) for table in self._tables]
@@ -139,8 +142,15 @@ class LoadBalancer:
             self.refresh()
 
     def renew_lock(self) -> None:
-        """In a forked child: another thread of the parent may have been in `refresh`."""
+        """In a forked child: another thread of the parent may have been in `refresh`. A subset is of each process's own."""
         self._lock = threading.Lock()
+        if self._cluster.locality.subset_size is not None:
+            self._state.subset_seed = None
+            self._choose = self._choose_anew
+
+    def _choose_anew(self) -> EndpointState | None:
+        self.refresh()
+        return self._choose()
 
     # --- membership --------------------------------------------------------------------------------------------------
 
@@ -235,11 +245,26 @@ class LoadBalancer:
         if panic:
             if self._cluster.locality.fail_traffic_on_panic:
                 return self._counted(_none)
-            return self._counted(self._among(table, range(table.size)))
+            return self._counted(self._among(table, self._used(table, range(table.size))))
         members = health.healthy if kind == "healthy" else health.degraded
         if self._cluster.locality.locality_weighted:
             return self._by_locality(table, members)
-        return self._among(table, members)
+        return self._among(table, self._used(table, members))
+
+    def _used(self, table: HostTable, members: Sequence[int]) -> Sequence[int]:
+        """Those of the members that this process calls."""
+        size = self._cluster.locality.subset_size
+        return members if size is None else subset(members, size, self._ranks(table, no_pause))
+
+    def _ranks(self, table: HostTable, pause: Callable[[], None]) -> Sequence[int]:
+        """Of each host of the table, where the cluster asks for a subset."""
+        if self._cluster.locality.subset_size is None:
+            return ()
+        state, policy = self._state, self._cluster.lb_policy
+        if state.subset_seed is None:
+            state.subset_seed = self._random.getrandbits(64)
+        hostnames = isinstance(policy, HashingConfig) and policy.use_hostname_for_hashing
+        return table.ranks(state.subset_seed, hostnames=hostnames, pause=pause)
 
     def _counted(self, choose: Choose) -> Choose:
         counter = self._state.stats.lb_healthy_panic
@@ -273,19 +298,22 @@ class LoadBalancer:
         """
         assignment = self._assignment
         assert assignment is not None
+        of_each = self._cluster.locality.subset_of_locality
+        used = members if of_each else self._used(table, members)
         weights: list[float] = []
         choices: list[Choose] = []
         for index, locality in enumerate(table.localities):
             positions = table.range_of(index)
             mine = _within(members, positions)
-            if not mine or not locality.weight:
+            called = self._used(table, mine) if of_each else _within(used, positions)
+            if not called or not locality.weight:
                 continue
             counted = len(positions) - len(locality.draining)
             available = assignment.overprovisioning_factor / 100 * len(mine) / counted
             weights.append(locality.weight * min(1.0, available))
-            choices.append(self._among(table, mine))
+            choices.append(self._among(table, called))
         if not choices:
-            return self._among(table, members)
+            return self._among(table, self._used(table, members))
         if len(choices) == 1:
             return choices[0]
         scheduler = EdfScheduler(range(len(choices)), weights.__getitem__)

@@ -130,7 +130,7 @@ class HashingLoadBalancer(LoadBalancer):
     def _place(self, priority: int, *, panic: bool, pause: Callable[[], None]) -> ChooseBy:
         """The hosts of one priority."""
         hosts = self._tables[priority]
-        members = range(hosts.size) if panic else self.health[priority].healthy
+        members = self._used(hosts, range(hosts.size) if panic else self.health[priority].healthy)
         if self._cluster.locality.locality_weighted:
             members, weights = _by_locality(hosts, members)
         else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from meshlib.balance.membership import SLICE, find
+from meshlib.balance.subsetting import ranks
 from meshlib.resources.endpoint import LocalityEndpoints
 from meshlib.resources.endpoint_wire import LazyEndpoints, hash_name
 from meshlib.state import ClusterState, EndpointState
@@ -21,7 +22,7 @@ __all__ = ["HostTable"]
 class HostTable:
     """localities: all of one priority. known: EndpointState by position, None for a host that was not picked yet."""
 
-    __slots__ = ("_ends", "_names", "_state", "_where", "known", "localities", "size")
+    __slots__ = ("_ends", "_names", "_ranks", "_state", "_where", "known", "localities", "size")
 
     def __init__(self, localities: Sequence[LocalityEndpoints], state: ClusterState) -> None:
         self.localities = localities
@@ -31,6 +32,7 @@ class HostTable:
         self.known: list[EndpointState | None] = [None] * self.size
         self._where: dict[str, tuple[int, ...]] = {}
         self._names: list[str] | None = None
+        self._ranks: tuple[int, list[int]] | None = None
 
     def host(self, position: int) -> EndpointState:
         """The host at this position."""
@@ -102,6 +104,14 @@ class HostTable:
                     pause()
             self._names = names
         return self._names
+
+    def ranks(self, seed: int, *, hostnames: bool, pause: Callable[[], None]) -> list[int]:
+        """The rank of each host in this process, by position. hostnames, pause: as for `names`."""
+        known = self._ranks
+        if known is None or known[0] != seed:
+            known = seed, ranks(self.names(hostnames=hostnames, pause=pause), seed, pause)
+            self._ranks = known
+        return known[1]
 
     def _filled(self) -> list[LocalityEndpoints]:
         return [locality for locality in self.localities if len(locality.endpoints)]

@@ -112,12 +112,15 @@ LbPolicy = RoundRobinConfig | LeastRequestConfig | RandomConfig | RingHashConfig
 class LocalityLbConfig:
     """common_lb_config and what goes with it. Percentages are 0 .. 100.
 
-    locality_weighted: locality_weighted_lb_config is set (or the policy is wrr_locality).
+    locality_weighted: locality_weighted_lb_config is set (or the policy is wrr_locality). subset_size: of random_subsetting, at
+    least 1; None: all endpoints are used. subset_of_locality: the subset is of each locality, not of each priority.
     """
 
     healthy_panic_threshold: float = 50.0
     fail_traffic_on_panic: bool = False
     locality_weighted: bool = False
+    subset_size: int | None = None
+    subset_of_locality: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

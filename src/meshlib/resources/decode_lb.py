@@ -174,7 +174,17 @@ def _maglev(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
 def _wrr_locality(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
     picking = policy.required("endpoint_picking_policy")
     chosen, within = _first_known(picking, locality, depth + 1)
-    return chosen, replace(within, locality_weighted=True)
+    return chosen, replace(within, locality_weighted=True, subset_of_locality=within.subset_size is not None)
+
+
+def _random_subsetting(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
+    size = policy.boxed("subset_size")
+    if not size:
+        raise policy.fail("subset_size", "must be at least 1")
+    chosen, within = _first_known(policy.required("child_policy"), locality, depth + 1)
+    if within.subset_size is not None:  # of the same ranking
+        size = min(size, within.subset_size)
+    return chosen, replace(within, subset_size=size)
 
 
 def _unsupported(policy: Reader, locality: LocalityLbConfig, depth: int) -> Found:
@@ -210,6 +220,7 @@ _POLICIES: dict[str, Callable[[Reader, LocalityLbConfig, int], Found]] = {
     _PACKAGE + "ring_hash.v3.RingHash": _ring_hash,
     _PACKAGE + "maglev.v3.Maglev": _maglev,
     _PACKAGE + "wrr_locality.v3.WrrLocality": _wrr_locality,
+    _PACKAGE + "random_subsetting.v3.RandomSubsetting": _random_subsetting,
 }
 _KNOWN = frozenset(
     _PACKAGE + name

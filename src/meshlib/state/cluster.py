@@ -58,6 +58,7 @@ class ClusterState:
         "name",
         "scope",
         "stats",
+        "subset_seed",
     )
 
     def __init__(self, name: str, registry: Registry) -> None:
@@ -76,6 +77,7 @@ class ClusterState:
             self.scope.reading(name, read)
         self.abandoned: deque[Callable[[], None]] = deque()
         self._ways: Ways | None = None
+        self.subset_seed: int | None = None
 
     def configure(self, cluster: Cluster, secure: Secure | None = None) -> None:
         """Take over the limits of a new version of the cluster, and how its endpoints are connected to.

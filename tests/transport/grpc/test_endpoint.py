@@ -209,7 +209,9 @@ def test_everybody_in_the_queue_is_served_by_the_connection(home: Home) -> None:
     assert [waiter.connection for waiter in waiters] == [inner] * 3
 
 
-def test_one_call_sees_it_ready_while_another_still_looks(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_call_sees_it_ready_while_another_still_looks(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inner = home.connect()
 
     def meanwhile() -> float:
