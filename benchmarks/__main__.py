@@ -151,7 +151,7 @@ def _grpc(arguments: argparse.Namespace, how: Plan, result: dict[str, Any]) -> N
     order = random.Random(arguments.seed)
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(grpc_world.grpc_world())
-        started = None if arguments.baselines else stack.enter_context(grpc_cases.mesh(here))
+        started = None if arguments.baselines else stack.enter_context(grpc_cases.mesh(here.upstreams))
         found = _placed(
             here, arguments, how, "grpc, ", lambda how: grpc_run.measure(here, started, how, order)
         )

@@ -15,11 +15,14 @@ from typing import Any
 import grpc
 
 from benchmarks.cases import AsyncFetch, Case, SyncFetch, Unexpected
-from benchmarks.grpc_configuration import STREAM, TARGET, UNARY, mesh_resources
+from benchmarks.grpc_configuration import STREAM, TARGET, UNARY, few_of_many, mesh_resources
 from benchmarks.grpc_upstream import MESSAGE
 from benchmarks.grpc_world import GrpcWorld
 
 MESSAGES = 500
+FEW = 2
+"""Of a large cluster's endpoints."""
+
 _COUNT = str(MESSAGES).encode()
 _AUTHORITY = (("grpc.default_authority", TARGET),)
 
@@ -56,11 +59,11 @@ def ways(world: GrpcWorld, started: Any) -> list[Way]:
 
 
 @contextlib.contextmanager
-def mesh(world: GrpcWorld) -> Iterator[Any]:
-    """A started Mesh with the benchmark's resources."""
+def mesh(endpoints: list[tuple[str, int]], **more: Any) -> Iterator[Any]:
+    """A started Mesh with the benchmark's resources. more: fields of each Cluster."""
     import meshlib
 
-    with meshlib.Mesh(config=[mesh_resources(world.upstreams)]) as started:
+    with meshlib.Mesh(config=[mesh_resources(endpoints, **more)]) as started:
         started.wait_ready(timeout=15.0)
         yield started
 
@@ -128,6 +131,20 @@ def sync_cases(
             unary.append(Case(name=f"grpc/{way.name}", fetch=unary_fetch(channel), envoys=way.envoys))
             stream.append(Case(name=f"grpc-stream/{way.name}", fetch=_stream(channel), envoys=way.envoys))
         yield unary, stream
+
+
+@contextlib.asynccontextmanager
+async def large_cases(world: GrpcWorld) -> AsyncIterator[list[Case[AsyncFetch]]]:
+    """Unary calls to a cluster of many endpoints with grpc.aio: to each of them, and to `FEW`."""
+    import meshlib.grpc
+
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for name, more in (("many", {}), ("few_of_many", few_of_many(FEW))):
+            started = stack.enter_context(mesh(world.many, **more))
+            channel = await stack.enter_async_context(meshlib.grpc.aio_channel(TARGET, mesh=started))
+            found.append(Case(name=f"grpc/meshlib_{name}", fetch=aio_unary_fetch(channel), envoys=()))
+        yield found
 
 
 @contextlib.asynccontextmanager

@@ -87,6 +87,19 @@ def _listener_and_routes() -> list[Resource]:
     ]
 
 
+def few_of_many(size: int) -> Resource:
+    """Fields of a Cluster of whose endpoints each process calls `size`."""
+    package = "type.googleapis.com/envoy.extensions.load_balancing_policies"
+
+    def policies(kind: str, **fields: Resource | int) -> Resource:
+        typed = {"@type": f"{package}.{kind}", **fields}
+        return {"policies": [{"typed_extension_config": {"name": kind, "typed_config": typed}}]}
+
+    child = policies("round_robin.v3.RoundRobin")
+    subsetting = policies("random_subsetting.v3.RandomSubsetting", subset_size=size, child_policy=child)
+    return {"load_balancing_policy": subsetting}
+
+
 def mesh_resources(endpoints: list[tuple[str, int]], **more: Resource) -> Resource:
     """As `Mesh(config=[...])` takes them. more: fields of each Cluster."""
     typed = [{"@type": _TYPE + "cluster.v3.Cluster", **cluster, **more} for cluster in clusters(endpoints)]

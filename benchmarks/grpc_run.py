@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import tempfile
@@ -58,13 +59,15 @@ async def _measure_aio(
         for cases, calls in ((unary, how.calls), (stream, streams)):
             found = await runner.run_async(cases, upstream, rounds=how.rounds, calls=calls, order=order)
             measured.by_case |= found.by_case
-        concurrent = await runner.run_concurrent(
-            [(case, AT_ONCE) for case in unary],
-            upstream,
-            rounds=how.concurrent_rounds,
-            seconds=how.seconds,
-            order=order,
-        )
+        async with contextlib.AsyncExitStack() as stack:
+            large = [] if started is None else await stack.enter_async_context(grpc_cases.large_cases(world))
+            concurrent = await runner.run_concurrent(
+                [(case, AT_ONCE) for case in (*unary, *large)],
+                upstream,
+                rounds=how.concurrent_rounds,
+                seconds=how.seconds,
+                order=order,
+            )
         measured.by_case |= concurrent.by_case
 
 

@@ -16,14 +16,20 @@ from benchmarks import configuration, envoy, grpc_configuration, processes
 from benchmarks.supervisor import Supervisor
 from benchmarks.world import free_port, start
 
+MANY = 64
+"""Endpoints of a large cluster."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcWorld:
-    """Ports are on 127.0.0.1. bootstrap: for C-core's xDS client, as GRPC_XDS_BOOTSTRAP_CONFIG takes it."""
+    """Ports are on 127.0.0.1. bootstrap: for C-core's xDS client, as GRPC_XDS_BOOTSTRAP_CONFIG takes it. many: endpoints of a
+    large cluster, all of the same server, the two of `upstreams` among them.
+    """
 
     supervisor: Supervisor
     upstream_pid: int
     upstreams: list[tuple[str, int]]
+    many: list[tuple[str, int]]
     envoy_port: int | None
     envoy_pids: tuple[int, ...]
     bootstrap: dict[str, Any]
@@ -52,12 +58,13 @@ def grpc_world() -> Iterator[GrpcWorld]:
     """Starts the servers; everything ends, and its folder goes, when the block ends."""
     with tempfile.TemporaryDirectory(prefix="meshlib-bench-") as name, Supervisor() as supervisor:
         directory = Path(name)
-        upstreams = [("127.0.0.1", free_port()), ("127.0.0.1", free_port())]
+        many = [("127.0.0.1", free_port()) for _ in range(MANY)]
+        upstreams = many[:2]
 
         def launch(server: str, argv: list[str], *listening: int) -> int:
             return start(supervisor, directory / f"{server}.log", argv, *listening)
 
-        ports = [port for _, port in upstreams]
+        ports = [port for _, port in many]
         module = [sys.executable, "-m", "benchmarks.grpc_upstream", *map(str, ports)]
         upstream_pid = launch("grpc-upstream", module, *ports)
         envoy_port: int | None = None
@@ -80,6 +87,7 @@ def grpc_world() -> Iterator[GrpcWorld]:
             supervisor=supervisor,
             upstream_pid=upstream_pid,
             upstreams=upstreams,
+            many=many,
             envoy_port=envoy_port,
             envoy_pids=envoy_pids,
             bootstrap={"xds_servers": [server], "node": {"id": "bench"}},

@@ -38,9 +38,21 @@ GRPC_COMPARISONS = (
     _comparison("grpc_sync_p50_vs_grpcio", samples.p50, f"sync/{_GRPC}", "sync/grpc/direct"),
     _comparison("grpc_aio_p50_vs_grpcio", samples.p50, f"async/{_GRPC}", "async/grpc/direct"),
     _comparison("grpc_stream_vs_grpcio", samples.rps, f"sync/{_STREAM}", "sync/grpc-stream/direct"),
-    _comparison("grpc_rps64_vs_grpcio", samples.rps, f"async64/{_GRPC}", "async64/grpc/direct"),
+    _comparison("grpc_segments64_vs_grpcio", samples.segments, f"async64/{_GRPC}", "async64/grpc/direct"),
+    _comparison(
+        "grpc_segments64_few_of_many_vs_grpcio",
+        samples.segments,
+        f"async64/{_GRPC}_few_of_many",
+        "async64/grpc/direct",
+    ),
 )
 GRPC_FURTHER = (
+    _comparison("grpc_rps64_vs_grpcio", samples.rps, f"async64/{_GRPC}", "async64/grpc/direct"),
+    _comparison(
+        "grpc_rps64_few_of_many_vs_many", samples.rps, f"async64/{_GRPC}_few_of_many", f"async64/{_GRPC}_many"
+    ),
+    _comparison("grpc_cpu64_vs_grpcio", samples.cpu, f"async64/{_GRPC}", "async64/grpc/direct"),
+    _comparison("grpc_cpu64_ccore_vs_grpcio", samples.cpu, "async64/grpc/ccore", "async64/grpc/direct"),
     _comparison("grpc_aio_stream_vs_grpcio", samples.rps, f"async/{_STREAM}", "async/grpc-stream/direct"),
     _comparison("grpc_sync_p50_vs_ccore", samples.p50, f"sync/{_GRPC}", "sync/grpc/ccore"),
     _comparison("grpc_aio_p50_vs_ccore", samples.p50, f"async/{_GRPC}", "async/grpc/ccore"),
@@ -122,7 +134,8 @@ GOALS = {
     "grpc_sync_p50_vs_grpcio": "<= 1.08",
     "grpc_aio_p50_vs_grpcio": "<= 1.12",
     "grpc_stream_vs_grpcio": ">= 0.97",
-    "grpc_rps64_vs_grpcio": ">= 1.0",
+    "grpc_segments64_vs_grpcio": "<= 1.05",
+    "grpc_segments64_few_of_many_vs_grpcio": "<= 1.05",
     "mtls_sync_p50_vs_httpx": "<= 0.62",
     "mtls_async_p50_vs_httpx": "<= 0.36",
     "mtls_sync_p50_vs_two_envoys": "<= 0.26",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks.cases import AsyncFetch, Case, SyncFetch
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds, segments
 from benchmarks.samples import Sample, Samples
 
 _WARM_UP_CALLS = 5
@@ -30,6 +30,7 @@ class _Meter:
     client: float
     envoys: float
     server: float
+    sent: int
     started: float
 
     def stop(self, latencies: list[float]) -> Sample:
@@ -40,6 +41,7 @@ class _Meter:
             client_cpu=time.process_time() - self.client,
             envoy_cpu=cpu_seconds(self.case.envoys) - self.envoys,
             upstream_cpu=cpu_seconds([self.upstream]) - self.server,
+            sent=segments() - self.sent,
         )
 
 
@@ -50,6 +52,7 @@ def _meter(case: Case[SyncFetch] | Case[AsyncFetch], upstream: int) -> _Meter:
         upstream=upstream,
         envoys=cpu_seconds(case.envoys),
         server=cpu_seconds([upstream]),
+        sent=segments(),
         client=time.process_time(),
         started=time.perf_counter(),
     )

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One case in one round. Latencies in seconds; CPU seconds by kind of process, over the whole sample."""
+    """One case in one round. Latencies in seconds; CPU seconds by kind of process, over the whole sample.
+
+    sent: TCP segments with data, of all processes.
+    """
 
     latencies: tuple[float, ...]
     rps: float
     client_cpu: float
     envoy_cpu: float
     upstream_cpu: float
+    sent: int = 0
 
     @property
     def requests(self) -> int:
@@ -34,6 +38,11 @@ class Sample:
     def cpu(self) -> float:
         """CPU seconds for each request, every process counted."""
         return (self.client_cpu + self.envoy_cpu + self.upstream_cpu) / self.requests
+
+    @property
+    def segments(self) -> float:
+        """For each request: the fewer, the more requests travel together."""
+        return self.sent / self.requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +72,10 @@ def cpu(sample: Sample) -> float:
     return sample.cpu
 
 
+def segments(sample: Sample) -> float:
+    return sample.segments
+
+
 @dataclass(slots=True)
 class Samples:
     """Samples by case name, in the order of the rounds; a case takes part in every round or in none."""
@@ -73,11 +86,12 @@ class Samples:
         self.by_case[case].append(sample)
 
     def ratio(self, case: str, base: str, metric: Callable[[Sample], float]) -> Ratio | None:
-        """None when one of the two was not measured."""
-        if case not in self.by_case or base not in self.by_case:
+        """None when one of the two was not measured, or the base is 0."""
+        bases = [metric(sample) for sample in self.by_case.get(base, ())]
+        if case not in self.by_case or not bases or not all(bases):
             return None
-        pairs = zip(self.by_case[case], self.by_case[base], strict=True)
-        ratios = [metric(sample) / metric(other) for sample, other in pairs]
+        pairs = zip(self.by_case[case], bases, strict=True)
+        ratios = [metric(sample) / other for sample, other in pairs]
         return Ratio(
             value=statistics.median(ratios), low=percentile(ratios, 0.25), high=percentile(ratios, 0.75)
         )
@@ -100,6 +114,7 @@ class Samples:
             "envoy_cpu_us": microseconds(sum(sample.envoy_cpu for sample in samples)),
             "upstream_cpu_us": microseconds(sum(sample.upstream_cpu for sample in samples)),
             "cpu_us": round(statistics.median(sample.cpu for sample in samples) * 1e6, 1),
+            "segments": round(sum(sample.sent for sample in samples) / requests, 2),
             "requests": requests,
             "rounds": len(samples),
         }

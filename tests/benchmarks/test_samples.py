@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,19 @@ def test_a_case_that_was_not_measured_gives_no_ratio() -> None:
 
 def test_cpu_of_a_request_counts_every_process() -> None:
     assert _sample(1.0, 1.0, cpu=2.0).cpu == 3.0
+
+
+def test_segments_of_a_request_and_where_the_kernel_does_not_count_them() -> None:
+    sample = replace(_sample(1.0, 1.0), sent=5)
+    assert sample.segments == 2.5
+    measured = Samples()
+    measured.add("own", sample)
+    measured.add("base", replace(sample, sent=4))
+    measured.add("uncounted", replace(sample, sent=0))
+    ratio = measured.ratio("own", "base", samples.segments)
+    assert ratio is not None
+    assert ratio.value == 1.25
+    assert measured.ratio("own", "uncounted", samples.segments) is None
 
 
 @given(st.lists(st.floats(0, 1), min_size=1), st.floats(0, 1))
