@@ -154,9 +154,9 @@ class MeshStream(MeshRpc):
         return self
 
     def __next__(self) -> Any:
-        rpc, flight = self._rpc, self._flight
+        rpc = self._rpc
         if rpc is None:
-            first = flight.first()
+            first = self._flight.first()
             if first is None:
                 return self._end()
             self._rpc = first[0].rpc
@@ -165,7 +165,7 @@ class MeshStream(MeshRpc):
             message = next(rpc)
         except (StopIteration, grpc.RpcError):
             return self._end()
-        flight.active_at = self._monotonic()
+        self._flight.active_at = self._monotonic()
         return message
 
     def next(self) -> Any:
