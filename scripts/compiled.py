@@ -4,7 +4,8 @@ The same Python, ahead of time: `pyproject.toml` lists the modules under `tool.m
 MESHLIB_COMPILE=1 carries them (hatch_build.py); the benchmark and one lane of `make test` run on a copy of the package in
 `.compiled/`, which this script makes:
 
-    python -m scripts.compiled        print the folder for PYTHONPATH; exit 1 where there is no C compiler
+    python -m scripts.compiled            print the folder for PYTHONPATH; exit 1 where there is no C compiler
+    python -m scripts.compiled --quick    the C compiler does not optimize: half the time, for tests
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ setup(
     name="meshlib",
     packages=[],
     ext_modules=mypycify(
-        ["--config-file=", "--ignore-missing-imports", *{modules!r}], opt_level="2", debug_level="0", multi_file=True
+        ["--config-file=", "--ignore-missing-imports", *{modules!r}], opt_level="{level}", debug_level="0", multi_file=True
     ),
 )
 """
@@ -61,15 +62,15 @@ def modules(source: Path = SOURCE) -> list[str]:
     ]
 
 
-def build(target: Path) -> list[Path]:
-    """Compile into `target`, which mirrors `src`. The extension modules, relative to it.
+def build(target: Path, level: int = 2) -> list[Path]:
+    """Compile into `target`, which mirrors `src`. The extension modules, relative to it. level: the C compiler's -O.
 
     Raises CompilationFailed.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         shutil.copytree(SOURCE / "meshlib", work / "meshlib", ignore=shutil.ignore_patterns("__pycache__"))
-        (work / "setup.py").write_text(SETUP.format(modules=modules()))
+        (work / "setup.py").write_text(SETUP.format(modules=modules(), level=level))
         done = subprocess.run(
             [sys.executable, "setup.py", "build_ext", "--inplace"],
             cwd=work,
@@ -103,17 +104,17 @@ def _inputs() -> Iterator[Path]:
     )
 
 
-def ensure() -> Path:
+def ensure(*, quick: bool = False) -> Path:
     """A folder with the whole package, compiled for this Python; made anew when a source has changed.
 
-    Raises CompilationFailed.
+    quick: without optimization by the C compiler. Raises CompilationFailed.
     """
-    folder = ROOT / ".compiled" / str(sysconfig.get_config_var("SOABI"))
+    folder = ROOT / ".compiled" / f"{sysconfig.get_config_var('SOABI')}{'-quick' if quick else ''}"
     stamp, wanted = folder / STAMP, _fingerprint()
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(SOURCE / "meshlib", folder / "meshlib", ignore=shutil.ignore_patterns("__pycache__"))
-        build(folder)
+        build(folder, 0 if quick else 2)
         stamp.write_text(wanted)
     return folder
 
@@ -123,7 +124,7 @@ def main() -> int:
         print("There is no C compiler on this machine: the modules stay interpreted.", file=sys.stderr)
         return 1
     try:
-        print(ensure())
+        print(ensure(quick="--quick" in sys.argv[1:]))
     except CompilationFailed as error:
         print(error, file=sys.stderr)
         return 1
