@@ -244,7 +244,30 @@ def test_a_renewal_changes_nothing_that_is_trusted(ca: TestCA) -> None:
     ):
         store.apply(snapshot(*secrets))
         found.append((held.epoch, held.trust_epoch))
-    assert found == [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (6, 5)], "who is not a SPIFFE id may be anybody"
+    assert found == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 4)], "who is not a SPIFFE id may be anybody"
+
+
+def test_trust_in_more_peers_leaves_connections_of_before_alone(ca: TestCA) -> None:
+    """But handshakes that begin now have it."""
+    store = IdentityStore()
+    own, new, other = certificate_secret("own", ca.issue(SRV)), TestCA(), TestCA("other.example")
+    held = store.client(by_secrets("own", "trust"))
+    secured = store.server(
+        DownstreamTls(
+            common=CommonTls(certificate_secrets=(ref("own"),), validation_secret=ref("trust")),
+            require_client_certificate=True,
+        )
+    )
+    heard: list[None] = []
+    store.subscribe(lambda: heard.append(None))
+    found, contexts = [], set()
+    for trusted in ((ca,), (ca, new), (other, new, ca), (ca, other), (ca,)):
+        store.apply(snapshot(own, Secret(name="trust", validation=spiffe(*trusted))))
+        found.append((held.epoch, held.trust_epoch, secured.epoch, secured.outdated(1, 0.0)))
+        contexts |= {held.handshake().context, secured.current}
+    assert found[:3] == [(1, 1, 1, False)] * 3
+    assert found[3:] == [(epoch, epoch, epoch, True) for epoch in (2, 3)]
+    assert (len(heard), len(contexts)) == (5, 8), "of both ends, those of the first and the last are the same"
 
 
 def test_a_root_rotation_old_both_new() -> None:
@@ -281,14 +304,14 @@ def test_federation_comes_and_goes() -> None:
     tls = by_secrets(None, "trust")
     held = store.client(tls)
     friend = server(None, other.issue("spiffe://other.example/x"), required=False)
-    for trusted, allowed in (((own,), False), ((own, other), True), ((own,), False)):
+    for trusted, allowed, epoch in (((own,), False, 1), ((own, other), True, 1), ((own,), False, 2)):
         store.apply(snapshot(Secret(name="trust", validation=spiffe(*trusted))))
         if allowed:
             assert served(store, tls, friend.context) == "spiffe://other.example/x"
         else:
             with pytest.raises((IdentityError, ssl.SSLError)):
                 served(store, tls, friend.context)
-    assert held.epoch == 3
+        assert held.epoch == epoch, "more trust changes nothing for connections of before"
 
 
 def test_a_live_context_is_never_changed(ca: TestCA) -> None:

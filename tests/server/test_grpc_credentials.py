@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +13,11 @@ import grpc
 import pytest
 from cryptography import x509
 
+from meshlib.identity.material import BundleSet, TrustBundle
+from meshlib.identity.source import IdentityUpdate
 from meshlib.server.grpc import credentials
 from meshlib.server.inbound import Inbound
+from tests.identity.ca import TestCA
 from tests.server.identities import CLIENT, Identities, client_context, identities
 
 
@@ -30,6 +34,34 @@ def test_c_core_is_told_once_of_each_rotation(monkeypatch: pytest.MonkeyPatch) -
         known.source.turn(known.update())
         assert isinstance(changed(), grpc.ServerCertificateConfiguration)
         assert changed() is None
+
+
+def test_c_core_is_told_of_trust_in_more_peers(tmp_path: Path) -> None:
+    new = TestCA("td.example")
+    with identities() as known, ThreadPoolExecutor(1) as executor:
+        server = grpc.server(executor)
+        port = server.add_secure_port("127.0.0.1:0", credentials(Inbound(known.mesh)))
+        server.start()
+        own = known.update().svids
+        accepted = []
+        for roots in ((known.ca,), (known.ca, new)):
+            bundle = TrustBundle("td.example", [root.der for root in roots])
+            known.source.turn(IdentityUpdate(svids=own, bundles=BundleSet([bundle])))
+            accepted.append(_accepts(port, new, known.ca, tmp_path))
+        assert accepted == [False, True]
+        server.stop(None).wait()
+
+
+def _accepts(port: int, issuer: TestCA, roots: TestCA, folder: Path) -> bool:
+    """Whether the port takes a caller with a certificate of this issuer."""
+    context = client_context(folder, roots, issuer.issue(CLIENT))
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        try:
+            with context.wrap_socket(raw) as secure:
+                return bool(secure.recv(1))  # its settings
+        except (ssl.SSLError, ConnectionResetError):
+            return False
 
 
 def shown(port: int, known: Identities, folder: Path) -> int:

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from meshlib.identity.material import BundleSet, TrustBundle
+from meshlib.identity.source import IdentityUpdate
 from meshlib.server.inbound import Inbound
 from meshlib.server.xfcc import TrustedPeers
 from tests.identity.ca import Issued, TestCA
@@ -186,6 +188,20 @@ def test_connections_of_a_renewed_certificate_may_go_on_for_a_while(kind: str, t
             assert "connection" not in kept.get("/").headers
             known.source.turn(known.update())
             assert kept.get("/").headers["connection"] == "close", "no connection is older than one renewal"
+
+
+@pytest.mark.usefixtures("exchanged_at_once")
+@pytest.mark.parametrize("kind", ASGI)
+def test_trust_in_more_peers_ends_no_connection(kind: str, tmp_path: Path) -> None:
+    with identities() as known, serving(kind, Inbound(known.mesh)) as port:
+        own = known.update().svids
+        with Caller(port, known, tmp_path).client(known.ca.issue(CLIENT)) as kept:
+            closed = []
+            for roots in ([known.ca.der], [known.ca.der, TestCA().der], [known.ca.der]):
+                bundles = BundleSet([TrustBundle("td.example", roots)])
+                known.source.turn(IdentityUpdate(svids=own, bundles=bundles))
+                closed.append(kept.get("/").headers.get("connection"))
+            assert closed[1:] == [None, "close"]
 
 
 def test_http2(tmp_path: Path) -> None:

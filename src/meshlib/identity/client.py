@@ -126,13 +126,16 @@ class ClientSecurity:
 
     @property
     def epoch(self) -> int:
-        """Grows with each rotation of the own certificate or of what is trusted; 0 until there is material."""
+        """Grows with each rotation: of the own certificate, or of what is trusted, unless only more is trusted than before.
+
+        0 until there is material.
+        """
         ready = self._ready
         return 0 if ready is None else ready.epoch
 
     @property
     def trust_epoch(self) -> int:
-        """Grows with each change of what is trusted, or of who we are: what the connections of before may be used for.
+        """Grows when somebody is no longer trusted, or when we are somebody else: what the connections of before may be used for.
 
         0 until there is material.
         """
@@ -214,6 +217,11 @@ class ClientSecurity:
 
     def _prepare(self, resolved: Resolved, before: _Ready | None) -> _Ready:
         common, trust = self.tls.common, resolved.trust
+        epoch = trust_epoch = 1
+        if before is not None:
+            epoch = before.epoch + (not resolved.extends(before.resolved))
+            kept = epoch == before.epoch or resolved.renews(before.resolved)
+            trust_epoch = before.trust_epoch + (not kept)
         verify = trust.verifies_chain and not trust.accept_untrusted
         spec = ContextSpec(
             server=False,
@@ -237,8 +245,8 @@ class ClientSecurity:
             spec=spec,
             verifier=Verifier(trust, server=False, rsa_usage=self.tls.enforce_rsa_key_usage),
             life=Life(resolved.svids, self._now),
-            epoch=1 if before is None else before.epoch + 1,
-            trust_epoch=1 if before is None else before.trust_epoch + (not resolved.renews(before.resolved)),
+            epoch=epoch,
+            trust_epoch=trust_epoch,
             contexts={alpn: self._cache.get(dataclasses.replace(spec, alpn=alpn)) for alpn in asked_for},
         )
 

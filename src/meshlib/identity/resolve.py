@@ -73,11 +73,15 @@ class Resolved:
     svids: tuple[Svid, ...]
     trust: Trust
 
+    def extends(self, before: Resolved) -> bool:
+        """Connections of before are as good as those that are made now: at most, more peers are trusted."""
+        return self.svids == before.svids and self.trust.covers(before.trust)
+
     def renews(self, before: Resolved) -> bool:
-        """Nothing but the certificates has changed, and they are for the same SPIFFE ids."""
+        """The certificates are others, for the same SPIFFE ids; whoever was trusted still is."""
         names = [svid.spiffe_id for svid in self.svids]
         known = [svid.spiffe_id for svid in before.svids]
-        return self.trust == before.trust and names == known and None not in names
+        return names == known and None not in names and self.trust.covers(before.trust)
 
 
 def resolve(common: CommonTls, materials: Materials, memo: Memo) -> Resolved:

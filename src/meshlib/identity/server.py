@@ -26,8 +26,8 @@ __all__ = ["ServerSecurity"]
 class _Ready:
     """Material in force, with what was made of it.
 
-    exchanged: None, or from when to when (seconds since the epoch) connections of the epoch before it may be used, since only
-    the certificate was renewed.
+    exchanged: from when to when (seconds since the epoch) connections of the epoch before this one are exchanged, since only the
+    certificate was renewed; None: at once.
     """
 
     resolved: Resolved
@@ -82,14 +82,14 @@ class ServerSecurity:
 
     @property
     def epoch(self) -> int:
-        """Grows with each rotation of the own certificate or of what is trusted; 0 until there is material."""
+        """As ClientSecurity.epoch."""
         ready = self._ready
         return 0 if ready is None else ready.epoch
 
     def outdated(self, epoch: int, lot: float) -> bool:
         """Whether a connection of this epoch is to be exchanged. lot: in [0, 1), drawn once for the connection.
 
-        At once when what is trusted has changed; at a time of its own when the certificate was renewed (`policy.rotation`).
+        At once when somebody is no longer trusted; at a time of its own when the certificate was renewed (`policy.rotation`).
         """
         ready = self._ready
         if ready is None or ready.epoch == epoch:
@@ -229,6 +229,12 @@ class ServerSecurity:
             raise IdentityError(
                 "a server can't ask for certificates that it does not verify: give a trusted CA"
             )
+        epoch, exchanged = 1, None
+        if before is not None and resolved.extends(before.resolved):
+            epoch, exchanged = before.epoch, before.exchanged
+        elif before is not None:
+            epoch = before.epoch + 1
+            exchanged = self._time_of(before) if resolved.renews(before.resolved) else None
         spec = dataclasses.replace(
             self._spec(),
             verify=mode,
@@ -241,11 +247,9 @@ class ServerSecurity:
             resolved=resolved,
             verifier=Verifier(trust, server=True),
             life=Life(resolved.svids, self._now),
-            epoch=1 if before is None else before.epoch + 1,
+            epoch=epoch,
             context=self._cache.get(spec),
-            exchanged=None
-            if before is None or not resolved.renews(before.resolved)
-            else self._time_of(before),
+            exchanged=exchanged,
         )
 
     def _time_of(self, before: _Ready) -> tuple[float, float]:

@@ -141,7 +141,7 @@ class IdentityStore:
         return found
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back whenever an epoch has grown somewhere, on any thread. Returns what ends that."""
+        """Call back whenever new handshakes anywhere use something else, on any thread. Returns what ends that."""
         key = object()
         with self._lock:
             self._subscribers[key] = callback
@@ -245,7 +245,7 @@ class IdentityStore:
             self._poller.start()
 
     def _refresh(self) -> bool:
-        """Look at everything in use again; whether an epoch has grown. The lock is held."""
+        """Look at everything in use again; whether new handshakes use something else. The lock is held."""
         self._slicer.begin()
         self._memo.next_pass()
         self._files.next_pass()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshlib.identity.material import BundleSet
 from meshlib.identity.revocation import RevocationList
@@ -39,6 +39,17 @@ class Trust:
     def verifies_chain(self) -> bool:
         return self.bundles is not None or self.roots is not None or self.system_roots
 
+    def covers(self, other: Trust) -> bool:
+        """Whoever `other` trusts is trusted: they differ at most in authorities, of which this one has more."""
+        if self != replace(other, bundles=self.bundles, roots=self.roots):
+            return False
+        if self.bundles is None or other.bundles is None:
+            return self.bundles is other.bundles and _has_all(self.roots, other.roots)
+        return all(
+            domain in self.bundles and _has_all(self.bundles[domain].authorities, bundle.authorities)
+            for domain, bundle in other.bundles.items()
+        )
+
     @property
     def anchors(self) -> tuple[bytes, ...]:
         """All certificates that a chain may end at, whoever's they are."""
@@ -55,6 +66,12 @@ class Trust:
     def wants_one_uri(self) -> bool:
         """SPIFFE's rules for the names apply: the peer is known by a URI."""
         return self.bundles is not None or any(_by_uri(match) for match in self.match_sans)
+
+
+def _has_all(these: tuple[bytes, ...] | None, those: tuple[bytes, ...] | None) -> bool:
+    if these is None or those is None:
+        return these is those
+    return set(these) >= set(those)
 
 
 def _by_uri(match: SanMatch) -> bool:

@@ -1,8 +1,9 @@
 """When connections are exchanged after a certificate was renewed.
 
-What is trusted decides who may be talked to: when that changes, no connection of before takes another call. A renewed
-certificate only says the same for longer. New connections show it at once; those of before are exchanged one after the other,
-since a handshake takes a thousand times as long as what a call needs of the processor, and calls would wait for all of them.
+What is trusted decides who may be talked to: when that becomes less, no connection of before takes another call. When it only
+becomes more, connections of before are as good as new ones. A renewed certificate says the same for longer: new connections show
+it at once; those of before are exchanged one after the other, since a handshake takes a thousand times as long as what a call
+needs of the processor, and calls would wait for all of them.
 
 Clients go first: they open another connection before they leave one, so that no call waits. A server can only end it, and the
 next call waits for a handshake. Where both ends were renewed together, as after a root was exchanged, there is nothing left for

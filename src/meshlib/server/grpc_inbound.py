@@ -253,15 +253,15 @@ class _Shown:
     def __init__(self, security: ServerSecurity) -> None:
         """Raises: IdentityError: there is no certificate to show."""
         self.security = security
-        self._epoch = security.epoch
+        self._material = security.material
         self.first = self._configuration()
         self._lacking = Once()
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """None: nothing has."""
-        epoch = self.security.epoch
+        material = self.security.material
         try:
-            if epoch == self._epoch and self.security.current is not None:
+            if material is self._material and self.security.current is not None:
                 return None
             configuration = self._configuration()
         except IdentityError as error:  # what callers are shown then is over, and they refuse it
@@ -269,7 +269,7 @@ class _Shown:
                 logger.error("a gRPC server has no certificate to show: %s", error)
             return None
         threading.Event().wait(PAUSE)
-        self._epoch = epoch
+        self._material = material
         return configuration
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:

@@ -3,9 +3,10 @@
 A connection that waits in a pool may serve a call only when it was made as a connection would be made now: the same protocol,
 the same transport socket (plaintext, or TLS by the same configuration), the same own identity and trust. All of that is the
 endpoint's *way*, and one look at an identity (`connection.way is endpoint.way`) answers the question. A configuration that
-changes the transport socket, and each change of what is trusted, gives the endpoints of a cluster another way; connections of
-an earlier one are used no more, and end when what runs on them has ended. A certificate that is only renewed leaves the way as
-it is: the connections of before are `outdated` and are exchanged soon (`policy.rotation`).
+changes the transport socket, and each change of what is trusted that excludes somebody, gives the endpoints of a cluster another
+way; connections of an earlier one are used no more, and end when what runs on them has ended. Trust in more peers, and a
+certificate that is only renewed, leave the way as it is: after a renewal, connections of before are exchanged soon
+(`policy.rotation`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Handshake(Protocol):
 class Security(Protocol):
     """What an UpstreamTls has become with the material that there is.
 
-    epoch: grows with each rotation; trust_epoch: only when what is trusted, or our own name, has changed. 0: there is none yet.
+    epoch: grows with each rotation; trust_epoch: only when somebody is trusted no longer, or our own name has changed. Both are 0
+    as long as there is none.
     """
 
     @property
@@ -90,7 +92,7 @@ class Way:
 
     @property
     def outdated(self) -> bool:
-        """What is trusted has changed since this way was found."""
+        """Somebody is no longer trusted, or we are somebody else, since this way was found."""
         return self.security is not None and self.security.trust_epoch != self.epoch
 
     def renewed(self) -> Way:
@@ -150,7 +152,7 @@ class Ways:
 
     @property
     def outdated(self) -> bool:
-        """What is trusted has changed since they were found."""
+        """As `Way.outdated`."""
         return any(way.outdated for way in self._by_config.values())
 
     @property

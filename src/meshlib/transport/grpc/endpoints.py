@@ -1,8 +1,8 @@
 """The inner channels of one mesh channel, by endpoint.
 
 One is made at the first use of its endpoint and closed when the endpoint has left and its calls have ended. When it was made in
-another way than a connection would be made now (what is trusted or the configuration changed), or its connection was lost, calls
-under way end on it and new ones get another, for which they wait.
+another way than a connection would be made now (the configuration has changed, or somebody is trusted no longer), or its
+connection was lost, calls under way end on it and new ones get another, for which they wait.
 
 When its certificate was only renewed, nobody waits: its *successor* is opened in the background, and takes its place once that is
 READY (`meshlib.engine.successor`). A call that needs a connection before, because the old one has ended, waits for the

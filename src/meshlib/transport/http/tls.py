@@ -100,7 +100,7 @@ class TlsSession:
         self.over = self.ended = False
 
     def superseded(self) -> tuple[int, float] | None:
-        """Our certificate, or what is trusted, was exchanged since the handshake began: the epoch of now, and `not_after`."""
+        """There was a rotation since the handshake began: the epoch of now, and `not_after`."""
         epoch = self._security.epoch
         return None if epoch == self._handshake.epoch else (epoch, self.not_after)
 
