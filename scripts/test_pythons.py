@@ -37,7 +37,14 @@ NICER = 10
 ONCE = "packaging or envoy or once"
 """What runs on one Python: packages are built, a real Envoy is asked, and long runs are made."""
 
-PARTS = {"transports": ("tests/transport",), "the rest": ("tests", "--ignore=tests/transport")}
+TRANSPORTS = ("tests/transport",)
+IDENTITY = ("tests/identity", "tests/server", "tests/controlplane", "tests/xds")
+
+PARTS = {
+    "identity": IDENTITY,
+    "transports": TRANSPORTS,
+    "the rest": ("tests", *(f"--ignore={folder}" for folder in TRANSPORTS + IDENTITY)),
+}
 """Of what runs on each Python. The longest comes last: lanes take what was prepared last first."""
 
 STEP_LIMIT = 1200.0

@@ -159,6 +159,24 @@ def test_services_and_routes(get: Get, client: httpx.Client, upstream: Upstream)
     assert found["calls"][1]["endpoint"] == upstream.address
 
 
+def _balanced_by(name: str, **fields: Any) -> dict[str, Any]:
+    policy = {"@type": f"type.googleapis.com/envoy.extensions.load_balancing_policies.{name}", **fields}
+    return {"policies": [{"typed_extension_config": {"name": name, "typed_config": policy}}]}
+
+
+def test_how_many_endpoints_a_process_calls(get: Get, upstream: Upstream) -> None:
+    assert model(get)["services"][0]["subset_size"] is None
+    config = configuration(upstream.address)
+    child = _balanced_by("least_request.v3.LeastRequest")
+    config["resources"][2]["load_balancing_policy"] = _balanced_by(
+        "random_subsetting.v3.RandomSubsetting", subset_size=2, child_policy=child
+    )
+    with meshlib.Mesh(config=[config]) as mesh:
+        asked = Request(method="GET", path="/mesh.json")
+        service = parsed(mesh.admin().handler.handle(asked))["services"][0]
+    assert (service["lb_policy"], service["subset_size"]) == ("LeastRequest", 2)
+
+
 def test_an_ejection_and_its_reason() -> None:
     with Upstream(default=Reply(status=503)) as upstream:
         clock = FakeClock()

@@ -14,8 +14,9 @@ Whoever does not need all of it says which PARTS: `/mesh.json?parts=routes,calls
     services            for each cluster: name, service (behind it), called, total, errors_total, rate and error_rate (a second),
                         p50, p90, p99 (milliseconds, null without calls), exists, and when it does: active, pending, connections,
                         saturation {share, resource} (0 to 1, the limit that is nearest), endpoints {total, healthy, degraded,
-                        unhealthy, ejected}, tls, mtls, principals {own, peer}, discovery, lb_policy, breaker (its state, null
-                        without one); those that are called most come first
+                        unhealthy, ejected}, tls, mtls, principals {own, peer}, discovery, lb_policy, subset_size (how many
+                        endpoints a process calls, null for all), breaker (its state, null without one); those that are
+                        called most come first
     clusters            the names of those that exist, in the same order
     graph               nodes, edges: `meshlib.admin.graph`
     ejections           cluster, endpoint, reason, at, until (seconds since 1970; until is the earliest), times, failures in a row
@@ -225,6 +226,7 @@ def _service(mesh: Mesh, name: str, view: View) -> dict[str, Any]:
         "principals": _principals(list(state.endpoints.values()) if tls else ()),
         "discovery": cluster.cluster.discovery.name,
         "lb_policy": type(cluster.cluster.lb_policy).__name__.removesuffix("Config"),
+        "subset_size": cluster.cluster.locality.subset_size,
         "breaker": None if cluster.breaker is None else cluster.breaker.state,
     }
 

@@ -1,7 +1,7 @@
 // The endpoints of one cluster, with their health, and why they were ejected.
 
 import { el, empty, facts, panel, pill, table } from "./dom.js";
-import { count, milliseconds, rate, span } from "./format.js";
+import { count, milliseconds, none, rate, span } from "./format.js";
 import { code, errors, sorting } from "./pieces.js";
 
 const PAGE = 100;
@@ -49,7 +49,7 @@ export function draw({ model, extra, chosen, choose, matches }) {
         ["Rate", rate(service?.rate)],
         ["Errors", service ? errors(service) : null],
         ["Latency", `${milliseconds(service?.p50)} · p90 ${milliseconds(service?.p90)} · p99 ${milliseconds(service?.p99)}`],
-        ["Balancing", service?.lb_policy],
+        ["Balancing", service?.lb_policy && balancing(service)],
         ["Discovery", service?.discovery],
         ["Breaker", service?.breaker],
         ["Peer", service?.principals?.peer && code(service.principals.peer)],
@@ -68,6 +68,10 @@ export function draw({ model, extra, chosen, choose, matches }) {
         : null,
     ),
   ];
+}
+
+function balancing({ lb_policy, subset_size }) {
+  return none(subset_size) ? lb_policy : `${lb_policy} over ${count(subset_size)} endpoints of each process's own`;
 }
 
 function state(row, now) {
