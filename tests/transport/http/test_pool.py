@@ -275,13 +275,26 @@ def test_a_successor_that_can_not_be_opened(kind: FailureKind) -> None:
     assert not world.pool.coming
 
 
-def test_a_connection_that_is_more_than_one_rotation_old_has_no_successor() -> None:
+def test_a_connection_that_is_more_than_one_rotation_old() -> None:
+    """It does not wait for its moment, and has no successor."""
     world = Renewed()
     world.renew(3)
-    assert len(world.pool.timers) == 1
-    assert world.idle() is world.old, "its moment has not come"
+    assert world.old.closed
+    (timer,) = world.pool.timers
+    assert timer.cancelled
+    assert world.pool.asked == []
+
+
+def test_a_connection_in_use_that_is_more_than_one_rotation_old() -> None:
+    """What runs on it goes on, nothing else begins, and its moment finds nothing to do."""
+    world = Renewed()
+    assert world.pool.pop_idle(world.endpoint, world.endpoint.way) is world.old
+    world.renew(3)
     world.moment()
     assert world.pool.asked == []
+    assert not world.old.closed
+    world.pool.release(world.old)
+    assert world.idle() is None
     assert world.old.closed
 
 

@@ -108,14 +108,23 @@ def test_a_renewed_certificate_is_for_new_connections_first(driver: Driver, worl
         second = world.renew()
         driver.get()
         assert world.seen.peers == [world.client.der]
-        world.renew()
-        third = world.renew()
-        driver.get()
         driver.close_client()
         driver.open(mesh)
         driver.get()
         driver.close_client()
-    assert second.der not in world.seen.peers
+    assert world.seen.peers == [world.client.der, second.der]
+
+
+@pytest.mark.usefixtures("exchanged_late")
+def test_no_connection_in_use_is_more_than_one_rotation_old(driver: Driver, world: Rotating) -> None:
+    with world.serve() as server:
+        driver.open(world.rotating_mesh(server.port))
+        driver.get()
+        world.renew()
+        driver.get()
+        third = world.renew()
+        again_until(driver.get, lambda: len(world.seen.peers) == 2)
+        driver.close_client()
     assert world.seen.peers == [world.client.der, third.der]
 
 

@@ -1,14 +1,11 @@
 """How long a connection may be used, by the certificate that it was opened with.
 
-    stage   the certificate is renewed   its moment comes                   the certificate is over
-    FRESH   AGED, the moment is drawn    -                                  OVER, told
-    AGED    OLD                          DUE, told: it is to be exchanged   -
-    OLD     -                            OVER, told                         -
-    DUE     OVER, told                   -                                  OVER, told
+    stage   the certificate is renewed   its moment comes             the certificate is over
+    FRESH   AGED, the moment is drawn    -                            OVER, told
+    AGED    OVER, told                   told: it is to be exchanged  OVER, told
 
-The moment is a connection's own (`meshlib.policy.rotation`) and comes long before the earlier certificate is over. A connection
-that is DUE is used until its successor is there, but not when it is more than one rotation old. When it is OVER, no new call
-takes it.
+The moment is a connection's own (`meshlib.policy.rotation`) and comes long before the earlier certificate is over. The connection
+is used until its successor is there, but not when it is more than one rotation old. When it is OVER, no new call takes it.
 """
 
 from __future__ import annotations
@@ -43,13 +40,7 @@ class Stage(Enum):
 
     FRESH = "the certificate is the newest"
     AGED = "it was renewed"
-    OLD = "it was renewed more than once"
-    DUE = "the connection is to be exchanged"
     OVER = "the connection takes no new calls"
-
-
-_RENEWED = {Stage.FRESH: Stage.AGED, Stage.AGED: Stage.OLD, Stage.DUE: Stage.OVER}
-_COME = {Stage.AGED: Stage.DUE, Stage.OLD: Stage.OVER}
 
 
 class Aging:
@@ -87,11 +78,11 @@ class Aging:
         if not self.outdated:
             return
         self._epoch = self._security.epoch
-        before, self._stage = self._stage, _RENEWED.get(self._stage, self._stage)
-        if before is Stage.FRESH:
+        if self._stage is Stage.FRESH:
+            self._stage = Stage.AGED
             (delay,) = delays(1, self._left)
             self._wait(delay, self._come)
-        elif before is Stage.DUE:
+        elif self._stage is Stage.AGED:
             self._expire()
 
     def end(self) -> None:
@@ -106,10 +97,6 @@ class Aging:
 
     def _come(self) -> None:
         """Its moment."""
-        self._stage = _COME.get(self._stage, Stage.OVER)
-        if self._stage is Stage.OVER:
-            self._expire()
-            return
         self._wait_for_the_end()
         holder = self._who()
         if holder is not None:

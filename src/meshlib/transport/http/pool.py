@@ -50,16 +50,14 @@ class Alarm(Protocol):
 class Renewal:
     """The certificate of a connection was renewed. alarm: when the connection is to be exchanged.
 
-    epoch: of the certificates at the last look. again: they were renewed more than once. served: requests before the first time.
-    due: the moment has come.
+    epoch: of the certificates that are in force. served: requests until then.
     """
 
-    __slots__ = ("again", "alarm", "due", "epoch", "served")
+    __slots__ = ("alarm", "epoch", "served")
 
     def __init__(self, epoch: int, served: int) -> None:
         self.epoch = epoch
         self.served = served
-        self.again = self.due = False
         self.alarm: Alarm | None = None
 
 
@@ -290,23 +288,20 @@ class Pool:
                 left = min(left, end - wall)
             elif renewal.epoch != epoch:
                 renewal.epoch = epoch
-                renewal.again = True
-                if renewal.due:
-                    connection.expire()
+                connection.expire()
         for connection, delay in zip(old, delays(len(old), left)):
             assert connection.renewal is not None
             connection.renewal.alarm = self.later(delay, partial(self._come, connection))
 
     def _come(self, connection: PooledConnection) -> None:
-        """Its moment. A connection that is more than one rotation old, or that nobody has used since, has no successor."""
+        """Its moment. A connection that nobody has used since has no successor."""
         renewal = connection.renewal
         assert renewal is not None
-        renewal.due = True
-        if connection.closed:
+        if connection.closed or connection.expires <= self.monotonic():
             return
         start = None
         used = connection.served > renewal.served or self.in_use(connection)
-        if used and not renewal.again and connection.way is connection.endpoint.way:
+        if used and connection.way is connection.endpoint.way:
             start = self._successor(connection)
         if start is None:
             connection.expire()

@@ -115,12 +115,10 @@ def test_a_second_renewal_while_it_is_exchanged_ends_it(connection: Connection) 
     assert connection.loop.waiting == []
 
 
-def test_a_second_renewal_before_its_moment_ends_it_then(connection: Connection) -> None:
+def test_a_second_renewal_before_its_moment_ends_it(connection: Connection) -> None:
     connection.renew()
-    (alarm,) = connection.loop.waiting
     connection.renew()
-    assert connection.loop.waiting == [alarm]  # it keeps its moment
-    connection.loop.ring()
+    assert connection.loop.waiting == []
     assert connection.told == ["expired"]
 
 
