@@ -12,7 +12,7 @@ from benchmarks.soak.run import Late, Plan, certificates_in, faults, run
 
 HEADS = (
     *("client", "calls", "long", "failed", "rotations", "oldest (own/peer)"),
-    *("p50 between", "p50 around", "p99 between", "p99 around", "p99 all"),
+    *("p50 between", "p50 around", "p99 between", "p99 around", "p99 of as many others", "p99 all"),
 )
 
 
@@ -20,24 +20,17 @@ def table(found: dict[str, Any]) -> str:
     """One line for each client; latencies in milliseconds."""
     lines: list[tuple[str, ...]] = [HEADS]
     for name, client in found["clients"].items():
-        between, around, whole = client["between"], client["around"], client["all"]
-        times = (
-            (each or {}).get(quantile)
-            for quantile, each in (
-                ("p50", between),
-                ("p50", around),
-                ("p99", between),
-                ("p99", around),
-                ("p99", whole),
-            )
-        )
+        between, around, whole = (client[part] or {} for part in ("between", "around", "all"))
+        times = (between.get("p50"), around.get("p50"), between.get("p99"), around.get("p99"))
         counts = (client["calls"], client["long_calls"], client["failed"], client["rotations"])
         lines.append(
             (
                 name,
                 *map(str, counts),
                 f"{client['oldest_own']}/{client['oldest_peer']}",
-                *("-" if time is None else f"{time:.2f}" for time in times),
+                *map(_shown, times),
+                "..".join(map(_shown, client["others"] or [None])),
+                _shown(whole.get("p99")),
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines)]
@@ -48,6 +41,10 @@ def table(found: dict[str, Any]) -> str:
         )
         for line in lines
     )
+
+
+def _shown(time: float | None) -> str:
+    return "-" if time is None else f"{time:.2f}"
 
 
 def costs(found: dict[str, Any]) -> str:

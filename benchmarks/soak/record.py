@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,13 @@ from benchmarks.samples import percentile
 from benchmarks.soak.rotations import Rotations
 from benchmarks.soak.verdict import PIECE, PIECES, Question, Verdict
 
-__all__ = ["AROUND", "Call", "Record", "summary"]
+__all__ = ["AROUND", "Call", "Record", "other_seconds", "spread", "summary"]
 
 AROUND = 1.0
 """A call is around a rotation when it is under way in this many seconds after it."""
+
+DRAWS = 200
+"""How often as many seconds as there were rotations are drawn from the others."""
 
 SHOWN = 10
 """Failures that are told in full."""
@@ -81,8 +85,15 @@ class Record:
 
 
 def summary(records: Sequence[Record], begun: float) -> dict[str, Any]:
-    """Of all callers of a client. begun: calls before that warmed up. Times in milliseconds."""
+    """Of all callers of a client. begun: calls before that warmed up. Times in milliseconds.
+
+    others: between which values nine in ten p99 lie of as many seconds as there were rotations, but without one: what the machine
+    does by itself. None: there are not enough of them.
+    """
     rotations = records[0].rotations
+    calls = ((at, took) for record in records for at, took in zip(record.begun, record.took) if at >= begun)
+    seconds = other_seconds(calls, [at for at in rotations.times if at >= begun], begun)
+    others = spread(seconds, len(rotations.times), 0.99)
     around, between = array("d"), array("d")
     for record in records:
         times = iter([*(at for at in rotations.times if at >= begun), float("inf")])
@@ -108,7 +119,35 @@ def summary(records: Sequence[Record], begun: float) -> dict[str, Any]:
         "around": _quantiles(around),
         "between": _quantiles(between),
         "all": _quantiles(around + between),
+        "others": None if others is None else [value * 1000 for value in others],
     }
+
+
+def other_seconds(
+    calls: Iterable[tuple[float, float]], rotations: Iterable[float], begun: float
+) -> list[list[float]]:
+    """What calls took, by the second (AROUND) after `begun` in which they were under way; seconds around rotations are left out.
+
+    calls: when each began, and what it took.
+    """
+    found: dict[int, list[float]] = {}
+    for at, took in calls:
+        for second in range(int((at - begun) / AROUND), int((at + took - begun) / AROUND) + 1):
+            found.setdefault(second, []).append(took)
+    around = {int((at - begun) / AROUND) + more for at in rotations for more in (0, 1)}
+    return [found[second] for second in sorted(found.keys() - around)]
+
+
+def spread(seconds: Sequence[Sequence[float]], count: int, share: float) -> tuple[float, float] | None:
+    """Between which values nine in ten such percentiles of `count` seconds lie; None: there are fewer than twice as many."""
+    if not 0 < count * 2 <= len(seconds):
+        return None
+    draw = random.Random(0)
+    found = [
+        percentile([took for second in draw.sample(seconds, count) for took in second], share)
+        for _ in range(DRAWS)
+    ]
+    return percentile(found, 0.05), percentile(found, 0.95)
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
