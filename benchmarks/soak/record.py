@@ -53,8 +53,8 @@ class Record:
     seen: set[str] = field(default_factory=set)
 
     def begin(self, seconds: float) -> Call:
-        newest = len(self.rotations.certificates) - 1
-        return Call(question=Question(begun=time.monotonic(), seconds=seconds), newest=newest)
+        now = time.monotonic()
+        return Call(question=Question(begun=now, seconds=seconds), newest=self.rotations.newest(now))
 
     def end(self, call: Call, answer: bytes) -> None:
         """Raises ValueError: not the whole answer."""

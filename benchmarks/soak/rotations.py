@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ TRUST_DOMAIN = "soak.example"
 
 KEPT = 8
 """Epochs that are remembered: more than can come within the time in which one settles."""
+
+HEARD = 1.0
+"""Seconds in which all connections of a process hear of a rotation."""
 
 
 def fingerprint(certificate: bytes) -> str:
@@ -39,6 +43,7 @@ class Rotations:
         self._lock = threading.Lock()
         self._history = [(0.0, epoch())]
         self.certificates: dict[str, int] = {}
+        self._came: list[float] = []
         self.times: list[float] = []
         self._changed()
         self.close = store.subscribe(self._changed)
@@ -47,7 +52,10 @@ class Rotations:
         with self._lock:
             default, epoch, now = self._store.default, self._epoch(), time.monotonic()
             if default is not None and default.svids:
-                self.certificates.setdefault(fingerprint(default.svids[0].leaf), len(self.certificates))
+                shown = fingerprint(default.svids[0].leaf)
+                if shown not in self.certificates:
+                    self.certificates[shown] = len(self._came)
+                    self._came.append(now)
             if epoch != self._history[-1][1]:
                 self._history = [*self._history[-KEPT:], (now, epoch)]
                 self.times.append(now)
@@ -56,6 +64,10 @@ class Rotations:
         """The epoch that everybody had had the time to hear of at that moment."""
         limit = moment - self._settle
         return next((epoch for at, epoch in reversed(self._history) if at <= limit), self._history[0][1])
+
+    def newest(self, moment: float) -> int:
+        """The number of the certificate that all connections of this process had heard of at that moment."""
+        return max(bisect_right(self._came, moment - HEARD) - 1, 0)
 
     def status(self) -> dict[str, Any]:
         """certificates: how many there were. roots: how many are trusted. settled: nothing has changed for a while."""
