@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from meshlib import proto
 from meshlib.balance.balancer import LoadBalancer
 from meshlib.resources.cluster import Cluster, DiscoveryType
+from meshlib.resources.decode_endpoint import decode_load_assignment
 from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, Locality, LocalityEndpoints
+from meshlib.resources.reader import Reading
 from meshlib.state import ClusterState
 from meshlib.stats import Registry
 
-__all__ = ["Balanced", "hosts", "key", "locality"]
+__all__ = ["Balanced", "hosts", "key", "locality", "wire"]
 
 
 def key(number: int) -> str:
@@ -51,6 +54,17 @@ def locality(
         weights=list(weights) if len(set(weights)) > 1 else None,
         **fields,
     )
+
+
+def wire(count: int, *, first: int = 0, ipv6: bool = False) -> ClusterLoadAssignment:
+    """An assignment decoded from its bytes, as xDS brings it."""
+    message = proto.message("envoy.config.endpoint.v3.ClusterLoadAssignment")(cluster_name="c")
+    group = message.endpoints.add()
+    for number in range(first, first + count):
+        address = group.lb_endpoints.add().endpoint.address.socket_address
+        address.address = f"fd00::{number:x}" if ipv6 else key(number).removesuffix(":80")
+        address.port_value = 80
+    return decode_load_assignment(message.SerializeToString(), Reading())
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 
 from meshlib.balance.membership import COMPARED, changed_priorities
 from meshlib.resources.endpoint import ClusterLoadAssignment, LocalityEndpoints
-from tests.balance.support import Balanced, locality
+from tests.balance.support import Balanced, locality, wire
 
 
 def assignment(*localities: LocalityEndpoints) -> ClusterLoadAssignment:
@@ -41,8 +41,27 @@ def test_changes(
     before: Sequence[LocalityEndpoints] | None, after: Sequence[LocalityEndpoints] | None, changes: int
 ) -> None:
     """In how many priorities endpoints have come or gone; health is no matter."""
-    pair = [None if each is None else assignment(*each) for each in (before, after)]
-    assert changed_priorities(*pair) == changes
+    old, new = (None if each is None else assignment(*each) for each in (before, after))
+    assert changed_priorities(old, new) == changes
+
+
+@pytest.mark.parametrize(
+    ("first", "ipv6", "changes", "pauses"),
+    [
+        pytest.param(0, False, 0, 20, id="the same: all are compared"),
+        pytest.param(1, False, 1, 19, id="one of the last slice is new"),
+        pytest.param(COMPARED, False, 1, 10, id="all are new: one slice tells"),
+        pytest.param(0, True, 0, 20 + 2 * 157, id="the same, read one by one"),
+    ],
+)
+def test_calls_are_let_through_while_many_are_compared(
+    first: int, ipv6: bool, changes: int, pauses: int
+) -> None:
+    paused: list[None] = []
+    old, new = wire(COMPARED, ipv6=ipv6), wire(COMPARED, first=first, ipv6=ipv6)
+    assert changed_priorities(old, new, lambda: paused.append(None)) == changes
+    assert len(paused) == pauses
+    assert not new.localities[0].endpoints._made  # type: ignore[attr-defined]
 
 
 def test_figures() -> None:

@@ -20,6 +20,9 @@ __all__ = ["changed_priorities", "find"]
 SLICE = 1024
 """How many endpoints are looked at between two pauses."""
 
+READ = 64
+"""The same for endpoints whose addresses have to be read one by one."""
+
 COMPARED = 10_000
 """Larger priorities are not compared endpoint by endpoint: each new version of one is a change."""
 
@@ -35,31 +38,25 @@ def find(
 
     pause: called between slices.
     """
-    by_key = {state.key: state for state in states}
-    if not by_key:
+    wanted = {identity(state.address, state.port): state for state in states}
+    if not wanted:
         return
-    lazy = isinstance(endpoints, LazyEndpoints)
-    by_bytes = {identity(state.address, state.port): state for state in by_key.values()} if lazy else {}
-    for start in range(0, len(endpoints), SLICE):
-        stop = min(start + SLICE, len(endpoints))
-        keys = keys_of(endpoints.items[start:stop]) if isinstance(endpoints, LazyEndpoints) else None
-        if keys is None:
-            for index in range(start, stop):
-                state = by_key.get(_key(endpoints, index))
+    for start, identities in _identities(endpoints, pause):
+        if not wanted.keys().isdisjoint(identities):
+            for index, each in enumerate(identities, start):
+                state = wanted.get(each)
                 if state is not None:
                     yield index, state
-        elif not by_bytes.keys().isdisjoint(keys):
-            for index, key in enumerate(keys, start):
-                state = by_bytes.get(key)
-                if state is not None:
-                    yield index, state
-        pause()
 
 
-def changed_priorities(before: ClusterLoadAssignment | None, after: ClusterLoadAssignment | None) -> int:
-    """In how many priorities endpoints have come or gone. None: there were none."""
+def changed_priorities(
+    before: ClusterLoadAssignment | None,
+    after: ClusterLoadAssignment | None,
+    pause: Callable[[], None] = _no_pause,
+) -> int:
+    """In how many priorities endpoints have come or gone. None: there were none. pause: called between slices."""
     old, new = _by_priority(before), _by_priority(after)
-    return sum(_differ(old.get(each, []), new.get(each, [])) for each in {*old, *new})
+    return sum(_differ(old.get(each, []), new.get(each, []), pause) for each in {*old, *new})
 
 
 def _by_priority(assignment: ClusterLoadAssignment | None) -> dict[int, list[Sequence[Endpoint]]]:
@@ -70,24 +67,46 @@ def _by_priority(assignment: ClusterLoadAssignment | None) -> dict[int, list[Seq
     return found
 
 
-def _differ(old: list[Sequence[Endpoint]], new: list[Sequence[Endpoint]]) -> bool:
+def _differ(old: list[Sequence[Endpoint]], new: list[Sequence[Endpoint]], pause: Callable[[], None]) -> bool:
     if len(old) == len(new) and all(one is other for one, other in zip(old, new, strict=True)):
         return False
     sizes = [sum(map(len, each)) for each in (old, new)]
     if sizes[0] != sizes[1] or sizes[0] > COMPARED:
         return True
-    return _keys(old) != _keys(new)
+    known: set[bytes] = set()
+    for endpoints in old:
+        for _, identities in _identities(endpoints, pause):
+            known.update(identities)
+    seen: set[bytes] = set()
+    for endpoints in new:
+        for _, identities in _identities(endpoints, pause):
+            if not known.issuperset(identities):
+                return True
+            seen.update(identities)
+    return len(seen) != len(known)
 
 
-def _keys(lists: list[Sequence[Endpoint]]) -> set[str]:
-    return {_key(endpoints, index) for endpoints in lists for index in range(len(endpoints))}
+def _identities(
+    endpoints: Sequence[Endpoint], pause: Callable[[], None]
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Slices: the first index, and what is the same for the same address and port. A lazy endpoint is read and not kept."""
+    for start in range(0, len(endpoints), SLICE):
+        stop = min(start + SLICE, len(endpoints))
+        keys = keys_of(endpoints.items[start:stop]) if isinstance(endpoints, LazyEndpoints) else None
+        if keys is None:
+            keys = []
+            for index in range(start, stop):
+                keys.append(_identity(endpoints, index))
+                if index % READ == 0:
+                    pause()
+        yield start, keys
+        pause()
 
 
-def _key(endpoints: Sequence[Endpoint], index: int) -> str:
-    """The endpoint's key; empty when its bytes are wrong. A lazy endpoint is read and not kept."""
-    if not isinstance(endpoints, LazyEndpoints):
-        return endpoints[index].key
+def _identity(endpoints: Sequence[Endpoint], index: int) -> bytes:
+    """Empty when the endpoint's bytes are wrong."""
     try:
-        return endpoints.read(index).key
+        endpoint = endpoints.read(index) if isinstance(endpoints, LazyEndpoints) else endpoints[index]
     except ResourceError:
-        return ""
+        return b""
+    return identity(endpoint.address, endpoint.port)

@@ -238,9 +238,12 @@ class Compiler:
             before = previous.clusters.get(name)
             if before is cluster or (before is not None and before.assignment is cluster.assignment):
                 continue
-            changes = changed_priorities(None if before is None else before.assignment, cluster.assignment)
-            cluster.state.stats.membership_change.value += changes
-            cluster.balancer.settle(self._slicer.pause)
+            pause = self._slicer.pause
+            known = None if before is None else before.assignment
+            cluster.state.stats.membership_change.value += changed_priorities(
+                known, cluster.assignment, pause
+            )
+            cluster.balancer.settle(pause)
             if cluster.outlier is not None:
                 cluster.outlier.members(cluster.balancer)
         gone = [name for name in previous.clusters if name not in program.clusters]
