@@ -203,6 +203,7 @@ class Compiler:
         self._random = random
         self._breakers = breakers
         self._slicer = Slicer()
+        self._leisure = Slicer(budget=0.0002, rest=0.0005)  # for what nobody waits for
         self._defer: Callable[[Callable[[], None]], None] | None = None
 
     def empty(self) -> Program:
@@ -233,16 +234,14 @@ class Compiler:
 
     def settle(self, program: Program, previous: Program) -> None:
         """After publication, what no call waits for: endpoints that have left are marked, so that pools let go of them."""
-        self._slicer.begin()
+        self._leisure.begin()
+        pause = self._leisure.pause
         for name, cluster in program.clusters.items():
             before = previous.clusters.get(name)
             if before is cluster or (before is not None and before.assignment is cluster.assignment):
                 continue
-            pause = self._slicer.pause
-            known = None if before is None else before.assignment
-            cluster.state.stats.membership_change.value += changed_priorities(
-                known, cluster.assignment, pause
-            )
+            changes = changed_priorities(before and before.assignment, cluster.assignment, pause)
+            cluster.state.stats.membership_change.value += changes
             cluster.balancer.settle(pause)
             if cluster.outlier is not None:
                 cluster.outlier.members(cluster.balancer)
