@@ -240,7 +240,8 @@ class Compiler:
             before = previous.clusters.get(name)
             if before is cluster or (before is not None and before.assignment is cluster.assignment):
                 continue
-            changes = changed_priorities(before and before.assignment, cluster.assignment, pause)
+            known = None if before is None else before.assignment
+            changes = changed_priorities(known, cluster.assignment, pause)
             cluster.state.stats.membership_change.value += changes
             cluster.balancer.settle(pause)
             if cluster.outlier is not None:
