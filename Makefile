@@ -35,7 +35,7 @@ conformance:
 
 bench:
 	@$(PYTHON) -m scripts.env --for dev
-	@PYTHONPATH="$$($(RUN) -m scripts.compiled)" $(RUN) -m benchmarks --json benchmarks/results.json
+	@compiled="$$($(RUN) -m scripts.compiled)" && PYTHONPATH="$$compiled" $(RUN) -m benchmarks --json benchmarks/results.json
 
 soak:
 	@$(PYTHON) -m scripts.env --for dev
