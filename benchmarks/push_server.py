@@ -157,7 +157,8 @@ def main() -> None:
             for resource in command["serve"]:
                 fields = {key: value for key, value in resource.items() if key != "@type"}
                 message = proto.from_dict(resource["@type"].removeprefix("type.googleapis.com/"), fields)
-                plane.put(resource["@type"], resource["name"], plane.encode(message))
+                name = resource.get("name") or resource["cluster_name"]
+                plane.put(resource["@type"], name, plane.encode(message))
             return {"port": port}
         key = (command.get("set") or command["push"], command["size"], command["which"])
         if "set" in command:
