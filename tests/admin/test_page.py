@@ -160,6 +160,13 @@ def open_view(page: Any, view: str) -> None:
     )
 
 
+def refreshed(page: Any) -> None:
+    """The page has asked by itself, and has drawn the answer: only then does it ask once more."""
+    for _ in range(2):
+        with page.expect_request(lambda request: "mesh.json" in request.url):
+            pass
+
+
 def row(page: Any, caption: str, heading: str) -> dict[str, str]:
     """The cells of a row of a table, by column."""
     found = page.locator(
@@ -398,8 +405,7 @@ def test_keyboard_alone(wide: Any) -> None:
 
 
 def test_the_page_stays_alive_and_can_be_held(wide: Any) -> None:
-    before = wide.inner_text("#process")
-    wide.wait_for_function("text => document.getElementById('process').textContent !== text", arg=before)
+    refreshed(wide)
     with wide.expect_response(lambda answer: "mesh.json" in answer.url):
         wide.click("#live")
     assert wide.get_attribute("#live", "aria-pressed") == "false"
@@ -417,8 +423,7 @@ def test_what_is_the_same_stays_where_it_is(wide: Any) -> None:
     """A refresh takes neither the focus, nor a selection, nor what a screen reader stands on."""
     wide.evaluate("window.marked = document.querySelector('tbody tr'); marked.querySelector('a').focus()")
     wide.evaluate("getSelection().selectAllChildren(marked.querySelector('a'))")
-    before = wide.inner_text("#process")
-    wide.wait_for_function("text => document.getElementById('process').textContent !== text", arg=before)
+    refreshed(wide)
     assert wide.evaluate("marked.isConnected && marked.contains(document.activeElement)")
     assert wide.evaluate("String(getSelection())") == wide.evaluate("marked.querySelector('a').textContent")
 
@@ -433,8 +438,7 @@ def test_nothing_is_said_again_and_again(wide: Any) -> None:
         }"""
     )
     for _ in range(2):
-        before = wide.inner_text("#process")
-        wide.wait_for_function("text => document.getElementById('process').textContent !== text", arg=before)
+        refreshed(wide)
     assert wide.evaluate("told") == []
 
 
