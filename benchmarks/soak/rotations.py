@@ -30,16 +30,19 @@ def fingerprint(certificate: bytes) -> str:
 class Rotations:
     """Follows one identity store. Thread safe.
 
-    epoch: of the TLS in use; grows with each new certificate and each new bundle. settle: a rotation counts against a
-    connection of the other end's making when it has been in force for so many seconds: the two ends do not hear of things in the
-    same moment. certificates: fingerprint -> its number, in the order in which they came into force. times: of all rotations,
-    monotonic.
+    epoch: of the TLS in use; grows with each new certificate and each bundle that excludes somebody. settle: a rotation counts
+    against a connection of the other end's making when it has been in force for so many seconds: the two ends do not hear of
+    things in the same moment; heard: the same for the connections of this process. certificates: fingerprint -> its number, in
+    the order in which they came into force. times: of all rotations, monotonic.
     """
 
-    def __init__(self, store: IdentityStore, epoch: Callable[[], int], settle: float) -> None:
+    def __init__(
+        self, store: IdentityStore, epoch: Callable[[], int], settle: float, heard: float = HEARD
+    ) -> None:
         self._store = store
         self._epoch = epoch
         self._settle = settle
+        self._heard = heard
         self._lock = threading.Lock()
         self._history = [(0.0, epoch())]
         self.certificates: dict[str, int] = {}
@@ -67,7 +70,7 @@ class Rotations:
 
     def newest(self, moment: float) -> int:
         """The number of the certificate that all connections of this process had heard of at that moment."""
-        return max(bisect_right(self._came, moment - HEARD) - 1, 0)
+        return max(bisect_right(self._came, moment - self._heard) - 1, 0)
 
     def status(self) -> dict[str, Any]:
         """certificates: how many there were. roots: how many are trusted. settled: nothing has changed for a while."""
