@@ -11,15 +11,17 @@ from typing import Any
 from meshlib import proto
 from meshlib.errors import ResourceError
 from meshlib.runtime.clock import FakeClock
+from meshlib.runtime.stream import StreamTarget
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.snapshot.snapshot import kind_of, name_of
 from meshlib.stats import Registry
-from meshlib.xds.bootstrap import XdsServer, parse
+from meshlib.xds.bootstrap import parse
 from meshlib.xds.client import AdsClient
+from tests.runtime.fake_stream import FakeStream
 from tests.runtime.manual import ManualWorker
 from tests.snapshot.builders import Item
 
-__all__ = ["LONG", "Asked", "FakeAds", "FakeStream", "Harness"]
+__all__ = ["LONG", "AdsStream", "Asked", "FakeAds", "Harness"]
 
 LONG = 1e6
 REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
@@ -38,43 +40,23 @@ class Asked:
     error: str | None = None
 
 
-class FakeStream:
+class AdsStream(FakeStream):
     """One stream, seen from the control plane."""
 
     def __init__(
         self, on_message: Callable[[Any, bytes], None], on_closed: Callable[[Any, str], None]
     ) -> None:
-        self._on_message = on_message
-        self._on_closed = on_closed
+        super().__init__(on_message, on_closed)
         self._nonces = itertools.count(1)
-        self.requests: list[Any] = []
-        self.closed = False
-        self.unprocessed = 0
 
-    def send(self, data: bytes) -> None:
-        assert not self.closed
-        self.requests.append(proto.parse(REQUEST, data))
-
-    def processed(self) -> None:
-        self.unprocessed -= 1
-
-    def close(self) -> None:
-        self.closed = True
-
-    def join(self, timeout: float) -> None:
-        assert self.closed
-
-    def quiesce(self, timeout: float) -> None:
-        assert self.closed
+    @staticmethod
+    def decode(data: bytes) -> Any:
+        return proto.parse(REQUEST, data)
 
     def take(self) -> list[Asked]:
         """The requests since the last time."""
         taken, self.requests = self.requests, []
         return [_asked(request) for request in taken]
-
-    def push(self, data: bytes) -> None:
-        self.unprocessed += 1
-        self._on_message(self, data)
 
     def respond(self, type_url: str, *packed: Any, version: str = "1", nonce: str | None = None) -> str:
         """Send a response with these Anys and return its nonce."""
@@ -84,9 +66,6 @@ class FakeStream:
         )
         self.push(message.SerializeToString())
         return nonce
-
-    def end(self, reason: str = "UNAVAILABLE: gone") -> None:
-        self._on_closed(self, reason)
 
 
 def _asked(request: Any) -> Asked:
@@ -99,20 +78,20 @@ def _asked(request: Any) -> Asked:
 
 
 class FakeAds:
-    """Opens FakeStreams and stands in for the decoder: the bytes of a resource are a ticket for the object."""
+    """Opens AdsStreams and stands in for the decoder: the bytes of a resource are a ticket for the object."""
 
     def __init__(self) -> None:
-        self.streams: list[FakeStream] = []
+        self.streams: list[AdsStream] = []
         self.decoded: list[str] = []
         self._tickets: dict[bytes, Item | Exception] = {}
 
     def open(
         self,
-        server: XdsServer,
+        target: StreamTarget,
         on_message: Callable[[Any, bytes], None],
         on_closed: Callable[[Any, str], None],
-    ) -> FakeStream:
-        self.streams.append(FakeStream(on_message, on_closed))
+    ) -> AdsStream:
+        self.streams.append(AdsStream(on_message, on_closed))
         return self.streams[-1]
 
     def pack(self, resource: Any, *unsupported: str) -> Any:
@@ -179,7 +158,7 @@ class Harness:
         )
 
     @property
-    def stream(self) -> FakeStream:
+    def stream(self) -> AdsStream:
         return self.ads.streams[-1]
 
     @property

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from meshlib.errors import ConfigError
-from meshlib.xds.bootstrap import ChannelCredentials, load, parse
+from meshlib.runtime.stream import ChannelCredentials
+from meshlib.xds.bootstrap import load, parse
 
 PLAIN = {"server_uri": "cp:1", "channel_creds": [{"type": "insecure"}]}
 

@@ -15,44 +15,16 @@ from meshlib.xds.backoff import Backoff, reconnect_wait
 from meshlib.xds.bootstrap import Node
 from meshlib.xds.load_report import LoadReports
 from meshlib.xds.lrs import LrsDriver
+from tests.runtime.fake_stream import FakeStream
 from tests.runtime.manual import ManualWorker
 from tests.xds.fake_ads import LONG
 from tests.xds.test_load_report import Counted, answer, load, request
 
 
-class LrsStream:
-    """One stream, seen from the control plane."""
-
-    def __init__(
-        self, on_message: Callable[[Any, bytes], None], on_closed: Callable[[Any, str], None]
-    ) -> None:
-        self._on_message, self._on_closed = on_message, on_closed
-        self.requests: list[Any] = []
-        self.closed = False
-        self.unprocessed = 0
-
-    def send(self, data: bytes) -> None:
-        assert not self.closed
-        self.requests.append(request(data))
-
-    def processed(self) -> None:
-        self.unprocessed -= 1
-
-    def close(self) -> None:
-        self.closed = True
-
-    def join(self, timeout: float) -> None:
-        assert self.closed
-
-    def quiesce(self, timeout: float) -> None:
-        assert self.closed
-
-    def push(self, data: bytes) -> None:
-        self.unprocessed += 1
-        self._on_message(self, data)
-
-    def end(self, reason: str) -> None:
-        self._on_closed(self, reason)
+class LrsStream(FakeStream):
+    @staticmethod
+    def decode(data: bytes) -> Any:
+        return request(data)
 
 
 class Reporting:

@@ -17,11 +17,12 @@ from tenacity import wait_fixed
 from meshlib import proto
 from meshlib.controlplane import ControlPlane, ResourceStore
 from meshlib.errors import ConfigError
+from meshlib.runtime.stream import over_grpc
 from meshlib.snapshot import Snapshot
 from meshlib.stats import Registry
 from meshlib.xds.bootstrap import load
 from meshlib.xds.client import AdsClient
-from meshlib.xds.connecting import open_grpc
+from meshlib.xds.target import ads_target
 from tests.ports import reserved
 from tests.snapshot.builders import Item, cluster
 
@@ -160,7 +161,7 @@ def test_unreadable_credentials_name_the_file() -> None:
     with pytest.raises(
         ConfigError, match=r"/nowhere/ca.pem, named by the bootstrap's channel_creds, can't be read"
     ):
-        open_grpc(bootstrap.server, lambda *_: None, lambda *_: None)
+        over_grpc(ads_target(bootstrap.server), lambda *_: None, lambda *_: None)
 
 
 LEFT_OPEN = """

@@ -17,15 +17,16 @@ from meshlib.resources.endpoint import ClusterLoadAssignment, Endpoint, Locality
 from meshlib.resources.secret import Secret
 from meshlib.resources.tls import PathSource, SecretRef, ServerSource, UpstreamTls
 from meshlib.runtime.clock import FakeClock
+from meshlib.runtime.stream import ChannelCredentials, StreamTarget
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.stats import Registry
 from meshlib.xds.backoff import Backoff, reconnect_wait
-from meshlib.xds.bootstrap import ChannelCredentials, Node, XdsServer
+from meshlib.xds.bootstrap import Node, XdsServer
 from meshlib.xds.sds import SdsContext, SdsDriver
-from meshlib.xds.target import SDS, StreamTarget, TargetError, sds_target
+from meshlib.xds.target import SDS, TargetError, sds_target
 from tests.resources.tls_samples import certificate, trusted
 from tests.runtime.manual import ManualWorker
-from tests.xds.fake_ads import Asked, FakeStream
+from tests.xds.fake_ads import AdsStream, Asked
 
 SECRET = Kind.SECRET
 SERVER = ServerSource(target="unix:/run/x.sock")
@@ -43,7 +44,7 @@ class Harness:
         self.clock = FakeClock(start=1000.0)
         self.worker = ManualWorker(self.clock)
         self.registry = Registry()
-        self.streams: list[FakeStream] = []
+        self.streams: list[AdsStream] = []
         self.targets: list[StreamTarget] = []
         self.published: list[tuple[str, Secret | None]] = []
         self.snapshot = Snapshot()
@@ -68,9 +69,9 @@ class Harness:
         target: StreamTarget,
         on_message: Callable[[Any, bytes], None],
         on_closed: Callable[[Any, str], None],
-    ) -> FakeStream:
+    ) -> AdsStream:
         self.targets.append(target)
-        self.streams.append(FakeStream(on_message, on_closed))
+        self.streams.append(AdsStream(on_message, on_closed))
         return self.streams[-1]
 
     def sync(self, refs: Iterable[SecretRef]) -> None:

@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from meshlib.errors import ConfigError
+from meshlib.runtime.stream import ChannelCredentials
 
-__all__ = ["Bootstrap", "ChannelCredentials", "Node", "XdsServer", "load", "parse"]
+__all__ = ["Bootstrap", "Node", "XdsServer", "load", "parse"]
 
 ENV_FILE = "GRPC_XDS_BOOTSTRAP"
 ENV_TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
@@ -35,23 +36,6 @@ _CREDENTIALS = ("insecure", "tls")
 _TLS_FILES = ("ca_certificate_file", "certificate_file", "private_key_file")
 _FEATURES = frozenset({"xds_v3", "ignore_resource_deletion"})
 _MISSING = object()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelCredentials:
-    """How the control plane is connected to. kind: `insecure` or `tls`.
-
-    The rest is for `tls`: without a CA the system's are used, without a certificate none is shown. Each is a file, or
-    (of an SDS server) PEM.
-    """
-
-    kind: str
-    ca_certificate_file: str | None = None
-    certificate_file: str | None = None
-    private_key_file: str | None = None
-    ca_certificate: bytes | None = None
-    certificate: bytes | None = None
-    private_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from meshlib.resources.tls import SecretRef
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
 from meshlib.runtime.logs import Once, about, failed
+from meshlib.runtime.stream import JOIN, Connection, OpenStream, Stream, over_grpc
 from meshlib.runtime.threads import Executor, Slicer, Timer, Worker, refuse_gevent
 from meshlib.snapshot import Graph, Kind, Ref, ResourceStatus, Snapshot
 from meshlib.stats import Registry
@@ -37,15 +38,14 @@ from meshlib.xds.absence import AbsenceTimers
 from meshlib.xds.ack import Request, Subscriptions
 from meshlib.xds.backoff import Backoff, reconnect_wait
 from meshlib.xds.bootstrap import Bootstrap
-from meshlib.xds.connecting import JOIN, Connection, OpenStream, Stream, open_grpc, open_target
 from meshlib.xds.decoding import Decode, Decoding, ResponseDecoder
 from meshlib.xds.inspection import Amended, Inspector, note
 from meshlib.xds.journal import Journal
 from meshlib.xds.load_report import LoadReports, Loads, no_load
 from meshlib.xds.lrs import LrsDriver
 from meshlib.xds.report import Reporter
-from meshlib.xds.sds import OpenSds, SdsContext, SdsDriver
-from meshlib.xds.target import lrs_target
+from meshlib.xds.sds import SdsContext, SdsDriver
+from meshlib.xds.target import ads_target, lrs_target
 
 __all__ = ["AdsClient"]
 
@@ -83,8 +83,7 @@ class AdsClient:
         loads: Loads = no_load,
         resolve: dns.Resolve = dns.resolve,
         slicer: Slicer | None = None,
-        open_stream: OpenStream = open_grpc,
-        open_sds: OpenSds = open_target,
+        open_stream: OpenStream = over_grpc,
         executor: Callable[[], Executor] | None = None,
     ) -> None:
         self.bootstrap = bootstrap
@@ -100,7 +99,6 @@ class AdsClient:
         self._loads = loads
         self._resolve = resolve
         self._open_stream = open_stream
-        self._open_sds = open_sds
         self._make_executor = executor or (lambda: Worker("meshlib-xds", self._clock))
         self._decode = decode
         self._reporter = Reporter(self._registry)
@@ -137,7 +135,7 @@ class AdsClient:
                 node=self.node,
                 decode=self._decode,
                 publish=self._secret,
-                open_stream=self._open_sds,
+                open_stream=self._open_stream,
                 backoff=lambda: Backoff(self._wait),
                 snapshot=lambda: self.snapshot,
                 clusters=self.bootstrap.sds_clusters,
@@ -148,7 +146,7 @@ class AdsClient:
             executor=self._executor,
             clock=self._clock,
             registry=self._registry,
-            open_stream=partial(self._open_sds, lrs_target(self.bootstrap.server)),
+            open_stream=partial(self._open_stream, lrs_target(self.bootstrap.server)),
             backoff=Backoff(self._wait),
         )
         self._connection = Connection(self._open)
@@ -265,7 +263,7 @@ class AdsClient:
             self._executor.post(self._sync)
 
     def _open(self) -> Stream:
-        return self._open_stream(self.bootstrap.server, self._on_message, self._on_closed)
+        return self._open_stream(ads_target(self.bootstrap.server), self._on_message, self._on_closed)
 
     def _connect(self) -> None:
         try:

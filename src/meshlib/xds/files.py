@@ -11,6 +11,7 @@ from meshlib.resources.secret import Secret
 from meshlib.resources.tls import AdsSource, SecretRef
 from meshlib.runtime import fork
 from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.stream import OpenStream, over_grpc
 from meshlib.runtime.threads import Executor, Worker
 from meshlib.snapshot import Accepted, Kind, Ref, ResourceState, ResourceStatus, Snapshot, from_resources
 from meshlib.snapshot.snapshot import kind_of, name_of
@@ -18,12 +19,11 @@ from meshlib.stats import Registry
 from meshlib.xds import dns
 from meshlib.xds.backoff import Backoff, reconnect_wait
 from meshlib.xds.bootstrap import Node
-from meshlib.xds.connecting import open_target
 from meshlib.xds.decoding import Decode
 from meshlib.xds.inspection import inspected
 from meshlib.xds.journal import Journal
 from meshlib.xds.report import Reporter
-from meshlib.xds.sds import OpenSds, SdsContext, SdsDriver
+from meshlib.xds.sds import SdsContext, SdsDriver
 
 __all__ = ["FileSource"]
 
@@ -62,7 +62,7 @@ class FileSource:
         decode: Decode = _decode,
         node: Node | None = None,
         random: _random.Random | None = None,
-        open_sds: OpenSds = open_target,
+        open_stream: OpenStream = over_grpc,
         executor: Callable[[], Executor] | None = None,
     ) -> None:
         self._on_snapshot = on_snapshot
@@ -74,7 +74,7 @@ class FileSource:
         self._decode = decode
         self.node = node or Node()
         self._wait = reconnect_wait((random or _random.Random()).random)
-        self._open_sds = open_sds
+        self._open_stream = open_stream
         self._sds: SdsDriver | None = None
         self._executor: Executor | None = None
         self._started = False
@@ -119,7 +119,7 @@ class FileSource:
                 node=self.node,
                 decode=self._decode,
                 publish=self._secret,
-                open_stream=self._open_sds,
+                open_stream=self._open_stream,
                 backoff=lambda: Backoff(self._wait),
                 snapshot=lambda: self.snapshot,
                 clusters={},

@@ -14,10 +14,10 @@ from functools import partial
 from meshlib.errors import ConfigError, ControlPlaneError
 from meshlib.runtime.clock import Clock
 from meshlib.runtime.logs import Once
+from meshlib.runtime.stream import JOIN, Connection, Stream
 from meshlib.runtime.threads import Executor, Timer
 from meshlib.stats import Registry
 from meshlib.xds.backoff import Backoff
-from meshlib.xds.connecting import JOIN, Connection, Stream
 from meshlib.xds.load_report import LoadReports
 
 __all__ = ["LrsDriver", "OpenLrs"]

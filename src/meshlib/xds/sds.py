@@ -24,6 +24,7 @@ from meshlib.resources.secret import Secret
 from meshlib.resources.tls import PathSource, SecretRef, ServerSource
 from meshlib.runtime.clock import Clock
 from meshlib.runtime.logs import Once, about
+from meshlib.runtime.stream import JOIN, Connection, OpenStream, Stream
 from meshlib.runtime.threads import Executor, Timer
 from meshlib.snapshot import Kind, Snapshot
 from meshlib.stats import Registry
@@ -31,11 +32,10 @@ from meshlib.xds import messages, secretfile
 from meshlib.xds.ack import Request, Subscriptions
 from meshlib.xds.backoff import Backoff
 from meshlib.xds.bootstrap import Node, XdsServer
-from meshlib.xds.connecting import JOIN, Connection, Stream
 from meshlib.xds.decoding import Decode
-from meshlib.xds.target import StreamTarget, TargetError, sds_target
+from meshlib.xds.target import TargetError, sds_target
 
-__all__ = ["OpenSds", "Publish", "SdsContext", "SdsDriver"]
+__all__ = ["Publish", "SdsContext", "SdsDriver"]
 
 logger = logging.getLogger("meshlib.xds")
 
@@ -43,9 +43,6 @@ LOOK = 1.0
 """Seconds between two looks at a file."""
 
 _URL = Kind.SECRET.value
-
-OpenSds = Callable[[StreamTarget, Callable[[Stream, bytes], None], Callable[[Stream, str], None]], Stream]
-"""As `connecting.OpenStream`, to a StreamTarget."""
 
 
 Publish = Callable[[SecretRef, Secret | None], None]
@@ -63,7 +60,7 @@ class SdsContext:
     node: Node
     decode: Decode
     publish: Publish
-    open_stream: OpenSds
+    open_stream: OpenStream
     backoff: Callable[[], Backoff]
     snapshot: Callable[[], Snapshot]
     clusters: Mapping[str, XdsServer]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from meshlib.resources.cluster import Cluster, DiscoveryType
 from meshlib.resources.tls import FilePath, Material, ServerSource
+from meshlib.runtime.stream import ChannelCredentials, StreamTarget
 from meshlib.snapshot import Snapshot
-from meshlib.xds.bootstrap import ChannelCredentials, XdsServer
+from meshlib.xds.bootstrap import XdsServer
 
-__all__ = ["ADS", "LRS", "SDS", "StreamTarget", "TargetError", "ads_target", "lrs_target", "sds_target"]
+__all__ = ["ADS", "LRS", "SDS", "TargetError", "ads_target", "lrs_target", "sds_target"]
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 LRS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
@@ -19,16 +20,6 @@ SDS = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
 
 class TargetError(ValueError):
     """There is nowhere to connect to, now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamTarget:
-    """target: of gRPC. credentials None: an insecure channel. metadata: sent when a stream begins."""
-
-    target: str
-    method: str
-    credentials: ChannelCredentials | None = None
-    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 def ads_target(server: XdsServer) -> StreamTarget:

@@ -1,4 +1,5 @@
-"""The life of the client's stream: opened again and again, closed for good at the end, and stopped around each fork.
+"""Streams to servers of gRPC that tell news, and the life of one: opened again and again, closed for good at the end, and
+stopped around each fork.
 
 grpc is loaded when the first stream is opened, not before.
 """
@@ -7,13 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from meshlib.runtime.grpc_core import FORK_WAIT
-from meshlib.xds.bootstrap import XdsServer
-from meshlib.xds.target import StreamTarget, ads_target
 
-__all__ = ["JOIN", "Connection", "OpenStream", "Stream", "open_grpc", "open_target"]
+__all__ = ["JOIN", "ChannelCredentials", "Connection", "OpenStream", "Stream", "StreamTarget", "over_grpc"]
 
 JOIN = 2.0
 """Seconds to wait for the thread of a closed stream."""
@@ -22,10 +22,38 @@ OnMessage = Callable[[Any, bytes], None]
 OnClosed = Callable[[Any, str], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelCredentials:
+    """How a server is connected to. kind: `insecure` or `tls`.
+
+    The rest is for `tls`: without a CA the system's are used, without a certificate none is shown. Each is a file, or PEM.
+    """
+
+    kind: str
+    ca_certificate_file: str | None = None
+    certificate_file: str | None = None
+    private_key_file: str | None = None
+    ca_certificate: bytes | None = None
+    certificate: bytes | None = None
+    private_key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTarget:
+    """target: of gRPC. credentials None: an insecure channel. metadata: sent when a stream begins."""
+
+    target: str
+    method: str
+    credentials: ChannelCredentials | None = None
+    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
 class Stream(Protocol):
-    """See `meshlib.xds.stream.GrpcStream`."""
+    """See `meshlib.runtime.grpc_stream.GrpcStream`."""
 
     def send(self, data: bytes) -> None: ...
+
+    def done_sending(self) -> None: ...
 
     def processed(self) -> None: ...
 
@@ -36,18 +64,13 @@ class Stream(Protocol):
     def quiesce(self, timeout: float) -> None: ...
 
 
-OpenStream = Callable[[XdsServer, OnMessage, OnClosed], Stream]
+OpenStream = Callable[[StreamTarget, OnMessage, OnClosed], Stream]
 """Begin to connect. `on_message` and `on_closed` get the stream first, on any thread. Raises ConfigError."""
 
 
-def open_grpc(server: XdsServer, on_message: OnMessage, on_closed: OnClosed) -> Stream:
+def over_grpc(target: StreamTarget, on_message: OnMessage, on_closed: OnClosed) -> Stream:
     """An OpenStream over grpc."""
-    return open_target(ads_target(server), on_message, on_closed)
-
-
-def open_target(target: StreamTarget, on_message: OnMessage, on_closed: OnClosed) -> Stream:
-    """The same to any server."""
-    from meshlib.xds.stream import GrpcStream
+    from meshlib.runtime.grpc_stream import GrpcStream
 
     return GrpcStream(target, on_message, on_closed)
 

@@ -1,4 +1,4 @@
-"""One stream of a control plane or of an SDS server over grpc's synchronous stack. The only module here that loads grpc.
+"""One stream over grpc's synchronous stack. The only module here that loads grpc.
 
 Each stream has a channel of its own, with its own subchannels, so that our back-off is the only one. Each response is handed
 on as bytes by the thread of grpc that received it. A reader thread asks for the next one when it has been dealt with; that is
@@ -17,8 +17,7 @@ import grpc
 
 from meshlib.errors import ConfigError
 from meshlib.runtime.grpc_core import await_shutdown, let_fork_guard_come_first
-from meshlib.xds.bootstrap import ChannelCredentials
-from meshlib.xds.target import StreamTarget
+from meshlib.runtime.stream import ChannelCredentials, StreamTarget
 
 __all__ = ["GrpcStream"]
 
@@ -58,13 +57,17 @@ class GrpcStream:
         )
         self._call: Any = method(self._outgoing(), metadata=target.metadata or None)
         self._reader = threading.Thread(
-            target=self._read, args=(self._call,), name="meshlib-xds-reader", daemon=True
+            target=self._read, args=(self._call,), name="meshlib-reader", daemon=True
         )
         self._reader.start()
 
     def send(self, data: bytes) -> None:
         """Queue a message. Nothing happens on a closed stream."""
         self._requests.put(data)
+
+    def done_sending(self) -> None:
+        """Nothing more will be sent: what a method needs that takes one message."""
+        self._requests.put(None)
 
     def processed(self) -> None:
         """One message has been dealt with."""
@@ -107,7 +110,7 @@ class GrpcStream:
 
     def _read(self, call: Any) -> None:
         """Ask for one message after the other."""
-        reason = "the control plane closed the stream"
+        reason = "the server closed the stream"
         try:
             for _ in call:
                 self._dealt_with.acquire()
