@@ -16,7 +16,6 @@ from tests.examples.running import finish, processes_of, start
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("flask")
-pytest.importorskip("spiffe")
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
 

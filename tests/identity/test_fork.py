@@ -122,7 +122,6 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_workload_api(tmp_path: Path) -> None:
-    pytest.importorskip("spiffe")
     authority = Authority("td.example")
     authority.rotate()  # a second root is trusted: now it signs, and then the first is trusted no more
     with CaServer(Identities(authority, [Entry(spiffe_id=ID)]), [f"unix:{tmp_path}/agent.sock"]):

@@ -6,7 +6,7 @@ import re
 
 from meshlib.errors import IdentityError
 
-__all__ = ["MAX_ID", "MAX_TRUST_DOMAIN", "SpiffeId", "check_trust_domain"]
+__all__ = ["MAX_ID", "MAX_TRUST_DOMAIN", "SCHEME", "SpiffeId", "check_trust_domain"]
 
 MAX_ID = 2048
 """Bytes of a whole id (section 2.3)."""

@@ -1,53 +1,37 @@
-"""The SPIFFE Workload API as an identity source, by the `spiffe` package (extra `spiffe`).
+"""The SPIFFE Workload API as an identity source: one stream of X.509-SVIDs, their bundles and the federated ones.
 
-The package's stream ends for good at the first fatal error (an answer that can't be parsed, INVALID_ARGUMENT, a socket that is
-not there), has no hold on a fork, and calls back on a thread of its own. So it gets one attempt at a time here: whatever
-ends it, another client is made after a back-off, and what was given last stays in force meanwhile.
+Whatever ends the stream, or can't be used, another one is opened after a back-off; what was given last stays in force meanwhile.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
+import ipaddress
 import os
 import random as _random
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tenacity.wait import wait_base, wait_exponential
 
+from meshlib import proto
 from meshlib.errors import ConfigError, IdentityError
-from meshlib.identity.material import BundleSet, Svid, TrustBundle
+from meshlib.identity.material import BundleSet, Svid, TrustBundle, split_der
 from meshlib.identity.source import IdentityUpdate
+from meshlib.identity.spiffe import SCHEME
+from meshlib.proto import workload
 from meshlib.runtime import fork
 from meshlib.runtime.backoff import Backoff, wait_spread
 from meshlib.runtime.clock import Clock, SystemClock
-from meshlib.runtime.grpc_core import FORK_WAIT, await_shutdown, let_fork_guard_come_first
+from meshlib.runtime.stream import JOIN, Connection, OpenStream, Stream, StreamTarget, over_grpc
 from meshlib.runtime.threads import Executor, Worker
 
-__all__ = ["ENDPOINT", "Client", "WorkloadApi"]
+__all__ = ["ENDPOINT", "WorkloadApi"]
 
 ENDPOINT = "SPIFFE_ENDPOINT_SOCKET"
 """The environment variable that names the socket when nothing else does (SPIFFE Workload Endpoint, section 4)."""
 
 INITIAL, MULTIPLIER, LONGEST, JITTER = 0.5, 2.0, 30.0, 0.2
-
-logger = logging.getLogger("meshlib.identity")
-
-OnContext = Callable[[Any], None]
-OnError = Callable[[Exception], None]
-
-
-class Client(Protocol):
-    """What is used of `spiffe.WorkloadApiClient`."""
-
-    def stream_x509_contexts(
-        self, on_success: OnContext, on_error: OnError, retry_connect: bool = ...
-    ) -> Any:
-        """Returns what has a `cancel`."""
-
-    def close(self) -> None: ...
 
 
 class WorkloadApi:
@@ -57,7 +41,7 @@ class WorkloadApi:
     SPIFFE_ENDPOINT_SOCKET. wait: the back-off between attempts.
 
     Raises:
-        ConfigError: the `spiffe` package is not installed, or there is no address.
+        ConfigError: there is no address, or it is not one of a Workload API.
     """
 
     def __init__(
@@ -67,19 +51,20 @@ class WorkloadApi:
         clock: Clock | None = None,
         random: _random.Random | None = None,
         wait: wait_base | None = None,
-        open_client: Callable[[str], Client] | None = None,
+        open_stream: OpenStream = over_grpc,
         executor: Callable[[], Executor] | None = None,
     ) -> None:
-        if open_client is None and importlib.util.find_spec("spiffe") is None:
-            raise ConfigError(
-                "the SPIFFE Workload API needs the `spiffe` package: install meshlib-xds[spiffe]"
-            )
         address = address or os.environ.get(ENDPOINT, "")
         if not address:
             raise ConfigError(f"no address of a Workload API is given: pass one, or set {ENDPOINT}")
         self.address = address if ":" in address else f"unix://{address}"
+        self._target = StreamTarget(
+            target=_target(self.address),
+            method=f"/{workload.SERVICE}/FetchX509SVID",
+            metadata=(workload.SECURITY_HEADER,),
+        )
         self._clock = clock or SystemClock()
-        self._open_client = open_client or _open
+        self._open_stream = open_stream
         self._make_executor = executor or (lambda: Worker("meshlib-identity", self._clock))
         draw = (random or _random.Random()).random
         self._backoff = Backoff(
@@ -87,11 +72,8 @@ class WorkloadApi:
         )
         self._on_update: Callable[[IdentityUpdate], None] | None = None
         self._executor: Executor | None = None
-        self._client: Client | None = None
-        self._handle: Any = None
-        self._attempt = 0
+        self._connection = Connection(self._open)
         self._last_error: str | None = None
-        self._interrupted = False
         self._closed = False
         fork.register(self)
 
@@ -108,43 +90,51 @@ class WorkloadApi:
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.close()
-        self._disconnect()
+        stream = self._connection.close()
+        if stream is not None:
+            stream.join(JOIN)
 
     # On the background thread
 
     def _connect(self) -> None:
-        if self._closed or self._client is not None:
-            return
-        self._attempt += 1
-        attempt = self._attempt
         try:
-            client = self._client = self._open_client(self.address)
-            self._handle = client.stream_x509_contexts(
-                lambda context: self._post(lambda: self._arrived(attempt, context)),
-                lambda error: self._post(lambda: self._failed(attempt, error)),
-                retry_connect=False,
-            )
-        except (IdentityError, OSError, RuntimeError, ValueError) as error:
-            self._failed(attempt, error)
+            self._connection.open()
+        except RuntimeError as error:  # no thread could be started
+            self._again(str(error))
 
-    def _arrived(self, attempt: int, context: Any) -> None:
-        if attempt != self._attempt or self._on_update is None:
-            return
+    def _open(self) -> Stream:
+        stream = self._open_stream(self._target, self._on_message, self._on_closed)
+        stream.send(b"")
+        stream.done_sending()
+        return stream
+
+    def _on_message(self, stream: Stream, data: bytes) -> None:
+        self._post(partial(self._received, stream, data))
+
+    def _on_closed(self, stream: Stream, reason: str) -> None:
+        self._post(partial(self._lost, stream, reason))
+
+    def _received(self, stream: Stream, data: bytes) -> None:
         try:
-            update = _update(context)
-        except IdentityError as error:
-            self._failed(attempt, error)
-            return
+            if stream is self._connection.stream:
+                self._take(_update(data))
+        except (IdentityError, proto.DecodeError) as error:
+            self._lost(stream, str(error))
+        finally:
+            stream.processed()
+
+    def _take(self, update: IdentityUpdate) -> None:
         self._backoff.reset()
         self._last_error = None
-        self._on_update(update)
+        if self._on_update is not None:
+            self._on_update(update)
 
-    def _failed(self, attempt: int, error: Exception) -> None:
-        if attempt != self._attempt or self._closed:
-            return
-        self._attempt += 1
-        self._disconnect()
-        text = f"the Workload API at {self.address}: {error}"
+    def _lost(self, stream: Stream, reason: str) -> None:
+        if self._connection.ended(stream):
+            self._again(reason)
+
+    def _again(self, reason: str) -> None:
+        text = f"the Workload API at {self.address}: {reason}"
         if text != self._last_error and self._on_update is not None:
             self._last_error = text
             self._on_update(IdentityUpdate(error=text))
@@ -157,40 +147,25 @@ class WorkloadApi:
         if executor is not None:
             executor.post(task)
 
-    def _disconnect(self) -> None:
-        handle, self._handle = self._handle, None
-        client, self._client = self._client, None
-        if handle is not None:
-            handle.cancel()
-        if client is not None:
-            client.close()
-
     # Around a fork
 
     def before_fork(self) -> None:
-        executor = self._executor
-        if executor is None:
-            return
-        executor.pause(fork.PATIENCE)
-        self._interrupted = self._client is not None
-        self._attempt += 1
-        self._disconnect()
-        if self._interrupted:
-            await_shutdown(FORK_WAIT)
+        if self._executor is not None:
+            self._executor.pause(fork.PATIENCE)
+        self._connection.before_fork()
 
     def after_fork_in_parent(self) -> None:
-        executor = self._executor
-        if executor is None:
-            return
-        executor.resume()
-        if self._interrupted:
-            self._interrupted = False
-            executor.post(self._connect)
+        interrupted = self._connection.after_fork_in_parent()
+        if self._executor is not None:
+            self._executor.resume()
+        if interrupted:
+            self._post(self._connect)
 
     def after_fork_in_child(self) -> None:
-        executor, self._executor = self._executor, None
-        self._interrupted = False
+        self._connection.after_fork_in_child()
+        self._connection = Connection(self._open)
         self._backoff.reset()
+        executor, self._executor = self._executor, None
         if executor is not None:
             executor.abandon()
 
@@ -198,32 +173,45 @@ class WorkloadApi:
         return f"<WorkloadApi {self.address}>"
 
 
-def _open(address: str) -> Client:
-    from spiffe import WorkloadApiClient
-    from spiffe.errors import PySpiffeError
-
+def _target(address: str) -> str:
+    """gRPC's name for a Workload Endpoint. Raises: ConfigError."""
     try:
-        client: Client = WorkloadApiClient(socket_path=address)
-    except PySpiffeError as error:
-        raise IdentityError(str(error)) from None
-    let_fork_guard_come_first()
-    return client
-
-
-def _update(context: Any) -> IdentityUpdate:
-    """From spiffe's X509Context. Raises: IdentityError: something in it is not accepted here."""
-    svids = tuple(_svid(item) for item in context.x509_svids)
-    return IdentityUpdate(
-        svids=svids, bundles=BundleSet(_bundle(item) for item in context.x509_bundle_set.bundles)
+        parts = urlsplit(address)
+        if parts.scheme == "unix" and parts.path and not (parts.netloc or parts.query or parts.fragment):
+            return f"unix:{parts.path}"
+        if parts.scheme == "tcp" and address == f"tcp://{parts.netloc}" and parts.port and "@" not in address:
+            version = ipaddress.ip_address(parts.hostname or "").version
+            return f"ipv{version}:{parts.netloc}"
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"{address!r} is no address of a Workload API: expected unix:///path/of/the.sock or tcp://IP:PORT"
     )
 
 
-def _svid(item: Any) -> Svid:
-    key = item.private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return Svid.from_der([each.public_bytes(Encoding.DER) for each in item.cert_chain], key)
+def _update(data: bytes) -> IdentityUpdate:
+    """From an X509SVIDResponse. Raises: IdentityError: something in it is not accepted here; DecodeError: it is none."""
+    response = workload.parse("X509SVIDResponse", data)
+    svids, bundles = [], []
+    for item in response.svids:
+        svid = Svid.from_der(item.x509_svid, item.x509_svid_key, hint=item.hint)
+        if svid.spiffe_id is None:
+            raise IdentityError(
+                "an X.509-SVID has no SPIFFE id",
+                expected="one URI SAN",
+                got=", ".join(svid.uri_sans) or "none",
+            )
+        svids.append(svid)
+        bundles.append(_bundle(svid.spiffe_id.trust_domain, item.bundle))
+    if not svids:
+        raise IdentityError("there is no X.509-SVID in the answer")
+    bundles += [
+        _bundle(domain.removeprefix(SCHEME), der) for domain, der in response.federated_bundles.items()
+    ]
+    return IdentityUpdate(svids=tuple(svids), bundles=BundleSet(bundles))
 
 
-def _bundle(item: Any) -> TrustBundle:
-    # A set there: the order would differ from one update to the next.
-    authorities = sorted(each.public_bytes(Encoding.DER) for each in item.x509_authorities)
-    return TrustBundle(item.trust_domain.name, authorities)
+def _bundle(trust_domain: str, der: bytes) -> TrustBundle:
+    if not der:
+        raise IdentityError(f"the bundle of {trust_domain} is empty")
+    return TrustBundle(trust_domain, split_der(der))
