@@ -32,6 +32,7 @@ from meshlib.resources.tls import (
     UpstreamTls,
 )
 from meshlib.runtime.clock import FakeClock, SystemClock
+from meshlib.runtime.threads import Slicer
 from meshlib.snapshot import Snapshot
 from tests.identity.ca import Issued, TestCA
 from tests.identity.configs import certificate, client, match, roots, server, spiffe
@@ -338,6 +339,30 @@ def test_only_alpn_lists_that_were_used_are_ready_after_a_rotation(ca: TestCA) -
     ready = held._ready
     assert ready is not None
     assert set(ready.contexts) == {("http/1.1",), ("h2",)}, "nobody has used any: all that are usual"
+
+
+def test_calls_get_a_moment_after_each_context_of_a_rotation(ca: TestCA) -> None:
+    now = 0.0
+    rests: list[float] = []
+
+    def clock() -> float:
+        nonlocal now
+        now += 1
+        return now
+
+    store = IdentityStore(slicer=Slicer(budget=0.5, rest=0.25, clock=clock, sleep=rests.append))
+    store.apply(snapshot(certificate_secret("own", ca.issue(CLI))))
+    held = store.client(by_secrets("own", None))
+    for protocol in ("http/1.1", "h2", "istio"):
+        held.handshake(alpn=(protocol,))
+    rests.clear()
+    store.apply(snapshot(certificate_secret("own", ca.issue(CLI))))
+    assert rests == [0.25] * 3
+    rests.clear()
+    store.apply(
+        snapshot(certificate_secret("other", ca.issue(CLI)), certificate_secret("own", ca.issue(CLI)))
+    )
+    assert len(rests) == 2, "nobody has used any: both that are usual"
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["wrapped by the context", "by sni_callback"])

@@ -190,10 +190,12 @@ class ClientSecurity:
             host.strip("[]") if tls.auto_san_validation else "",
         )
 
-    def refresh(self, materials: Materials, memo: Memo, warn: Callable[[str], None]) -> bool:
+    def refresh(
+        self, materials: Materials, memo: Memo, warn: Callable[[str], None], pause: Callable[[], None]
+    ) -> bool:
         """Look at the material again; whether anything has changed for new connections. Only the store calls it, one at a time.
 
-        What can't be used leaves the last good material in force, and is given to warn.
+        What can't be used leaves the last good material in force, and is given to warn. pause: called after each context.
         """
         before = self._ready
         try:
@@ -207,7 +209,7 @@ class ClientSecurity:
                 )
             if before is not None and before.resolved == resolved:
                 return False
-            self._ready = self._prepare(resolved, before)
+            self._ready = self._prepare(resolved, before, pause)
         except IdentityError as error:
             if before is not None:
                 warn(f"the last good TLS material stays in force: {error}")
@@ -215,7 +217,7 @@ class ClientSecurity:
             return False
         return True
 
-    def _prepare(self, resolved: Resolved, before: _Ready | None) -> _Ready:
+    def _prepare(self, resolved: Resolved, before: _Ready | None, pause: Callable[[], None]) -> _Ready:
         common, trust = self.tls.common, resolved.trust
         epoch = trust_epoch = 1
         if before is not None:
@@ -240,6 +242,10 @@ class ClientSecurity:
         first = (common.alpn,) if common.alpn else USUAL
         # A copy: a call may ask for another list meanwhile.
         asked_for = first if before is None else tuple(before.used) or first
+        contexts = {}
+        for alpn in asked_for:
+            contexts[alpn] = self._cache.get(dataclasses.replace(spec, alpn=alpn))
+            pause()
         return _Ready(
             resolved=resolved,
             spec=spec,
@@ -247,7 +253,7 @@ class ClientSecurity:
             life=Life(resolved.svids, self._now),
             epoch=epoch,
             trust_epoch=trust_epoch,
-            contexts={alpn: self._cache.get(dataclasses.replace(spec, alpn=alpn)) for alpn in asked_for},
+            contexts=contexts,
         )
 
     def __repr__(self) -> str:

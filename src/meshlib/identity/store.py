@@ -48,12 +48,15 @@ __all__ = ["IdentityStore"]
 
 logger = logging.getLogger("meshlib.identity")
 
+BUDGET, REST = 0.0005, 0.004
+"""Seconds: OpenSSL takes two or three milliseconds of a CPU for each context, which the calls under way would wait for."""
+
 
 class IdentityStore:
     """See the module's text. One for each Mesh. Making it starts nothing.
 
     source: the workload's default identity. providers: of the bootstrap, by instance name. interval: seconds between two looks
-    at files that configurations name. slicer: leaves room for calls while many configurations are looked at again.
+    at files that configurations name. slicer: leaves room for calls while contexts are built.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class IdentityStore:
         self._providers = dict(providers or {})
         self._cache = ContextCache()
         self._memo = Memo()
-        self._slicer = slicer or Slicer()
+        self._slicer = slicer or Slicer(budget=BUDGET, rest=REST)
         self._clients: weakref.WeakValueDictionary[UpstreamTls, ClientSecurity] = (
             weakref.WeakValueDictionary()
         )
@@ -101,7 +104,8 @@ class IdentityStore:
             found = self._clients.get(tls)
             if found is None:
                 found = ClientSecurity(tls, self._cache, self._clock.time, self.start)
-                found.refresh(self, self._memo, self._warn)
+                self._slicer.begin()
+                found.refresh(self, self._memo, self._warn, self._slicer.pause)
                 self._clients[tls] = found
                 self._poll()
             return found
@@ -251,10 +255,10 @@ class IdentityStore:
         self._files.next_pass()
         changed = False
         for client in list(self._clients.values()):
-            changed |= client.refresh(self, self._memo, self._warn)
-            self._slicer.pause()
+            changed |= client.refresh(self, self._memo, self._warn, self._slicer.pause)
         for server in list(self._servers.values()):
             changed |= server.refresh(self, self._memo, self._default, self._warn)
+            self._slicer.pause()
         if changed:
             self._warned.clear()
         self._poll()
