@@ -18,7 +18,8 @@ from meshlib.state.way import Way
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.h1 import H1Codec
 from meshlib.transport.http.message import OutgoingRequest
-from meshlib.transport.http.tls import TlsCodec, TlsSession, begin
+from meshlib.transport.http.records import TlsCodec
+from meshlib.transport.http.tls import TlsSession, begin
 from tests.transport.http.secure import World, server_context
 
 REQUEST = OutgoingRequest(b"GET", b"/", b"a", [])
@@ -44,7 +45,7 @@ class Ends:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self.server.do_handshake()
             data = self._out.read()
-        self.session.open(data)  # session tickets, perhaps
+        self.session.records.open(data)  # session tickets, perhaps
 
     def says(self, *pieces: bytes) -> bytes:
         """The records with which the server says this, one for each piece."""
@@ -109,22 +110,22 @@ def test_any_pieces_give_the_same_plaintext(
     ends.shake()
     said = [bytes([65 + index]) * size for index, size in enumerate(sizes)]
     data = ends.says(*said) + (ends.goodbye() if bye else b"")
-    heard = b"".join(ends.session.open(piece) for piece in cut(data, places))
+    heard = b"".join(ends.session.records.open(piece) for piece in cut(data, places))
     assert heard == b"".join(said)
-    assert (ends.session.over, ends.session.ended) == (bye, bye)
+    assert (ends.session.records.over, ends.session.records.ended) == (bye, bye)
 
 
 def test_both_directions(ends: Ends) -> None:
-    assert ends.hears(ends.session.seal(b"question")) == b"question"
-    assert ends.session.open(ends.says(b"answer")) == b"answer"
-    assert ends.session.seal(b"") == b""
-    assert ends.session.outgoing.pending == 0
+    assert ends.hears(ends.session.records.seal(b"question")) == b"question"
+    assert ends.session.records.open(ends.says(b"answer")) == b"answer"
+    assert ends.session.records.seal(b"") == b""
+    assert ends.session.records.outgoing.pending == 0
 
 
 def test_what_came_before_a_broken_record_is_not_lost(ends: Ends) -> None:
     data = ends.says(b"good") + b"\x17\x03\x03\x00\x20" + b"x" * 32
-    assert ends.session.open(data) == b"good"
-    assert (ends.session.over, ends.session.ended) == (True, False)
+    assert ends.session.records.open(data) == b"good"
+    assert (ends.session.records.over, ends.session.records.ended) == (True, False)
 
 
 def test_we_say_goodbye(ends: Ends) -> None:
@@ -147,11 +148,11 @@ def test_a_handshake_piece_by_piece(world: World) -> None:
             ends.server.do_handshake()
         for byte in ends._out.read():
             over = ends.session.shake(bytes([byte]))
-    assert ends.session.outgoing.pending, "its end goes out with the request"
+    assert ends.session.records.outgoing.pending, "its end goes out with the request"
 
 
 def codec_of(ends: Ends) -> TlsCodec:
-    codec = TlsCodec(H1Codec(), ends.session)
+    codec = TlsCodec(H1Codec(), ends.session.records)
     ends.hears(codec.start(REQUEST))
     return codec
 
@@ -205,7 +206,7 @@ def test_a_ticket_while_nobody_asks_leaves_the_connection_useful(world: World) -
         with contextlib.suppress(ssl.SSLWantReadError):
             ends.server.do_handshake()
         data = ends._out.read()
-    codec: Any = TlsCodec(H1Codec(), ends.session)
+    codec: Any = TlsCodec(H1Codec(), ends.session.records)
     codec.feed(data)
     assert codec.reusable
     codec.feed(ends.says(b"HTTP/1.1 200 OK\r\n"))

@@ -13,7 +13,8 @@ import ssl
 from meshlib.transport.http.async_connection import AsyncConnection, AsyncSocket
 from meshlib.transport.http.async_h2 import AsyncH2Connection
 from meshlib.transport.http.failure import TransportFailure
-from meshlib.transport.http.tls import TlsSession, begin, cut_short
+from meshlib.transport.http.records import Records
+from meshlib.transport.http.tls import begin, cut_short
 
 __all__ = ["SecureConnection", "SecureH2Connection"]
 
@@ -23,7 +24,7 @@ class _Sealed:
 
     __slots__ = (
         "_raw",
-        "_session",
+        "_records",
         "abort",
         "get_write_buffer_size",
         "is_closing",
@@ -31,9 +32,9 @@ class _Sealed:
         "resume_reading",
     )
 
-    def __init__(self, raw: asyncio.Transport, session: TlsSession) -> None:
+    def __init__(self, raw: asyncio.Transport, records: Records) -> None:
         self._raw = raw
-        self._session = session
+        self._records = records
         self.abort = raw.abort
         self.get_write_buffer_size = raw.get_write_buffer_size
         self.is_closing = raw.is_closing
@@ -42,7 +43,7 @@ class _Sealed:
 
     def write(self, data: bytes) -> None:
         try:
-            self._raw.write(self._session.seal(data))
+            self._raw.write(self._records.seal(data))
         except ssl.SSLError:
             self._raw.abort()
 
@@ -66,7 +67,7 @@ class _Secure(AsyncSocket):
         assert isinstance(transport, asyncio.Transport)
         assert self._session is not None
         self._raw = transport
-        self.transport = _Sealed(transport, self._session)
+        self.transport = _Sealed(transport, self._session.records)
         self._shake(b"")
 
     def _shake(self, data: bytes) -> bool:
@@ -105,18 +106,19 @@ class _Secure(AsyncSocket):
             if not self._shake(data):
                 return
             data = b""  # something may have come together with the end of the handshake
-        plain = session.open(data)
+        records = session.records
+        plain = records.open(data)
         if plain:
             super().data_received(plain)
-        if session.outgoing.pending and not shaking:
-            raw.write(session.take())
-        if session.over:
+        if records.outgoing.pending and not shaking:
+            raw.write(records.take())
+        if records.over:
             raw.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._shaken is not None:
             self._shaking_failed(cut_short(error if isinstance(error, OSError) else None))
-        elif error is None and self._session is not None and not self._session.ended:
+        elif error is None and self._session is not None and not self._session.records.ended:
             error = ConnectionResetError("the connection ended without a TLS close_notify")
         super().connection_lost(error)
 
@@ -139,7 +141,7 @@ class _Secure(AsyncSocket):
 
     def settle(self) -> None:
         assert self._session is not None
-        if self._raw is not None and self._session.outgoing.pending:
+        if self._raw is not None and self._session.records.outgoing.pending:
             self._raw.write(self._session.take())
 
     @property

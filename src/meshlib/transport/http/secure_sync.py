@@ -10,8 +10,9 @@ from meshlib.state import Way
 from meshlib.transport.http.codec import Codec
 from meshlib.transport.http.failure import TransportFailure
 from meshlib.transport.http.pool import Pool, Shelf
+from meshlib.transport.http.records import TlsCodec
 from meshlib.transport.http.sync_connection import DONTWAIT, RECEIVE, SyncConnection, milliseconds
-from meshlib.transport.http.tls import TlsCodec, TlsSession, begin, cut_short
+from meshlib.transport.http.tls import TlsSession, begin, cut_short
 
 __all__ = ["SecureSyncConnection"]
 
@@ -58,7 +59,7 @@ class SecureSyncConnection(SyncConnection):
         else:  # what is left to say (TLS 1.3) goes out together with the request
             self._shaking = False
             self.pool.opened(self, session.not_after)
-            self.codec = TlsCodec(self.codec, session)
+            self.codec = TlsCodec(self.codec, session.records)
             super()._opened()
             self.codec.feed(b"")  # what came together with the end of the handshake
 

@@ -187,8 +187,8 @@ class AsyncShell(Shell):
         )
         return exchange.run(self._instead)
 
-    async def aclose(self) -> None:
+    def aclose(self) -> Awaitable[None]:
         """Close the idle connections of this event loop. Calls under way go on. Idempotent."""
         if self._pools is not None:
             self._pools.for_loop(asyncio.get_running_loop()).close_idle()
-            await asyncio.sleep(0)  # asyncio closes the sockets in the next turn of the loop
+        return asyncio.sleep(0)  # asyncio closes the sockets in the next turn of the loop
