@@ -39,7 +39,7 @@ bench:
 
 soak:
 	@$(PYTHON) -m scripts.env --for dev
-	@$(RUN) -m benchmarks.soak
+	@compiled="$$($(RUN) -m scripts.compiled)" && PYTHONPATH="$$compiled" $(RUN) -m benchmarks.soak
 
 peers:
 	@$(PYTHON) -m scripts.env --for dev
