@@ -47,7 +47,7 @@ def test_parent_and_children_call(mode: str) -> None:
 
 
 def test_a_fork_waits_for_the_threads_of_grpc() -> None:
-    """As on a machine that is too busy to end them in the usual time: a child that opened a stream then hung, one in three."""
+    """As on a machine that is too busy to end them in the usual time: a child that opened a stream hung then."""
     with Upstream() as upstream, serve(service("reviews", upstream.address)) as control_plane:
         for _ in range(3):
             with start("impatient", control_plane.address) as process:

@@ -1,7 +1,7 @@
 """grpc's core around a fork, seen from outside: nothing here imports grpc.
 
 A core that is busy at the moment of a fork may hold locks that nobody releases in the child; one that has shut down starts
-afresh there. It shuts down by itself, in a few milliseconds, when the last of grpc's objects is gone.
+afresh there. It shuts down by itself when the last of grpc's objects is gone: in a few milliseconds, unless the machine is busy.
 """
 
 from __future__ import annotations
