@@ -33,20 +33,21 @@ grown = threading.Event()
 def say(line):
     os.write(1, line.encode() + b"\n")  # at once: the other process writes too
 
-def wait_for(epoch):
-    assert any(held.epoch >= epoch or grown.wait(0.02) for _ in range(1000)), (os.getpid(), held.epoch)
+def another(before):
+    assert any(held.material != before or grown.wait(0.02) for _ in range(1000)), (os.getpid(), held.epoch)
+    return held.material
 
 store.start()
-wait_for(1)
+first = another(None)
 say("ready")
 before = held.epoch
 child = os.fork()
 handshake = held.handshake()
 assert handshake.epoch >= before
 say("parent forked" if child else "child forked")
-wait_for(before + 1)
+second = another(first)
 say("parent rotated" if child else "child rotated")
-wait_for(before + 2)
+another(second)
 store.close()
 if not child:
     say("child done")

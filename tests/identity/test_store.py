@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from meshlib.errors import IdentityError
+from meshlib.identity.client import ClientHandshake, ClientSecurity
 from meshlib.identity.material import BundleSet, Svid, TrustBundle
+from meshlib.identity.peer import Peer
+from meshlib.identity.server import ServerSecurity
 from meshlib.identity.source import IdentityUpdate
 from meshlib.identity.store import IdentityStore
 from meshlib.resources.secret import Secret
@@ -248,8 +251,8 @@ def test_a_renewal_changes_nothing_that_is_trusted(ca: TestCA) -> None:
     assert found == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 4)], "who is not a SPIFFE id may be anybody"
 
 
-def test_trust_in_more_peers_leaves_connections_of_before_alone(ca: TestCA) -> None:
-    """But handshakes that begin now have it."""
+def test_authorities_come_and_go_without_a_rotation(ca: TestCA) -> None:
+    """But handshakes that begin now have those of now."""
     store = IdentityStore()
     own, new, other = certificate_secret("own", ca.issue(SRV)), TestCA(), TestCA("other.example")
     held = store.client(by_secrets("own", "trust"))
@@ -264,10 +267,9 @@ def test_trust_in_more_peers_leaves_connections_of_before_alone(ca: TestCA) -> N
     found, contexts = [], set()
     for trusted in ((ca,), (ca, new), (other, new, ca), (ca, other), (ca,)):
         store.apply(snapshot(own, Secret(name="trust", validation=spiffe(*trusted))))
-        found.append((held.epoch, held.trust_epoch, secured.epoch, secured.outdated(1, 0.0)))
+        found.append((held.epoch, held.trust_epoch, secured.epoch, secured.outdated(1, 0.0, None)))
         contexts |= {held.handshake().context, secured.current}
-    assert found[:3] == [(1, 1, 1, False)] * 3
-    assert found[3:] == [(epoch, epoch, epoch, True) for epoch in (2, 3)]
+    assert found == [(1, 1, 1, False)] * 5
     assert (len(heard), len(contexts)) == (5, 8), "of both ends, those of the first and the last are the same"
 
 
@@ -305,14 +307,106 @@ def test_federation_comes_and_goes() -> None:
     tls = by_secrets(None, "trust")
     held = store.client(tls)
     friend = server(None, other.issue("spiffe://other.example/x"), required=False)
-    for trusted, allowed, epoch in (((own,), False, 1), ((own, other), True, 1), ((own,), False, 2)):
+    before: list[ClientHandshake] = []
+    for trusted, allowed in (((own,), False), ((own, other), True), ((own,), False)):
         store.apply(snapshot(Secret(name="trust", validation=spiffe(*trusted))))
+        assert not any(handshake.trusted for handshake in before)
         if allowed:
-            assert served(store, tls, friend.context) == "spiffe://other.example/x"
+            before.append(shaken(held, friend)[0])
+            assert before[0].trusted
         else:
             with pytest.raises((IdentityError, ssl.SSLError)):
-                served(store, tls, friend.context)
-        assert held.epoch == epoch, "more trust changes nothing for connections of before"
+                shaken(held, friend)
+        assert held.epoch == 1
+
+
+def shaken(held: ClientSecurity, secured: ServerSecurity) -> tuple[ClientHandshake, Peer | None]:
+    """A handshake in which each end has verified the other; whom the server has seen."""
+    handshake = held.handshake()
+    assert secured.current is not None
+    ends = join(handshake.context, secured.current, handshake.server_hostname)
+    for error in ends.errors.values():
+        raise error
+    handshake.verify(ends.client)
+    return handshake, secured.verify(ends.server)
+
+
+@pytest.mark.parametrize("form", [roots, spiffe], ids=["roots", "spiffe"])
+def test_a_withdrawn_authority_ends_the_connections_of_whom_it_vouched_for(
+    form: Callable[..., CertificateValidation],
+) -> None:
+    """And no others, at both ends."""
+    old, new = TestCA(), TestCA()
+    both = Secret(name="trust", validation=form(old, new))
+    left = Secret(name="trust", validation=form(new))
+    downstream = DownstreamTls(
+        common=CommonTls(certificate_secrets=(ref("own"),), validation_secret=ref("trust")),
+        require_client_certificate=True,
+    )
+    found = []
+    for issuer in (old, new):
+        store, peers = IdentityStore(), IdentityStore()
+        sides = [(store, certificate_secret("own", issuer.issue(CLI)))]
+        sides += [(peers, certificate_secret("own", issuer.issue(SRV)))]
+        for side, own in sides:
+            side.apply(snapshot(own, both))
+        held, secured = store.client(by_secrets("own", "trust")), peers.server(downstream)
+        handshake, caller = shaken(held, secured)
+        assert handshake.trusted
+        assert not secured.outdated(1, 0.0, caller)
+        for side, own in sides:
+            side.apply(snapshot(own, left))
+        assert (held.epoch, held.trust_epoch, secured.epoch) == (1, 1, 1)
+        found.append((handshake.trusted, secured.outdated(1, 0.0, caller)))
+    assert found == [(False, True), (True, False)]
+
+
+@pytest.mark.parametrize("form", [roots, spiffe], ids=["roots", "spiffe"])
+def test_an_authority_that_is_withdrawn_while_hands_are_shaken(
+    form: Callable[..., CertificateValidation],
+) -> None:
+    """The handshake knows it yet; what is verified afterwards is verified by what is trusted then."""
+    old, new = TestCA(), TestCA()
+    store, peers = IdentityStore(), IdentityStore()
+    downstream = DownstreamTls(
+        common=CommonTls(certificate_secrets=(ref("own"),), validation_secret=ref("trust")),
+        require_client_certificate=True,
+    )
+    for gone in (old, new):
+        for side, name in ((store, CLI), (peers, SRV)):
+            trust = Secret(name="trust", validation=form(old, new))
+            side.apply(snapshot(certificate_secret("own", old.issue(name)), trust))
+        held, secured = store.client(by_secrets("own", "trust")), peers.server(downstream)
+        handshake = held.handshake()
+        assert secured.current is not None
+        ends = join(handshake.context, secured.current)
+        assert ends.done
+        for side, name in ((store, CLI), (peers, SRV)):
+            trust = Secret(name="trust", validation=form(new if gone is old else old))
+            side.apply(snapshot(certificate_secret("own", old.issue(name)), trust))
+        if gone is new:
+            handshake.verify(ends.client)
+            assert handshake.trusted
+            assert secured.verify(ends.server) is not None
+        else:
+            with pytest.raises(IdentityError, match="unable to get local issuer certificate"):
+                handshake.verify(ends.client)
+            with pytest.raises(IdentityError, match="unable to get local issuer certificate"):
+                secured.verify(ends.server)
+
+
+def test_authorities_that_were_lent_to_another_library() -> None:
+    """By which of them it has verified the peer is not known."""
+    old, new = TestCA(), TestCA()
+    store = IdentityStore()
+    trusted = []
+    store.apply(snapshot(Secret(name="trust", validation=roots(old))))
+    handshake = store.client(by_secrets(None, "trust")).handshake()
+    assert handshake.lend().trust.roots == (old.der,)
+    for authorities in ((old,), (old, new), (new,), (new, old)):
+        store.apply(snapshot(Secret(name="trust", validation=roots(*authorities))))
+        trusted.append(handshake.trusted)
+    assert trusted == [True, True, False, True]
 
 
 def test_a_live_context_is_never_changed(ca: TestCA) -> None:
@@ -651,9 +745,11 @@ def test_files_are_followed(ca: TestCA, tmp_path: Path) -> None:
     (tmp_path / "ca").unlink()
     store._look_at_files()
     assert held.epoch == 2
-    file("ca", TestCA().pem)
+    other = TestCA()
+    file("ca", other.pem)
     store._look_at_files()
-    assert held.epoch == 3
+    assert held.material is not None
+    assert (held.material.trust.roots, held.epoch) == ((other.der,), 2)
     store.close()
 
 

@@ -192,16 +192,23 @@ def test_connections_of_a_renewed_certificate_may_go_on_for_a_while(kind: str, t
 
 @pytest.mark.usefixtures("exchanged_at_once")
 @pytest.mark.parametrize("kind", ASGI)
-def test_trust_in_more_peers_ends_no_connection(kind: str, tmp_path: Path) -> None:
+def test_an_authority_that_goes_ends_the_connections_of_its_callers(kind: str, tmp_path: Path) -> None:
+    new = TestCA()
     with identities() as known, serving(kind, Inbound(known.mesh)) as port:
         own = known.update().svids
         with Caller(port, known, tmp_path).client(known.ca.issue(CLIENT)) as kept:
             closed = []
-            for roots in ([known.ca.der], [known.ca.der, TestCA().der], [known.ca.der]):
+            for roots in (
+                [known.ca.der],
+                [known.ca.der, new.der],
+                [known.ca.der],
+                [new.der, known.ca.der],
+                [new.der],
+            ):
                 bundles = BundleSet([TrustBundle("td.example", roots)])
                 known.source.turn(IdentityUpdate(svids=own, bundles=bundles))
                 closed.append(kept.get("/").headers.get("connection"))
-            assert closed[1:] == [None, "close"]
+            assert closed[1:] == [None, None, None, "close"]
 
 
 def test_http2(tmp_path: Path) -> None:

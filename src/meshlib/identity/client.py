@@ -34,12 +34,33 @@ class ClientHandshake:
     since the epoch, inf without one: the connection is not to be used for new calls after that.
     """
 
-    __slots__ = ("_host", "_name", "_ready", "context", "epoch", "not_after", "server_hostname")
+    __slots__ = (
+        "_current",
+        "_host",
+        "_lent",
+        "_name",
+        "_peer",
+        "_ready",
+        "context",
+        "epoch",
+        "not_after",
+        "server_hostname",
+    )
 
     def __init__(
-        self, ready: _Ready, context: ssl.SSLContext, server_hostname: str | None, name: str, host: str
+        self,
+        ready: _Ready,
+        current: Callable[[], _Ready],
+        context: ssl.SSLContext,
+        server_hostname: str | None,
+        name: str,
+        host: str,
     ) -> None:
+        """current: the material in force."""
         self._ready = ready
+        self._current = current
+        self._peer: Peer | None = None
+        self._lent = False
         self._name = name
         self._host = host
         self.context = context
@@ -47,10 +68,25 @@ class ClientHandshake:
         self.epoch = ready.epoch
         self.not_after = ready.life.not_after
 
-    @property
-    def material(self) -> Resolved:
-        """The own certificates, and what is trusted: for those who have another TLS library shake hands."""
+    def lend(self) -> Resolved:
+        """The own certificates, and what is trusted: for those who have another TLS library shake hands.
+
+        Whom that lets in is not known here, so that the connection is not `trusted` when anybody is trusted no longer.
+        """
+        self._lent = True
         return self._ready.resolved
+
+    @property
+    def trusted(self) -> bool:
+        """The authority that the peer was verified by has not been withdrawn; True until `verify`, which judges by what is in
+        force then. What else has changed is told by ClientSecurity.trust_epoch."""
+        ready = self._current()
+        if ready is self._ready:
+            return True
+        trust = ready.resolved.trust
+        if self._lent:
+            return trust.covers(self._ready.resolved.trust)
+        return self._peer is None or trust.still_trusts(self._peer)
 
     @property
     def own(self) -> bytes:
@@ -64,14 +100,15 @@ class ClientHandshake:
         Raises:
             IdentityError: it may not be talked to; close the connection.
         """
-        ready = self._ready
-        return ready.verifier.check(
-            presented_chain(tls),
-            verified_chain(tls),
-            ready.life.now(),
-            sni=self._name,
-            host=self._host,
-        )
+        presented, verified = presented_chain(tls), verified_chain(tls)
+        while True:
+            ready = self._current()
+            self._peer = peer = ready.verifier.check(
+                presented, verified, ready.life.now(), sni=self._name, host=self._host
+            )
+            # Whoever withdraws an authority next sees this peer.
+            if self._current() is ready:
+                return peer
 
     def text(self, error: BaseException, tls: ssl.SSLObject | ssl.SSLSocket | None = None) -> str:
         """Envoy's words for what the handshake, `verify` or the first read ended with; empty where it has none.
@@ -126,7 +163,7 @@ class ClientSecurity:
 
     @property
     def epoch(self) -> int:
-        """Grows with each rotation: of the own certificate, or of what is trusted, unless only more is trusted than before.
+        """Grows with each rotation: of the own certificate, or of what is trusted, unless only authorities came or went.
 
         0 until there is material.
         """
@@ -135,9 +172,8 @@ class ClientSecurity:
 
     @property
     def trust_epoch(self) -> int:
-        """Grows when somebody is no longer trusted, or when we are somebody else: what the connections of before may be used for.
-
-        0 until there is material.
+        """Grows when connections of before are of no more use, whoever is at their other end: we are somebody else, or there is
+        more to what is trusted than authorities that came or went. 0 until there is material.
         """
         ready = self._ready
         return 0 if ready is None else ready.trust_epoch
@@ -184,11 +220,17 @@ class ClientSecurity:
         name = _server_name(tls, host, hostname)
         return ClientHandshake(
             ready,
+            self._in_force,
             context,
             name or None,
             name if tls.auto_sni_san_validation else "",
             host.strip("[]") if tls.auto_san_validation else "",
         )
+
+    def _in_force(self) -> _Ready:
+        ready = self._ready
+        assert ready is not None
+        return ready
 
     def refresh(
         self, materials: Materials, memo: Memo, warn: Callable[[str], None], pause: Callable[[], None]
@@ -221,7 +263,7 @@ class ClientSecurity:
         common, trust = self.tls.common, resolved.trust
         epoch = trust_epoch = 1
         if before is not None:
-            epoch = before.epoch + (not resolved.extends(before.resolved))
+            epoch = before.epoch + (not resolved.keeps(before.resolved))
             kept = epoch == before.epoch or resolved.renews(before.resolved)
             trust_epoch = before.trust_epoch + (not kept)
         verify = trust.verifies_chain and not trust.accept_untrusted

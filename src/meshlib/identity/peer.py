@@ -26,6 +26,8 @@ class Peer:
     spiffe_id: None when the certificate has not exactly one URI SAN that is a SPIFFE id. uri_sans, dns_sans: in the
     certificate's order. subject: RFC 2253, `CN=cli,O=lab`. serial: hexadecimal. not_after: seconds since the epoch.
     certificate_der: the leaf. chain_der: as the peer sent it, leaf first. sha256: of the leaf's DER, lower-case hexadecimal.
+    authority_der: the certificate that the chain was verified by, of those that the configuration trusts; empty when no chain is
+    verified, or when it was by one of the machine's own.
     """
 
     spiffe_id: SpiffeId | None
@@ -38,9 +40,12 @@ class Peer:
     certificate_der: bytes = field(repr=False)
     chain_der: tuple[bytes, ...] = field(repr=False)
     sha256: str = field(repr=False)
+    authority_der: bytes = field(default=b"", repr=False)
 
 
-def describe(chain: Sequence[bytes], leaf: x509.Certificate, names: Sequence[Name]) -> Peer:
+def describe(
+    chain: Sequence[bytes], leaf: x509.Certificate, names: Sequence[Name], authority: bytes = b""
+) -> Peer:
     uris = values(names, SanType.URI)
     return Peer(
         spiffe_id=_spiffe_id(uris),
@@ -53,6 +58,7 @@ def describe(chain: Sequence[bytes], leaf: x509.Certificate, names: Sequence[Nam
         certificate_der=chain[0],
         chain_der=tuple(chain),
         sha256=hashlib.sha256(chain[0]).hexdigest(),
+        authority_der=authority,
     )
 
 

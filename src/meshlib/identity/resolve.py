@@ -73,15 +73,18 @@ class Resolved:
     svids: tuple[Svid, ...]
     trust: Trust
 
-    def extends(self, before: Resolved) -> bool:
-        """Connections of before are as good as those that are made now: at most, more peers are trusted."""
-        return self.svids == before.svids and self.trust.covers(before.trust)
+    def keeps(self, before: Resolved) -> bool:
+        """The certificates are the same, and trust differs at most in authorities.
+
+        A connection of before is as good as one that is made now, as long as its peer is trusted (`Trust.still_trusts`).
+        """
+        return self.svids == before.svids and self.trust.alike(before.trust)
 
     def renews(self, before: Resolved) -> bool:
-        """The certificates are others, for the same SPIFFE ids; whoever was trusted still is."""
+        """The certificates are others, for the same SPIFFE ids; trust differs at most in authorities."""
         names = [svid.spiffe_id for svid in self.svids]
         known = [svid.spiffe_id for svid in before.svids]
-        return names == known and None not in names and self.trust.covers(before.trust)
+        return names == known and None not in names and self.trust.alike(before.trust)
 
 
 def resolve(common: CommonTls, materials: Materials, memo: Memo) -> Resolved:

@@ -86,13 +86,18 @@ class ServerSecurity:
         ready = self._ready
         return 0 if ready is None else ready.epoch
 
-    def outdated(self, epoch: int, lot: float) -> bool:
+    def outdated(self, epoch: int, lot: float, peer: Peer | None) -> bool:
         """Whether a connection of this epoch is to be exchanged. lot: in [0, 1), drawn once for the connection.
 
-        At once when somebody is no longer trusted; at a time of its own when the certificate was renewed (`policy.rotation`).
+        At once when its peer is trusted no longer, or anything but authorities has changed in what is trusted; at a time of its
+        own when the certificate was renewed (`policy.rotation`).
         """
         ready = self._ready
-        if ready is None or ready.epoch == epoch:
+        if ready is None:
+            return False
+        if peer is not None and not ready.resolved.trust.still_trusts(peer):
+            return True
+        if ready.epoch == epoch:
             return False
         if ready.exchanged is None or ready.epoch != epoch + 1:
             return True
@@ -230,7 +235,7 @@ class ServerSecurity:
                 "a server can't ask for certificates that it does not verify: give a trusted CA"
             )
         epoch, exchanged = 1, None
-        if before is not None and resolved.extends(before.resolved):
+        if before is not None and resolved.keeps(before.resolved):
             epoch, exchanged = before.epoch, before.exchanged
         elif before is not None:
             epoch = before.epoch + 1

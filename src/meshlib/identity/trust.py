@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meshlib.identity.material import BundleSet
+from meshlib.identity.peer import Peer
 from meshlib.identity.revocation import RevocationList
 from meshlib.resources.tls import SanMatch, SanType
 
@@ -39,16 +40,34 @@ class Trust:
     def verifies_chain(self) -> bool:
         return self.bundles is not None or self.roots is not None or self.system_roots
 
+    def alike(self, other: Trust) -> bool:
+        """They differ at most in authorities."""
+        return (
+            self == replace(other, bundles=self.bundles, roots=self.roots)
+            and (self.bundles is None) is (other.bundles is None)
+            and (self.roots is None) is (other.roots is None)
+        )
+
     def covers(self, other: Trust) -> bool:
-        """Whoever `other` trusts is trusted: they differ at most in authorities, of which this one has more."""
-        if self != replace(other, bundles=self.bundles, roots=self.roots):
+        """Whoever `other` trusts is trusted: they are alike, and this one has all authorities of the other."""
+        if not self.alike(other):
             return False
         if self.bundles is None or other.bundles is None:
-            return self.bundles is other.bundles and _has_all(self.roots, other.roots)
+            return set(self.anchors) >= set(other.anchors)
         return all(
-            domain in self.bundles and _has_all(self.bundles[domain].authorities, bundle.authorities)
+            domain in self.bundles and set(self.bundles[domain].authorities) >= set(bundle.authorities)
             for domain, bundle in other.bundles.items()
         )
+
+    def still_trusts(self, peer: Peer) -> bool:
+        """Of a peer that was verified by a Trust that is `alike`: the authority that it was verified by is still one."""
+        authority, bundles = peer.authority_der, self.bundles
+        if not authority:
+            return True
+        if bundles is None:
+            return authority in self.anchors
+        bundle = None if peer.spiffe_id is None else bundles.get(peer.spiffe_id.trust_domain)
+        return bundle is not None and authority in bundle.authorities
 
     @property
     def anchors(self) -> tuple[bytes, ...]:
@@ -66,12 +85,6 @@ class Trust:
     def wants_one_uri(self) -> bool:
         """SPIFFE's rules for the names apply: the peer is known by a URI."""
         return self.bundles is not None or any(_by_uri(match) for match in self.match_sans)
-
-
-def _has_all(these: tuple[bytes, ...] | None, those: tuple[bytes, ...] | None) -> bool:
-    if these is None or those is None:
-        return these is those
-    return set(these) >= set(those)
 
 
 def _by_uri(match: SanMatch) -> bool:

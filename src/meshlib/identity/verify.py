@@ -142,7 +142,8 @@ class Verifier:
                 self._check_path(path, now)
             self._check_names(presented, sni, host)
             self._check_pins(presented)
-        return describe(presented.chain, presented.leaf, presented.names), path
+        authority = self._authority(path)
+        return describe(presented.chain, presented.leaf, presented.names, authority), path
 
     def explain(
         self, error: ssl.SSLCertVerificationError, chain: Sequence[bytes], now: float
@@ -170,16 +171,16 @@ class Verifier:
         self, presented: _Presented, verified: Sequence[bytes], now: float
     ) -> Sequence[x509.Certificate]:
         trust = self.trust
-        if trust.bundles is None and verified:
-            return chains.load(verified)
-        if trust.bundles is None and trust.system_roots:
-            raise refuse("the chain has not been verified", "X509_verify_cert")
-        domain, anchors = None, self._roots
+        domain, anchors, authorities = None, self._roots, trust.roots or ()
+        others = trust.system_roots
         if trust.bundles is not None:
-            domain = self._trust_domain(presented)
-            anchors = self._bundles[domain]
-        if verified and any(verified[-1] == der for der in self._der_of(domain)):
+            domain, others = self._trust_domain(presented), False
+            anchors, authorities = self._bundles[domain], trust.bundles[domain].authorities
+        # OpenSSL knows all trust domains, and more may have been trusted when the handshake began.
+        if verified and (others or verified[-1] in authorities):
             return chains.load(verified)
+        if others:
+            raise refuse("the chain has not been verified", "X509_verify_cert")
         return chains.find_path(
             presented.certificates,
             anchors,
@@ -189,9 +190,10 @@ class Verifier:
             trust_domain=domain,
         )
 
-    def _der_of(self, domain: str | None) -> Sequence[bytes]:
-        bundles = self.trust.bundles
-        return () if domain is None or bundles is None else bundles[domain].authorities
+    def _authority(self, path: Sequence[x509.Certificate]) -> bytes:
+        """The end of a path, DER, if it is one of those that the configuration names; else empty."""
+        der = path[-1].public_bytes(Encoding.DER) if path else b""
+        return der if der in self.trust.anchors else b""
 
     def _trust_domain(self, presented: _Presented) -> str:
         """The one whose bundle decides. Raises: IdentityError: there is none, or the certificate is not an SVID."""

@@ -1,7 +1,7 @@
 """When connections are exchanged after a certificate was renewed.
 
-What is trusted decides who may be talked to: when that becomes less, no connection of before takes another call. When it only
-becomes more, connections of before are as good as new ones. A renewed certificate says the same for longer: new connections show
+What is trusted decides who may be talked to: when an authority goes, connections to those whom it vouched for take no more
+calls, and all others are as good as new ones. A renewed certificate says the same for longer: new connections show
 it at once; those of before are exchanged one after the other, since a handshake takes a thousand times as long as what a call
 needs of the processor, and calls would wait for all of them.
 

@@ -66,7 +66,7 @@ class Security(Protocol):
     def context(self) -> ssl.SSLContext: ...
     @property
     def epoch(self) -> int: ...
-    def outdated(self, epoch: int, lot: float, /) -> bool: ...
+    def outdated(self, epoch: int, lot: float, peer: Peer | None, /) -> bool: ...
     @property
     def own_uris(self) -> tuple[str, ...]: ...
     @property
@@ -109,8 +109,8 @@ class Connection:
 
     @property
     def outdated(self) -> bool:
-        """It is to be closed soon: what the server trusts has changed, or its certificate was renewed some time ago."""
-        return self.security is not None and self.security.outdated(self.epoch, self.lot)
+        """It is to be closed soon: its peer is trusted no longer, or the server's certificate was renewed some time ago."""
+        return self.security is not None and self.security.outdated(self.epoch, self.lot, self.peer)
 
     @property
     def application_protocols(self) -> tuple[str, ...]:
@@ -388,6 +388,9 @@ class ServerContext(ssl.SSLContext):
 
     def verified(self, tls: InboundObject | InboundSocket) -> Connection:
         """The connection of a finished handshake. Raises: ssl.SSLCertVerificationError, when the peer may not connect."""
+        epoch = (
+            self._security.epoch
+        )  # before the peer is looked at: what changes meanwhile makes the connection outdated
         try:
             peer = self._security.verify(tls)
         except IdentityError as error:
@@ -406,7 +409,7 @@ class ServerContext(ssl.SSLContext):
             own=self._security.own,
             alpn=tls.selected_alpn_protocol() or "",
             own_uris=self._security.own_uris,
-            epoch=self._security.epoch,
+            epoch=epoch,
             security=self._security,
         )
 

@@ -3,10 +3,10 @@
 A connection that waits in a pool may serve a call only when it was made as a connection would be made now: the same protocol,
 the same transport socket (plaintext, or TLS by the same configuration), the same own identity and trust. All of that is the
 endpoint's *way*, and one look at an identity (`connection.way is endpoint.way`) answers the question. A configuration that
-changes the transport socket, and each change of what is trusted that excludes somebody, gives the endpoints of a cluster another
-way; connections of an earlier one are used no more, and end when what runs on them has ended. Trust in more peers, and a
-certificate that is only renewed, leave the way as it is: after a renewal, connections of before are exchanged soon
-(`policy.rotation`).
+changes the transport socket, another SPIFFE id of our own, and other rules for whom to trust give the endpoints of a cluster
+another way; connections of an earlier one are used no more, and end when what runs on them has ended. What happens on schedule
+leaves the way as it is: a certificate is renewed (connections of before are exchanged soon, `policy.rotation`), an authority
+comes (they go on) or goes (those go on whose peer it has not vouched for, `Handshake.trusted`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ __all__ = ["HTTP1", "HTTP2", "Handshake", "Secure", "Security", "Way", "Ways"]
 
 class Handshake(Protocol):
     """One TLS handshake of a client. epoch: of the material. not_after: wall seconds, the end of our own certificate's life;
-    inf without one. own: the certificate that the server may ask for, DER; empty for none."""
+    inf without one. own: the certificate that the server may ask for, DER; empty for none. trusted: False when the authority that
+    the peer was verified by has been withdrawn since: its connection is to take no new call."""
 
     @property
     def context(self) -> ssl.SSLContext: ...
@@ -38,6 +39,8 @@ class Handshake(Protocol):
     def not_after(self) -> float: ...
     @property
     def own(self) -> bytes: ...
+    @property
+    def trusted(self) -> bool: ...
 
     def verify(self, tls: ssl.SSLObject | ssl.SSLSocket) -> object:
         """Right after the handshake, before the first byte. Raises IdentityError when this peer can't be trusted."""
@@ -49,8 +52,8 @@ class Handshake(Protocol):
 class Security(Protocol):
     """What an UpstreamTls has become with the material that there is.
 
-    epoch: grows with each rotation; trust_epoch: only when somebody is trusted no longer, or our own name has changed. Both are 0
-    as long as there is none.
+    epoch: grows with each rotation; trust_epoch: only when our own name has changed, or more of what is trusted than that
+    authorities came or went. Both are 0 as long as there is none.
     """
 
     @property
@@ -92,7 +95,7 @@ class Way:
 
     @property
     def outdated(self) -> bool:
-        """Somebody is no longer trusted, or we are somebody else, since this way was found."""
+        """We are somebody else, or trust by other rules, since this way was found."""
         return self.security is not None and self.security.trust_epoch != self.epoch
 
     def renewed(self) -> Way:

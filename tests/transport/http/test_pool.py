@@ -28,9 +28,14 @@ class Fake(PooledConnection):
         self.disconnected = False
         self.renewed: tuple[int, float] | None = None
         self.settled = False
+        self.withdrawn = False
 
     def healthy(self) -> bool:
         return not self.broken and self.expires > self.pool.monotonic()
+
+    @property
+    def trusted(self) -> bool:
+        return not self.withdrawn
 
     def superseded(self) -> tuple[int, float] | None:
         return self.renewed
@@ -199,6 +204,26 @@ def test_connections_of_a_renewed_certificate_are_exchanged_one_after_the_other(
         assert world.connections == 11 - second
     assert not made[10].closed
     assert world.pool.asked == [], "nobody has used them since"
+
+
+def test_connections_whose_authority_is_withdrawn_take_no_new_call() -> None:
+    """Also those that wait for their moment; the others are left alone."""
+    world = World()
+    made = [world.connect() for _ in range(4)]
+    used, idle, waiting, other = made
+    waiting.renewed = 2, world.clock.time() + 40.0
+    for connection in (idle, waiting, other):
+        world.pool.release(connection)
+    world.pool.exchange()
+    for connection in (used, idle, waiting):
+        connection.withdrawn = True
+    world.pool.exchange()
+    world.pool.exchange()
+    assert [connection.closed for connection in made] == [False, True, True, False]
+    assert not used.healthy()
+    assert other.healthy()
+    world.pool.advance(10.0)
+    assert world.pool.asked == []
 
 
 def test_a_connection_expires_with_its_certificate() -> None:

@@ -369,6 +369,22 @@ def test_the_root_is_exchanged(driver: Driver, world: Rotating) -> None:
     assert server.accepted == 2
 
 
+@BOTH
+def test_a_root_that_no_connection_needs_is_withdrawn(
+    driver: Driver, world: Rotating, protocol: HttpProtocol
+) -> None:
+    """The last step of a root rotation, some time after the others."""
+    two = protocol is HttpProtocol.HTTP2
+    with world.serve(H2Server() if two else OK, alpn=("h2",) if two else ()) as server:
+        world.source.give(world.client, TestCA(), world.ca)
+        driver.open(world.rotating_mesh(server.port, protocol=protocol))
+        assert driver.get().status_code == 200
+        world.source.give(world.client, world.ca)
+        assert driver.get().status_code == 200
+        driver.close_client()
+    assert server.accepted == 1
+
+
 def test_a_trust_domain_that_is_trusted_no_more(driver: Driver, world: Rotating) -> None:
     """An open connection to it does not survive either."""
     with world.serve() as server:

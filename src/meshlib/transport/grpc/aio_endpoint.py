@@ -246,6 +246,11 @@ class InnerChannel(Lane):
         return False
 
     @property
+    def current(self) -> bool:
+        """It is connected to as it would be now, and its peer is trusted still."""
+        return self.way is self.endpoint.way and (self.tunnel is None or self.tunnel.trusted)
+
+    @property
     def spent(self) -> bool:
         """Whether it had its one connection."""
         return self.tunnel is not None and self.tunnel.begun

@@ -135,14 +135,14 @@ class Home:
             self.loop.call_soon_threadsafe(self._sweep)
 
     def _sweep(self) -> None:
-        """Close the channels of endpoints that have left, or are connected to in another way now.
+        """Close the channels of endpoints that have left, are connected to in another way now, or are trusted no longer.
 
         Those with calls close with the last of them; those of certificates that were renewed are exchanged some time later.
         """
         for inner in self._all():
             if inner.endpoint.departed and inner.idle:
                 inner.discard()
-            elif inner.way is not inner.endpoint.way:
+            elif not inner.current:
                 inner.wear_out()
             elif inner.tunnel is not None:
                 inner.tunnel.exchange()

@@ -161,6 +161,11 @@ class InnerChannel:
             return False
         return True
 
+    @property
+    def current(self) -> bool:
+        """It is connected to as it would be now, and its peer is trusted still."""
+        return self.way is self.endpoint.way and (self.tunnel is None or self.tunnel.trusted)
+
     def enter_ready(self) -> bool:
         """`enter`, if a call may be sent now and its connection is made as one would be made now."""
         try:

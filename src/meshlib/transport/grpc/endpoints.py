@@ -1,7 +1,7 @@
 """The inner channels of one mesh channel, by endpoint.
 
 One is made at the first use of its endpoint and closed when the endpoint has left and its calls have ended. When it was made in
-another way than a connection would be made now (the configuration has changed, or somebody is trusted no longer), or its
+another way than a connection would be made now (the configuration has changed), or its peer is trusted no longer, or its
 connection was lost, calls under way end on it and new ones get another, for which they wait.
 
 When its certificate was only renewed, nobody waits: its *successor* is opened in the background, and takes its place once that is
@@ -336,7 +336,7 @@ class EndpointChannels:
             inner.state.connection_closed(inner.endpoint, permits)
 
     def sweep(self) -> None:
-        """Let go of endpoints that have left, or are connected to in another way now. From any thread.
+        """Let go of endpoints that have left, are connected to in another way now, or are trusted no longer. From any thread.
 
         Connections of certificates that were renewed are exchanged some time later. Called after every change of configuration
         and after every exchange of a certificate.
@@ -344,7 +344,7 @@ class EndpointChannels:
         for inner in self._all():
             if inner.endpoint.departed:
                 self.give_up(inner)
-            elif inner.way is not inner.endpoint.way:
+            elif not inner.current:
                 self.wear_out(inner)
             elif inner.tunnel is not None:
                 inner.tunnel.exchange()

@@ -20,8 +20,9 @@ from typing import Any, cast
 import grpc
 
 from meshlib.errors import ConfigError, IdentityError
-from meshlib.identity.client import ClientSecurity
+from meshlib.identity.client import ClientHandshake, ClientSecurity
 from meshlib.identity.failure import transport_failure
+from meshlib.identity.resolve import Resolved
 from meshlib.policy.failure import FailureKind
 from meshlib.state import EndpointState, Way
 from meshlib.transport.grpc.aging import Aging, Held
@@ -48,6 +49,7 @@ class Relayed:
         "_aging",
         "_authority",
         "_endpoint",
+        "_handshake",
         "_hub",
         "_lock",
         "_name",
@@ -73,6 +75,7 @@ class Relayed:
         self.holder: weakref.ref[Held] | None = None
         self._lock = threading.Lock()
         self._aging: Aging | None = None
+        self._handshake: ClientHandshake | None = None
         self._hub: Hub | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
@@ -98,10 +101,7 @@ class Relayed:
             raise refused("an endpoint that is a Unix socket")
         if self._name_header:
             raise refused("override_auto_sni_header")
-        handshake = self._security.handshake(
-            authority=self._authority, hostname=endpoint.hostname, alpn=(H2,)
-        )
-        material = handshake.material
+        handshake, material = self._begin_handshake()
         peer = peer_of(self._security.tls, material)
         own = material.svids[0] if material.svids else None
         make = partial(
@@ -117,6 +117,16 @@ class Relayed:
         self._hub = hub
         self._aging = Aging(opening_loop(), self._security, handshake, self.holder)
         self.told = True
+
+    def _begin_handshake(self) -> tuple[ClientHandshake, Resolved]:
+        """With the trust of a moment at which `trusted` is known to whoever withdraws an authority."""
+        while True:
+            self._handshake = handshake = self._security.handshake(
+                authority=self._authority, hostname=self._endpoint.hostname, alpn=(H2,)
+            )
+            material = handshake.lend()
+            if handshake.trusted:
+                return handshake, material
 
     def explain(self, channel: Any) -> None:
         """C-core could not connect: have `failure` say why. The question itself never leaves: its credentials fail."""
@@ -142,6 +152,11 @@ class Relayed:
     def _rejected(self, reason: str) -> None:
         """C-core does not take what it was told, on the thread that has told it."""
         self._give_up(TunnelFailure(kind=FailureKind.CONNECT_FAILED, reason=_words(reason)))
+
+    @property
+    def trusted(self) -> bool:
+        """No authority has been withdrawn since C-core was told of them: by which of them it has verified, it does not say."""
+        return self._handshake is None or self._handshake.trusted
 
     def exchange(self) -> None:
         """Certificates may have been renewed. From any thread."""

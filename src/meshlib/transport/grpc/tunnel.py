@@ -161,6 +161,11 @@ class Tunnel:
     async def explain_aio(self, _channel: object) -> None:
         """The same."""
 
+    @property
+    def trusted(self) -> bool:
+        """The authority that the endpoint was verified by has not been withdrawn."""
+        return self._handshake is None or self._handshake.trusted
+
     def exchange(self) -> None:
         """Certificates may have been renewed. From any thread."""
         aging = self._aging

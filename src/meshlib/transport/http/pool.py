@@ -115,6 +115,11 @@ class PooledConnection:
         """Whether a request may be sent now: nothing arrived, and the peer has not closed. Cheap."""
         raise NotImplementedError
 
+    @property
+    def trusted(self) -> bool:
+        """The authority that its peer was verified by has not been withdrawn."""
+        return True
+
     def superseded(self) -> tuple[int, float] | None:
         """Its certificate has been renewed since it was opened: the epoch of now, and the end of the old one, wall seconds."""
         return None
@@ -269,7 +274,8 @@ class Pool:
     # --- exchanging connections whose certificate was renewed ----------------------------------------------------------
 
     def exchange(self) -> None:
-        """Certificates may have been renewed: let connections of before be exchanged, one after the other.
+        """Certificates may have been renewed: let connections of before be exchanged, one after the other. Authorities may have
+        been withdrawn: connections to peers of theirs take no new call.
 
         May be called at any time: those that have their moment already keep it.
         """
@@ -277,6 +283,9 @@ class Pool:
         left = inf
         old: list[PooledConnection] = []
         for connection in list(self.members):
+            if not connection.trusted:
+                connection.expire()
+                continue
             found = connection.superseded()
             if found is None:
                 continue

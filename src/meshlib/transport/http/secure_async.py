@@ -135,6 +135,10 @@ class _Secure(AsyncSocket):
             raw.write(session.farewell())
         super().disconnect()
 
+    @property
+    def trusted(self) -> bool:
+        return self._session is None or self._session.trusted
+
     def superseded(self) -> tuple[int, float] | None:
         session = self._session
         return None if session is None else session.superseded()

@@ -101,6 +101,10 @@ class SecureSyncConnection(SyncConnection):
         else:
             self.close()
 
+    @property
+    def trusted(self) -> bool:
+        return self._session is None or self._session.trusted
+
     def superseded(self) -> tuple[int, float] | None:
         session = self._session
         return None if session is None else session.superseded()

@@ -72,6 +72,11 @@ class TlsSession:
         self.records = Records(self._tls, incoming, outgoing, count)
         self.not_after = handshake.not_after
 
+    @property
+    def trusted(self) -> bool:
+        """The authority that the peer was verified by has not been withdrawn."""
+        return self._handshake.trusted
+
     def superseded(self) -> tuple[int, float] | None:
         """There was a rotation since the handshake began: the epoch of now, and `not_after`."""
         epoch = self._security.epoch

@@ -33,7 +33,7 @@ from meshlib.transport.grpc import relay, relay_hub, relay_resources, tunnel_loo
 from tests.identity.ca import TestCA
 from tests.ports import reserved
 from tests.transport.grpc.secure.test_calls import Call, Listener, told
-from tests.transport.grpc.secure.test_rotation import SERIAL, Source, _serial, _socket
+from tests.transport.grpc.secure.test_rotation import CALLER, SERIAL, Source, _caller, _serial, _socket
 from tests.transport.grpc.secure.world import CLIENT, OTHER, World
 from tests.transport.grpc.support import config, mesh_for
 
@@ -300,10 +300,14 @@ def a_successor(world: World) -> None:
 
 
 def roots_that_change(world: World) -> None:
-    """What is not trusted any more is not called any more, from the next call on."""
+    """What is not trusted any more is not called any more, from the next call on.
+
+    C-core does not say by which root it has verified a peer: when any of them goes, another connection is made.
+    """
     source = Source()
     source.give(world.client, world.ca)
     with world.backend() as server:
+        server.unary("caller", _caller)
         document = config(server.address, cluster={"transport_socket": _socket()})
         with (
             meshlib.Mesh(config=[document], identity=source) as mesh,
@@ -315,8 +319,15 @@ def roots_that_change(world: World) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 call(b"", timeout=10)
             assert "CERTIFICATE_VERIFY_FAILED" in told(caught.value)
-            source.give(world.client, world.ca)
+            both = world.ca, TestCA("td.example")
+            source.give(world.client, *both)
             assert call(b"", timeout=10) == CLIENT.encode()
+            caller = channel.unary_unary(CALLER)
+            first = caller(b"", timeout=10)
+            source.give(world.client, *both, TestCA("td.example"))
+            assert caller(b"", timeout=10) == first
+            source.give(world.client, world.ca)
+            assert caller(b"", timeout=10) != first
 
 
 def an_expiry(world: World) -> None:

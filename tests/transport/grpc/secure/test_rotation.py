@@ -28,6 +28,7 @@ from tests.transport.grpc.support import backend, config
 ECHO = "/test.Echo/echo"
 SERIAL = "/test.Echo/serial"
 TALK = "/test.Echo/talk"
+CALLER = "/test.Echo/caller"
 LIMIT = 10
 
 
@@ -98,6 +99,7 @@ class Rotating(World):
         """cluster: more fields of it."""
         with self.backend() as server:
             server.unary("serial", _serial)
+            server.unary("caller", _caller)
             server.stream_stream("talk", _talk)
             document = config(server.address, cluster={"transport_socket": _socket(), **cluster})
             with meshlib.Mesh(config=[document], identity=self.source) as mesh:
@@ -270,6 +272,36 @@ def test_a_bundle_without_the_servers_authority(rotating: Rotating) -> None:
             echo(b"", timeout=LIMIT)
         rotating.source.give(rotating.client, rotating.ca, TestCA("td.example"))
         assert echo(b"again", timeout=LIMIT) == b"again"
+
+
+def _caller(_request: bytes, context: grpc.ServicerContext) -> bytes:
+    """The connection that the call came over."""
+    return str(context.peer()).encode()
+
+
+@pytest.mark.parametrize("aio", [False, True], ids=["sync", "aio"])
+def test_a_root_that_no_connection_needs_is_withdrawn(rotating: Rotating, aio: bool) -> None:
+    """The last step of a root rotation, some time after the others: calls go on over what is open."""
+    rotating.source.give(rotating.client, TestCA("td.example"), rotating.ca)
+    found = []
+    with rotating.mesh() as mesh:
+        if aio:
+
+            async def run() -> None:
+                async with meshlib.grpc.aio_channel("echo:80", mesh=mesh) as channel:
+                    call = channel.unary_unary(CALLER)
+                    found.append(await call(b"", timeout=LIMIT))
+                    rotating.source.give(rotating.client, rotating.ca)
+                    found.append(await call(b"", timeout=LIMIT))
+
+            asyncio.run(run())
+        else:
+            with meshlib.grpc.channel("echo:80", mesh=mesh) as channel:
+                call = channel.unary_unary(CALLER)
+                found.append(call(b"", timeout=LIMIT))
+                rotating.source.give(rotating.client, rotating.ca)
+                found.append(call(b"", timeout=LIMIT))
+    assert found[0] == found[1]
 
 
 class Ending:
