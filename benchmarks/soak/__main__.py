@@ -69,6 +69,9 @@ def main() -> int:
     parser.add_argument(
         "--pause", type=float, default=0.0, help="seconds between a caller's calls (default: 0)"
     )
+    parser.add_argument(
+        "--haste", action="store_true", help="leave no time between the steps of a root rotation"
+    )
     parser.add_argument("--json", type=Path, help="write everything to this file")
     options = parser.parse_args()
     plan = Plan(
@@ -77,6 +80,7 @@ def main() -> int:
         root_rotations=options.root_rotations,
         concurrency=options.concurrency,
         pause=options.pause,
+        haste=options.haste,
     )
     try:
         found = run(plan, lambda text: print(text, flush=True))

@@ -30,10 +30,10 @@ def fingerprint(certificate: bytes) -> str:
 class Rotations:
     """Follows one identity store. Thread safe.
 
-    epoch: of the TLS in use; grows with each new certificate and each bundle that excludes somebody. settle: a rotation counts
-    against a connection of the other end's making when it has been in force for so many seconds: the two ends do not hear of
-    things in the same moment; heard: the same for the connections of this process. certificates: fingerprint -> its number, in
-    the order in which they came into force. times: of all rotations, monotonic.
+    epoch: of the TLS in use; grows with each new certificate. settle: a rotation counts against a connection of the other end's
+    making when it has been in force for so many seconds: the two ends do not hear of things in the same moment; heard: the same
+    for the connections of this process. certificates: fingerprint -> its number, in the order in which they came into force.
+    times: when something has changed for handshakes, monotonic: certificates, and each step of a root rotation.
     """
 
     def __init__(
@@ -48,12 +48,17 @@ class Rotations:
         self.certificates: dict[str, int] = {}
         self._came: list[float] = []
         self.times: list[float] = []
-        self._changed()
+        self._look(time.monotonic())
         self.close = store.subscribe(self._changed)
 
     def _changed(self) -> None:
+        now = time.monotonic()
+        self.times.append(now)
+        self._look(now)
+
+    def _look(self, now: float) -> None:
         with self._lock:
-            default, epoch, now = self._store.default, self._epoch(), time.monotonic()
+            default, epoch = self._store.default, self._epoch()
             if default is not None and default.svids:
                 shown = fingerprint(default.svids[0].leaf)
                 if shown not in self.certificates:
@@ -61,7 +66,6 @@ class Rotations:
                     self._came.append(now)
             if epoch != self._history[-1][1]:
                 self._history = [*self._history[-KEPT:], (now, epoch)]
-                self.times.append(now)
 
     def settled(self, moment: float) -> int:
         """The epoch that everybody had had the time to hear of at that moment."""

@@ -16,6 +16,7 @@ from benchmarks.processes import memory_mib, tasks
 from benchmarks.soak.clients import NAMES, Load
 from benchmarks.soak.verdict import CLIENT, SERVERS
 from benchmarks.worker import Worker
+from meshlib.policy.rotation import within
 
 __all__ = ["Late", "Plan", "certificates_in", "faults", "run"]
 
@@ -34,7 +35,8 @@ class Plan:
     """lifetime: of an SVID, seconds, renewed at half. certificates: how many each end has had at the end, at least.
 
     root_rotations: whole ones (old -> both -> new), evenly spread. concurrency: calls under way, of all four clients.
-    pause: seconds between two calls of a caller.
+    pause: seconds between two calls of a caller. haste: the steps of a root rotation follow each other as soon as everybody has
+    heard; otherwise when all connections have been exchanged for which a certificate was renewed before.
     """
 
     lifetime: float
@@ -42,6 +44,11 @@ class Plan:
     root_rotations: int = 1
     concurrency: int = 16
     pause: float = 0.0
+    haste: bool = False
+
+    def exchange(self, left: float) -> float:
+        """Seconds to wait after a renewal. left: what was left of the earlier certificate, as a part of its lifetime."""
+        return 0.0 if self.haste else 2 * within(left * self.lifetime)
 
     @property
     def settle(self) -> float:
@@ -83,11 +90,13 @@ class _Soak:
     def wait_certificates(self, count: int) -> None:
         self.wait(f"certificate {count}", lambda end: end["certificates"] >= count)
 
-    def rotate_root(self) -> None:
+    def rotate_root(self, plan: Plan) -> None:
         """All three steps, each when the one before has come to everybody, and calls have been made since."""
         self._step("prepared", lambda end: end["roots"] == 2)
+        time.sleep(plan.exchange(0.5))
         before = max(end["certificates"] for end in self.status().values())
         self._step("activated", lambda end: end["certificates"] > before)
+        time.sleep(plan.exchange(1.0))
         self._step("steady", lambda end: end["roots"] == 1)
 
     def _step(self, phase: str, reached: Callable[[Answer], bool]) -> None:
@@ -126,7 +135,7 @@ def run(plan: Plan, say: Callable[[str], None] = lambda _text: None) -> Answer:
         first = {name: _costs(each.pid) for name, each in workers.items()}
         for number in range(plan.root_rotations):
             soak.wait_certificates(2 + (plan.certificates - 2) * (number + 1) // (plan.root_rotations + 1))
-            soak.rotate_root()
+            soak.rotate_root(plan)
             say(f"root rotation {number + 1} of {plan.root_rotations} is over")
         soak.wait_certificates(plan.certificates)
         last = {name: _costs(each.pid) for name, each in workers.items()}
