@@ -84,6 +84,16 @@ def _describe(before: _Held, after: _Held) -> list[str]:
     ]
 
 
+def _timers_to_come() -> list[str]:
+    """What keeps the thread of the timers, if that is what is left."""
+    now = time.monotonic()
+    return [
+        f"{timer.task!r} in {when - now:.1f} s"
+        for when, _, timer in sorted(timers.timers()._heap)
+        if timer.task is not None
+    ]
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector all that lives as long as the run: modules, and thousands of collected tests."""
     gc.collect()
@@ -142,4 +152,4 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
             break
         time.sleep(0.01)
     if left and not _are_of_pollers(before, _held()):
-        pytest.fail("the test left behind: " + ", ".join(left), pytrace=False)
+        pytest.fail("the test left behind: " + ", ".join([*left, *_timers_to_come()]), pytrace=False)
