@@ -9,11 +9,12 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from playwright.sync_api import ViewportSize, sync_playwright
 
 import meshlib
 from meshlib import proto
@@ -24,10 +25,6 @@ from meshlib.server.inbound import Inbound
 from meshlib.server.wsgi import MeshMiddleware
 from meshlib.testing import Reply, Request, Upstream, messages, service
 
-if TYPE_CHECKING:
-    from playwright.sync_api import ViewportSize
-
-playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("MESHLIB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 pytestmark = [
@@ -45,7 +42,7 @@ TAG = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield made
         made.close()

@@ -105,7 +105,6 @@ def test_what_is_listed_is_there() -> None:
 def test_a_pair_does_what_two_envoys_do(pair: str) -> None:
     """Every case: who connects to whom, and in which words it is refused; equal, or listed with the reason."""
     assert pair in PAIRS
-    pytest.importorskip("envoy")
     cases, materials = load()
     listed = () if pair == ORACLE else load_listed()
     found = {

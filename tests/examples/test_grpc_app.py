@@ -9,9 +9,6 @@ import pytest
 
 from tests.examples.running import finish, processes_of, start
 
-pytest.importorskip("grpc_tools")
-pytest.importorskip("grpc_health")
-
 EXAMPLE = ("-m", "examples.grpc_app")
 
 both = pytest.mark.parametrize("options", [(), ("--ccore",)], ids=["meshlib", "grpcio"])

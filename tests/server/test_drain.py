@@ -15,11 +15,9 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from meshlib.server.grpc import aio_drain, drain
-
-health = pytest.importorskip("grpc_health.v1.health")
-health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 20.0
@@ -47,8 +45,6 @@ def test_health_says_so_first_then_calls_under_way_end_whole() -> None:
     with ThreadPoolExecutor(4) as executor:
         server = grpc.server(executor)
         server.add_generic_rpc_handlers(held.handlers())
-        from grpc_health.v1 import health_pb2_grpc
-
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -70,8 +66,6 @@ def test_health_of_an_asyncio_server() -> None:
     statuses: list[int] = []
 
     async def run() -> None:
-        from grpc_health.v1 import health_pb2_grpc
-
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         with ThreadPoolExecutor(2) as executor:
             server = grpc.aio.server(executor)

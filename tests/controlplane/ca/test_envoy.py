@@ -14,14 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from conformance.resources import HCM, HTTP_OPTIONS, ROUTER, TYPE
+from conformance.tls.envoy import TlsEnvoy
 from meshlib.controlplane.ca import Authority, CaServer, Entry, Identities, IssuedSvid
 from meshlib.controlplane.ca.certificates import to_pem
 from meshlib.controlplane.ca.keys import KEY_TYPES
-
-pytest.importorskip("envoy")
-
-from conformance.resources import HCM, HTTP_OPTIONS, ROUTER, TYPE
-from conformance.tls.envoy import TlsEnvoy
 
 pytestmark = pytest.mark.envoy
 

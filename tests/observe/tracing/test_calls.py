@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.propagators import b3
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
@@ -454,7 +455,6 @@ def test_a_host_that_is_let_through_gets_the_context_and_no_span() -> None:
 
 
 def test_other_propagators_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    b3 = pytest.importorskip("opentelemetry.propagators.b3")
     for propagator, names in (
         (b3.B3SingleFormat(), {"b3"}),
         (b3.B3MultiFormat(), {"x-b3-traceid", "x-b3-spanid", "x-b3-sampled"}),

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-import pytest
-
-pytest.importorskip("grpc_tools")
 
 PROTO = "tests/transport/grpc/interop/service.proto"
 

@@ -7,18 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import proto_reflection_descriptor_database as database
+from grpc_reflection.v1alpha import reflection
 
 import meshlib
 import meshlib.grpc
 from meshlib.testing import service
 from tests.transport.grpc.interop.server import TestService
 from tests.transport.grpc.interop.stubs import pb, services
-
-health = pytest.importorskip("grpc_health.v1.health")
-health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
-health_pb2_grpc = pytest.importorskip("grpc_health.v1.health_pb2_grpc")
-reflection = pytest.importorskip("grpc_reflection.v1alpha.reflection")
-database = pytest.importorskip("grpc_reflection.v1alpha.proto_reflection_descriptor_database")
 
 NAME = "grpc.testing.TestService"
 LIMIT = 20.0

@@ -122,7 +122,6 @@ def gunicorn(control_plane: ControlPlane, **environment: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("call_before_fork", ["", "yes"], ids=["unused", "used"])
 def test_gunicorn_with_two_workers(call_before_fork: str, control_plane: ControlPlane) -> None:
-    pytest.importorskip("gunicorn")
     workers: set[str] = set()
     with gunicorn(control_plane, CALL_BEFORE_FORK=call_before_fork) as url:
         with (
