@@ -82,7 +82,7 @@ def _transport(library: str, kind: str, started: Any) -> Any:
     return getattr(importlib.import_module(f"meshlib.{library}"), kind)(started)
 
 
-def _sync_fetch(client: Any, url: str) -> SyncFetch:
+def sync_fetch(client: Any, url: str) -> SyncFetch:
     def fetch() -> None:
         _check(client.get(url).status_code)
 
@@ -118,7 +118,7 @@ def sync_cases(
                 if way.name in meshes:
                     options["transport"] = _transport(library, "MeshTransport", meshes[way.name])
                 client = stack.enter_context(importlib.import_module(library).Client(**options))
-                fetch = _sync_fetch(client, way.url)
+                fetch = sync_fetch(client, way.url)
                 cases.append(Case(name=f"{library}/{way.name}", fetch=fetch, envoys=way.envoys))
         yield cases
 

@@ -1,5 +1,8 @@
 """The mTLS section: httpx with meshlib over mTLS, beside meshlib and httpx in plaintext and httpx behind two Envoys.
 
+`httpx/ssl` is the least that a blocking httpx call over mTLS can take: its transport does nothing but move the bytes of one and
+the same request, and those of its answer, through `ssl` and a socket that is open already.
+
 The last two cases are about one connection: opened, one request, closed; once with nothing but `socket` and `ssl`, once as
 meshlib's blocking transport does it: with the check of the peer's identity, without httpx and routing, which come before.
 """
@@ -11,7 +14,7 @@ import contextlib
 import random
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import cases, runner
@@ -47,7 +50,8 @@ def measure(world: World, started: dict[str, Any], how: Plan, order: random.Rand
     def take(found: Samples) -> None:
         measured.by_case |= {f"mtls-{name}": values for name, values in found.by_case.items()}
 
-    with cases.sync_cases(world, started, ["httpx"]) as clients:
+    with cases.sync_cases(world, started, ["httpx"]) as clients, _least(world) as least:
+        clients.append(least)
         take(runner.run_sync(clients, upstream, rounds=how.rounds, calls=how.calls, order=order))
 
     async def run() -> Samples:
@@ -60,6 +64,44 @@ def measure(world: World, started: dict[str, Any], how: Plan, order: random.Rand
         samples = runner.run_sync(turns, upstream, rounds=how.rounds, calls=calls, order=order)
         measured.by_case |= {name.removeprefix("sync/"): values for name, values in samples.by_case.items()}
     return measured
+
+
+@contextlib.contextmanager
+def _least(world: World) -> Iterator[Case[SyncFetch]]:
+    import httpx
+
+    class Records(httpx.BaseTransport):
+        def __init__(self, address: tuple[str, int], context: ssl.SSLContext) -> None:
+            self._socket = socket.create_connection(address)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._tls = context.wrap_bio(self._in, self._out)
+            self._until_read(self._tls.do_handshake)
+
+        def _until_read(self, what: Callable[[], Any]) -> Any:
+            while True:
+                try:
+                    return what()
+                except ssl.SSLWantReadError:
+                    if self._out.pending:
+                        self._socket.sendall(self._out.read())
+                    self._in.write(self._socket.recv(65536))
+
+        def handle_request(self, _request: httpx.Request) -> httpx.Response:
+            self._tls.write(_REQUEST)
+            self._socket.sendall(self._out.read())
+            self._in.write(self._socket.recv(65536))
+            head, _, body = self._until_read(lambda: self._tls.read(65536)).partition(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise Unexpected("through ssl alone")
+            return httpx.Response(200, stream=httpx.ByteStream(body))
+
+        def close(self) -> None:
+            self._socket.close()
+
+    transport = Records(world.secure_upstreams[0], _context(world.caller))
+    with httpx.Client(transport=transport, trust_env=False) as client:
+        yield Case(name="httpx/ssl", fetch=cases.sync_fetch(client, f"http://{AUTHORITY}{PATH}"), envoys=())
 
 
 @contextlib.contextmanager

@@ -87,6 +87,10 @@ MTLS_COMPARISONS = (
 MTLS_FURTHER = (
     _comparison("mtls_sync_cpu_vs_two_envoys", samples.cpu, _MTLS_SYNC, "mtls-sync/httpx/two_envoys"),
     _comparison("mtls_async_cpu_vs_two_envoys", samples.cpu, _MTLS_ASYNC, "mtls-async/httpx/two_envoys"),
+    _comparison("mtls_sync_least_vs_httpx", samples.p50, "mtls-sync/httpx/ssl", "mtls-sync/httpx/direct"),
+    _comparison(
+        "mtls_sync_least_vs_two_envoys", samples.p50, "mtls-sync/httpx/ssl", "mtls-sync/httpx/two_envoys"
+    ),
     _comparison("mtls_sync_p50_vs_plaintext", samples.p50, _MTLS_SYNC, "mtls-sync/httpx/meshlib"),
     _comparison("mtls_async_p50_vs_plaintext", samples.p50, _MTLS_ASYNC, "mtls-async/httpx/meshlib"),
 )
