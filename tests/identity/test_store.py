@@ -395,6 +395,18 @@ def test_an_authority_that_is_withdrawn_while_hands_are_shaken(
                 secured.verify(ends.server)
 
 
+def test_an_authority_beside_the_machines_own_that_is_withdrawn_while_hands_are_shaken() -> None:
+    """Whether it was one of the machine's own that OpenSSL has found can't be told."""
+    old, store = TestCA(), IdentityStore()
+    store.apply(snapshot(Secret(name="trust", validation=roots(old, system_roots=True))))
+    handshake = store.client(by_secrets(None, "trust")).handshake()
+    ends = join(handshake.context, server(None, old.issue(SRV), required=False).context)
+    assert ends.done
+    store.apply(snapshot(Secret(name="trust", validation=CertificateValidation(system_roots=True))))
+    with pytest.raises(IdentityError, match="the chain has not been verified"):
+        handshake.verify(ends.client)
+
+
 def test_authorities_that_were_lent_to_another_library() -> None:
     """By which of them it has verified the peer is not known."""
     old, new = TestCA(), TestCA()

@@ -100,9 +100,11 @@ class ClientHandshake:
         Raises:
             IdentityError: it may not be talked to; close the connection.
         """
-        presented, verified = presented_chain(tls), verified_chain(tls)
+        presented, path = presented_chain(tls), verified_chain(tls)
         while True:
             ready = self._current()
+            # What OpenSSL has found, it has found among the authorities of before.
+            verified = path if ready is self._ready else ()
             self._peer = peer = ready.verifier.check(
                 presented, verified, ready.life.now(), sni=self._name, host=self._host
             )

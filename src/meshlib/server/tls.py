@@ -388,9 +388,8 @@ class ServerContext(ssl.SSLContext):
 
     def verified(self, tls: InboundObject | InboundSocket) -> Connection:
         """The connection of a finished handshake. Raises: ssl.SSLCertVerificationError, when the peer may not connect."""
-        epoch = (
-            self._security.epoch
-        )  # before the peer is looked at: what changes meanwhile makes the connection outdated
+        # Read before the peer is looked at: what changes meanwhile makes the connection outdated.
+        epoch = self._security.epoch
         try:
             peer = self._security.verify(tls)
         except IdentityError as error:
