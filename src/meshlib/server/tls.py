@@ -109,7 +109,8 @@ class Connection:
 
     @property
     def outdated(self) -> bool:
-        """It is to be closed soon: its peer is trusted no longer, or the server's certificate was renewed some time ago."""
+        """It is to be closed soon: its peer is trusted no longer, the rules for whom to trust are others, or the server's
+        certificate was renewed some time ago."""
         return self.security is not None and self.security.outdated(self.epoch, self.lot, self.peer)
 
     @property

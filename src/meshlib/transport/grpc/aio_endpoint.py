@@ -233,11 +233,11 @@ class InnerChannel(Lane):
 
     def ready(self) -> bool:
         """Whether a call may be sent now. A connection that was lost is seen here."""
-        current = self.way is self.key[0].way
+        same_way = self.way is self.key[0].way
         check = self._check
-        if current and (self.get_state() is READY if check is None else check(False) == _READY):
+        if same_way and (self.get_state() is READY if check is None else check(False) == _READY):
             return True
-        if not current:
+        if not same_way:
             self.wear_out()
         elif self._opening is None:
             self.lost()
