@@ -16,12 +16,12 @@ from meshlib.runtime import regex
 from meshlib.runtime.backtracking import Backtracking
 from meshlib.runtime.regex import Regex, RegexError
 
+assert regex.HAS_RE2, "make test installs google-re2"
+
 Compile = Callable[..., Regex]
 
-needs_re2 = pytest.mark.skipif(not regex.HAS_RE2, reason="google-re2 is not installed")
 
-
-@pytest.fixture(params=[pytest.param("re2", marks=needs_re2), "standard library"])
+@pytest.fixture(params=["re2", "standard library"])
 def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compile]:
     regex.compile.cache_clear()
     if request.param != "re2":
@@ -75,7 +75,6 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("pattern", HOSTILE)
-@needs_re2
 def test_a_hostile_pattern_runs_in_linear_time_with_re2(pattern: str) -> None:
     text = "a" * 50_000
     started = time.process_time()
@@ -153,8 +152,7 @@ pieces = st.sampled_from(
 @given(st.lists(pieces, max_size=6).map("".join), st.text("abx", max_size=8))
 def test_both_engines_agree(pattern: str, text: str) -> None:
     expected = re.fullmatch(pattern, text) is not None
-    if regex.HAS_RE2:
-        assert regex.compile(pattern).fullmatch(text) is expected
+    assert regex.compile(pattern).fullmatch(text) is expected
     try:
         engine = Backtracking(pattern, unanchored=False)
     except RegexError:
@@ -168,8 +166,7 @@ def test_both_engines_substitute_alike(pattern: str, text: str) -> None:
         engine = Backtracking(pattern, unanchored=True)
     except RegexError:
         return
-    if regex.HAS_RE2:
-        assert engine.sub(("<", 0, ">"), text) == regex.compile(pattern, unanchored=True).sub(r"<\0>", text)
+    assert engine.sub(("<", 0, ">"), text) == regex.compile(pattern, unanchored=True).sub(r"<\0>", text)
 
 
 @given(st.text())
