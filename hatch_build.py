@@ -20,11 +20,11 @@ class CompileHook(BuildHookInterface[Any]):
         return os.environ.get("MESHLIB_COMPILE") == "1"
 
     def dependencies(self) -> list[str]:
-        return (
-            ["mypy>=2.4", "setuptools>=75", "types-PyYAML>=6.0.12", "types-protobuf>=6.30"]
-            if self._wanted()
-            else []
-        )
+        if not self._wanted():
+            return []
+        tools = ["mypy>=2.4", "setuptools>=75", "types-PyYAML>=6.0.12", "types-protobuf>=6.30"]
+        # The training makes calls with what it compiles.
+        return [*tools, *self.metadata.core.dependencies]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable" or not self._wanted():

@@ -26,18 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 STAMP = "meshlib-stamp"
 
-SETUP = """
-from mypyc.build import mypycify
-from setuptools import setup
+ARGUMENTS = ["-fvisibility=hidden"]
+"""Calls between our modules then go straight to each other, and not through the dynamic linker's tables, which have left the
+caches by the time of the next request."""
 
-setup(
-    name="meshlib",
-    packages=[],
-    ext_modules=mypycify(
-        ["--config-file=", "--ignore-missing-imports", *{modules!r}], opt_level="{level}", debug_level="0", multi_file=True
-    ),
-)
-"""
+COUNTING = ["-fprofile-generate"]
+TRAINED = ["-fprofile-use", "-fprofile-partial-training", "-Wno-missing-profile"]
+"""gcc moves what is not run out of the way of what is. What the training leaves out is compiled as without one."""
 
 
 class CompilationFailed(Exception):
@@ -63,30 +58,57 @@ def modules(source: Path = SOURCE) -> list[str]:
 
 
 def build(target: Path, level: int = 2) -> list[Path]:
-    """Compile into `target`, which mirrors `src`. The extension modules, relative to it. level: the C compiler's -O.
+    """Compile into `target`, which mirrors `src`. The extension modules, relative to it.
+
+    level: the C compiler's -O. Above 0, where the compiler is gcc, it is told which code runs often (`scripts/training.py`);
+    that takes the packages which meshlib needs, and loopback.
 
     Raises CompilationFailed.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         shutil.copytree(SOURCE / "meshlib", work / "meshlib", ignore=shutil.ignore_patterns("__pycache__"))
-        (work / "setup.py").write_text(SETUP.format(modules=modules(), level=level))
-        done = subprocess.run(
-            [sys.executable, "setup.py", "build_ext", "--inplace"],
-            cwd=work,
-            env={**os.environ, "MYPYPATH": str(work)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise CompilationFailed(f"{done.stdout}\n{done.stderr}")
+        if level and _is_gcc():
+            _compile(work, level, [*ARGUMENTS, *COUNTING])
+            _run(["-m", "scripts.training"], ROOT, work)
+            _compile(work, level, [*ARGUMENTS, *TRAINED])
+        else:
+            _compile(work, level, ARGUMENTS)
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         built = [path.relative_to(work) for path in work.rglob(f"*{suffix}") if "build" not in path.parts]
         for path in built:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(work / path, target / path)
     return built
+
+
+def _is_gcc() -> bool:
+    command = compiler()
+    assert command is not None
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    return "Free Software Foundation" in done.stdout
+
+
+def _compile(work: Path, level: int, arguments: list[str]) -> None:
+    command = ["-m", "scripts.extensions", str(level), " ".join(arguments), *modules()]
+    # The seed: what has been counted is of use to the same C only.
+    _run(command, work, ROOT, MYPYPATH=str(work), PYTHONHASHSEED="0")
+
+
+def _run(command: list[str], folder: Path, first: Path, **environment: str) -> None:
+    """first: where modules are looked for before anywhere else."""
+    # What stands there already is pip's, which has what a build needs in a folder of its own.
+    path = os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise CompilationFailed(f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}")
 
 
 def _fingerprint() -> str:
@@ -98,7 +120,7 @@ def _fingerprint() -> str:
 
 def _inputs() -> Iterator[Path]:
     yield ROOT / "pyproject.toml"
-    yield Path(__file__)
+    yield from (Path(__file__).with_name(f"{name}.py") for name in ("compiled", "extensions", "training"))
     yield from sorted(
         path for path in (SOURCE / "meshlib").rglob("*") if path.suffix in (".py", ".bin", ".json")
     )
