@@ -15,8 +15,8 @@ from benchmarks.soak.verdict import PIECE, PIECES, Question, Verdict
 
 __all__ = ["AROUND", "Call", "Record", "other_seconds", "spread", "summary"]
 
-AROUND = 1.0
-"""A call is around a rotation when it is under way in this many seconds after it."""
+AHEAD, AROUND = 0.1, 1.0
+"""A call is around a rotation when it is under way in so many seconds ahead of it, in which contexts are built, or after it."""
 
 DRAWS = 200
 """How often as many seconds as there were rotations are drawn from the others."""
@@ -94,17 +94,18 @@ def summary(records: Sequence[Record], begun: float) -> dict[str, Any]:
     calls = ((at, took) for record in records for at, took in zip(record.begun, record.took) if at >= begun)
     seconds = other_seconds(calls, [at for at in rotations.times if at >= begun], begun)
     others = spread(seconds, len(rotations.times), 0.99)
+    times = [at - AHEAD for at in rotations.times if at >= begun]
     around, between = array("d"), array("d")
     for record in records:
-        times = iter([*(at for at in rotations.times if at >= begun), float("inf")])
-        following = next(times)
+        coming = iter([*times, float("inf")])
+        following = next(coming)
         last = float("-inf")
         for at, took in zip(record.begun, record.took):
             if at < begun:
                 continue
             while following <= at + took:
-                last, following = following, next(times)
-            (around if at <= last + AROUND else between).append(took)
+                last, following = following, next(coming)
+            (around if at <= last + AHEAD + AROUND else between).append(took)
     seen = set().union(*(record.seen for record in records))
     return {
         "calls": sum(len(record.took) for record in records),
@@ -134,7 +135,11 @@ def other_seconds(
     for at, took in calls:
         for second in range(int((at - begun) / AROUND), int((at + took - begun) / AROUND) + 1):
             found.setdefault(second, []).append(took)
-    around = {int((at - begun) / AROUND) + more for at in rotations for more in (0, 1)}
+    around = {
+        second
+        for at in rotations
+        for second in range(int((at - AHEAD - begun) / AROUND), int((at - begun) / AROUND) + 2)
+    }
     return [found[second] for second in sorted(found.keys() - around)]
 
 

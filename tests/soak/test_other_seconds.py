@@ -19,6 +19,11 @@ def test_seconds_around_rotations_are_left_out() -> None:
     ], "those under way in two seconds count in both"
 
 
+def test_a_rotation_begins_while_contexts_are_built_for_it() -> None:
+    calls = [(10.5 + number, 0.01) for number in range(6)]
+    assert len(other_seconds(calls, [13.05], 10.0)) == 3, "not the third, fourth and fifth"
+
+
 def test_what_the_machine_does_by_itself() -> None:
     draw = random.Random(1)
     seconds = [[draw.expovariate(1.0) for _ in range(100)] for _ in range(100)]
