@@ -5,7 +5,7 @@ MESHLIB_COMPILE=1 carries them (hatch_build.py); the benchmark and one lane of `
 `.compiled/`, which this script makes:
 
     python -m scripts.compiled            print the folder for PYTHONPATH; nothing where there is no C compiler
-    python -m scripts.compiled --quick    the C compiler does not optimize: half the time, for tests
+    python -m scripts.compiled --quick    neither optimization nor training: a part of the time, for tests
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _inputs() -> Iterator[Path]:
 def ensure(*, quick: bool = False) -> Path:
     """A folder with the whole package, compiled for this Python; made anew when a source has changed.
 
-    quick: without optimization by the C compiler. Raises CompilationFailed.
+    quick: without optimization by the C compiler, and without training. Raises CompilationFailed.
     """
     folder = ROOT / ".compiled" / f"{sysconfig.get_config_var('SOABI')}{'-quick' if quick else ''}"
     stamp, wanted = folder / STAMP, _fingerprint()
