@@ -12,6 +12,7 @@ import pytest
 
 import meshlib
 import meshlib.mesh
+from meshlib import proto
 from meshlib.testing import Upstream, serve, service
 from tests.mesh.conftest import Call
 
@@ -29,6 +30,9 @@ def test_wait_ready_names_what_is_missing() -> None:
     config = service("reviews", "127.0.0.1:1")
     del config["resources"][1]
     with serve(config) as control_plane, meshlib.Mesh(bootstrap=control_plane.bootstrap()) as mesh:
+        with pytest.raises(meshlib.ConfigTimeout):
+            mesh.wait_ready("reviews:80", timeout=0.0)
+        control_plane.wait_for_answer(proto.LISTENER)
         with pytest.raises(
             meshlib.ConfigTimeout, match=r"RouteConfiguration 'reviews' has not arrived after 0\.3 s"
         ):
