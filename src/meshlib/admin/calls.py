@@ -12,6 +12,7 @@ from meshlib.admin.redaction import safe_path
 from meshlib.engine.observer import CallObserver
 from meshlib.observe.decision import Facts, counted_attempt, decide, facts_of, route_of
 from meshlib.routing.request import RequestView
+from meshlib.runtime.clock import epoch_offset
 
 if TYPE_CHECKING:
     from meshlib.engine.call import Call
@@ -27,7 +28,7 @@ _MOST_WAITING = 1000
 
 def epoch_of(facts: Facts, clock: Clock) -> float:
     """When the call began, seconds since 1970."""
-    return clock.time() - (clock.monotonic() - facts.started)
+    return facts.started + epoch_offset(clock)
 
 
 def call_json(number: int, facts: Facts, clock: Clock, trace: CallTrace | None = None) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from meshlib.admin.graph import graph_of, service_of
 from meshlib.admin.hosts import Ejection, Host, ejected_of, ejection_of, hosts_of, mtls_of, summary_of
 from meshlib.admin.routes import routes
 from meshlib.engine.readiness import first_missing
+from meshlib.runtime.clock import epoch_offset
 from meshlib.snapshot import Kind, ResourceState, ResourceStatus
 from meshlib.state import EndpointState, Permits
 from meshlib.stats import Reading
@@ -299,7 +300,7 @@ def ejections(mesh: Mesh) -> list[dict[str, Any]]:
 
 
 def _ejection(mesh: Mesh, ejection: Ejection, failures: int) -> dict[str, Any]:
-    offset = mesh.clock.time() - mesh.clock.monotonic()
+    offset = epoch_offset(mesh.clock)
     return {
         "reason": ejection.reason,
         "at": round(ejection.at + offset, 3),

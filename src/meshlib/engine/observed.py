@@ -9,6 +9,7 @@ from meshlib.engine.attempt import Attempt
 from meshlib.engine.events import Succeeded
 from meshlib.engine.timers import TimedLoop
 from meshlib.resources.cluster import HttpProtocol
+from meshlib.runtime.clock import epoch_offset
 from meshlib.state import EndpointState
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ class ObservedCall(TimedLoop):
     @property
     def epoch(self) -> float:
         """When it began, in seconds since 1970."""
-        clock = self._engine.clock
-        return clock.time() - (clock.monotonic() - self._started)
+        return self._started + epoch_offset(self._engine.clock)
 
     @property
     def duration(self) -> float | None:

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Clock", "FakeClock", "SystemClock"]
+__all__ = ["Clock", "FakeClock", "SystemClock", "epoch_offset"]
+
+_TOGETHER = 50e-6
+"""Seconds that two readings may lie apart and still count as one moment."""
 
 
 class Clock(Protocol):
@@ -52,3 +55,21 @@ class FakeClock:
         """Move on to `moment` (monotonic seconds); a moment in the past changes nothing."""
         self._now = max(self._now, moment)
         return self._now
+
+
+def epoch_offset(clock: Clock) -> float:
+    """Seconds to add to a moment of `clock.monotonic` for the same moment in seconds since 1970.
+
+    A thread may lose its CPU between the two readings, which would move the moment by as long: they are read again then, and the
+    closest pair counts. What is left of it makes the moment later, never earlier.
+    """
+    offset, closest = 0.0, float("inf")
+    for _ in range(3):
+        before = clock.monotonic()
+        wall = clock.time()
+        apart = clock.monotonic() - before
+        if apart < closest:
+            offset, closest = wall - before, apart
+        if closest < _TOGETHER:
+            break
+    return offset

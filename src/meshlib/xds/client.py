@@ -27,7 +27,7 @@ from meshlib.resources.endpoint import ClusterLoadAssignment
 from meshlib.resources.secret import Secret
 from meshlib.resources.tls import SecretRef
 from meshlib.runtime import fork
-from meshlib.runtime.clock import Clock, SystemClock
+from meshlib.runtime.clock import Clock, SystemClock, epoch_offset
 from meshlib.runtime.logs import Once, about, failed
 from meshlib.runtime.stream import JOIN, Connection, OpenStream, Stream, over_grpc
 from meshlib.runtime.threads import Executor, Slicer, Timer, Worker, refuse_gevent
@@ -191,7 +191,7 @@ class AdsClient:
 
     def status(self) -> tuple[ResourceStatus, ...]:
         """Every wanted resource, `updated` in seconds since the epoch."""
-        offset = self._clock.time() - self._clock.monotonic()
+        offset = epoch_offset(self._clock)
         return tuple(
             dataclasses.replace(status, updated=status.updated + offset) for status in self._graph.status()
         )
