@@ -1,7 +1,8 @@
 """The mTLS section: httpx with meshlib over mTLS, beside meshlib and httpx in plaintext and httpx behind two Envoys.
 
 `httpx/ssl` is the least that a blocking httpx call over mTLS can take: its transport does nothing but move the bytes of one and
-the same request, and those of its answer, through `ssl` and a socket that is open already.
+the same request, and those of its answer, through `ssl` and a socket that is open already. Its responses have the headers of the
+first one, in which httpx looks for cookies each time, and a body that httpx finds read already.
 
 The last two cases are about one connection: opened, one request, closed; once with nothing but `socket` and `ssl`, once as
 meshlib's blocking transport does it: with the check of the peer's identity, without httpx and routing, which come before.
@@ -70,6 +71,8 @@ def measure(world: World, started: dict[str, Any], how: Plan, order: random.Rand
 def _least(world: World) -> Iterator[Case[SyncFetch]]:
     import httpx
 
+    nothing = httpx.ByteStream(b"")
+
     class Records(httpx.BaseTransport):
         def __init__(self, address: tuple[str, int], context: ssl.SSLContext) -> None:
             self._socket = socket.create_connection(address)
@@ -77,6 +80,8 @@ def _least(world: World) -> Iterator[Case[SyncFetch]]:
             self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._tls = context.wrap_bio(self._in, self._out)
             self._until_read(self._tls.do_handshake)
+            fields = [line.partition(b": ") for line in self._round_trip()[0].split(b"\r\n")[1:]]
+            self._headers = httpx.Headers([(name, value) for name, _, value in fields])
 
         def _until_read(self, what: Callable[[], Any]) -> Any:
             while True:
@@ -87,14 +92,25 @@ def _least(world: World) -> Iterator[Case[SyncFetch]]:
                         self._socket.sendall(self._out.read())
                     self._in.write(self._socket.recv(65536))
 
-        def handle_request(self, _request: httpx.Request) -> httpx.Response:
+        def _round_trip(self) -> tuple[bytes, bytes]:
             self._tls.write(_REQUEST)
             self._socket.sendall(self._out.read())
             self._in.write(self._socket.recv(65536))
             head, _, body = self._until_read(lambda: self._tls.read(65536)).partition(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
                 raise Unexpected("through ssl alone")
-            return httpx.Response(200, stream=httpx.ByteStream(body))
+            return head, body
+
+        def handle_request(self, _request: httpx.Request) -> httpx.Response:
+            body = self._round_trip()[1]
+            response = httpx.Response(
+                200,
+                headers=self._headers,
+                stream=nothing,
+                extensions={"http_version": b"HTTP/1.1", "reason_phrase": b"OK"},
+            )
+            response._content = body
+            return response
 
         def close(self) -> None:
             self._socket.close()
