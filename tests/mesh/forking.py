@@ -1,11 +1,13 @@
 """A process that forks while it uses a mesh. Run by test_fork.py: `python -m tests.mesh.forking MODE ADDRESS`.
 
-Each child makes calls of its own; the process exits with 0 when the parent's and all children's calls succeeded.
+Each child makes calls of its own; the process exits with 0 when the parent's and all children's calls succeeded. A process that
+is still there after `STUCK` seconds says where each of its threads stands.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import sys
 import threading
@@ -18,6 +20,7 @@ from meshlib.httpx import AsyncMeshTransport, MeshTransport
 from meshlib.runtime import stream
 
 HOST = "http://reviews/"
+STUCK = 30.0
 
 
 def sync_calls(client: httpx.Client, number: int) -> None:
@@ -41,8 +44,16 @@ def until_changed(mesh: meshlib.Mesh, client: httpx.Client) -> None:
         assert woken.wait(15.0)
 
 
-def fork(work: Callable[[], None]) -> int:
+def watched_fork() -> int:
+    """Each process has a watch of its own: a child that was born with one would wait for its thread, which is the parent's."""
+    faulthandler.cancel_dump_traceback_later()
     pid = os.fork()
+    faulthandler.dump_traceback_later(STUCK)
+    return pid
+
+
+def fork(work: Callable[[], None]) -> int:
+    pid = watched_fork()
     if pid == 0:
         status = 1
         try:
@@ -132,7 +143,7 @@ def while_threads_call(mesh: meshlib.Mesh, client: httpx.Client) -> None:
 def exits(mesh: meshlib.Mesh, client: httpx.Client) -> None:
     """A child that leaves the usual way, through the interpreter's shutdown."""
     sync_calls(client, 1)
-    pid = os.fork()
+    pid = watched_fork()
     if pid == 0:
         sync_calls(client, 1)
         client.close()
@@ -154,6 +165,7 @@ MODES = {
 
 
 def main(mode: str, address: str) -> None:
+    faulthandler.dump_traceback_later(STUCK)
     mesh = meshlib.Mesh(server_uri=address, node_id=mode)
     with mesh, httpx.Client(transport=MeshTransport(mesh)) as client:
         MODES[mode](mesh, client)
