@@ -8,6 +8,7 @@ from meshlib.engine.observer import CallObserver, InboundObserver
 from meshlib.observe.access_log.inbound import InboundFacts
 from meshlib.observe.access_log.logs import Logs, Write
 from meshlib.observe.access_log.outbound import CallFacts
+from meshlib.runtime.clock import epoch_offset
 
 if TYPE_CHECKING:
     from meshlib.engine.call import Call
@@ -22,7 +23,7 @@ class OutboundLog(CallObserver):
 
     def __init__(self, logs: Logs, clock: Clock, always: tuple[Write, ...], *, configured: bool) -> None:
         self._writes = logs.writes
-        self._epoch = clock.time
+        self._clock = clock
         self._always = always
         self._configured = configured
 
@@ -35,7 +36,7 @@ class OutboundLog(CallObserver):
             if listener is not None and listener.listener.http.access_log:
                 writes = (*writes, *self._writes(listener.listener.http.access_log))
         if writes:
-            facts = CallFacts(call, now, self._epoch())
+            facts = CallFacts(call, now, epoch_offset(self._clock))
             for write in writes:
                 write(facts)
 

@@ -21,17 +21,17 @@ __all__ = ["CallFacts"]
 class CallFacts:
     """Of an outgoing call that is over: its request as the last attempt sent it.
 
-    now: monotonic, as the call's own times; epoch: now, in seconds since 1970. pairs: the request's headers.
+    now: monotonic, as the call's own times; to_epoch: what makes them seconds since 1970. pairs: the request's headers.
     """
 
     __slots__ = ("_call", "_to_epoch", "duration", "ended", "headers", "pairs", "started")
 
-    def __init__(self, call: Call, now: float, epoch: float) -> None:
+    def __init__(self, call: Call, now: float, to_epoch: float) -> None:
         self._call = call
-        self._to_epoch = epoch - now
-        self.ended = epoch
+        self._to_epoch = to_epoch
+        self.ended = now + to_epoch
         self.duration = now - call.started
-        self.started = epoch - self.duration
+        self.started = call.started + to_epoch
         self.pairs = pairs = call.request_headers_sent or call.request.headers
         # The first value of each.
         self.headers = headers = dict(reversed(pairs))
