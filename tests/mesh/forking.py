@@ -1,7 +1,7 @@
 """A process that forks while it uses a mesh. Run by test_fork.py: `python -m tests.mesh.forking MODE ADDRESS`.
 
 Each child makes calls of its own; the process exits with 0 when the parent's and all children's calls succeeded. A process that
-is still there after `STUCK` seconds says where each of its threads stands.
+is still there `STUCK` seconds after its start, or its last fork, says where each of its threads stands.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meshlib.httpx import AsyncMeshTransport, MeshTransport
 from meshlib.runtime import stream
 
 HOST = "http://reviews/"
-STUCK = 30.0
+STUCK = 20.0
 
 
 def sync_calls(client: httpx.Client, number: int) -> None:
